@@ -1,0 +1,15 @@
+//! The generated protocols. Seen by the edges of the program only: everything inside uses its own types.
+#![allow(missing_docs, unreachable_pub, clippy::all)]
+
+/// The public protocol, `proto/toolexecutor/v1`.
+pub mod toolexecutor {
+    tonic::include_proto!("toolexecutor.v1");
+
+    /// For the reflection service.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tool_executor.bin"));
+}
+
+/// The private protocol between executor and agent, `proto/sandbox/v1`.
+pub mod sandbox {
+    tonic::include_proto!("sandbox.v1");
+}

@@ -1,0 +1,6 @@
+//! The sandbox: the executor's side of a container ([`client`]), the agent that runs inside it ([`agent`]), and the
+//! isolated slots that the agent owns ([`slot`]).
+
+pub mod agent;
+pub mod client;
+pub mod slot;

@@ -1,0 +1,1 @@
+//! A slot: an isolated workspace and process tree.

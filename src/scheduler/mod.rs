@@ -1,0 +1,1 @@
+//! Who gets which slot, and how many containers there are; nothing else.

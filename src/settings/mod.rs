@@ -1,0 +1,1 @@
+//! The settings of a start: plain data, loaded from every source and checked whole.

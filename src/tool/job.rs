@@ -1,0 +1,184 @@
+//! What a slot is asked to do, and what it says of how that ended. Plain data: executor and agent agree on it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// One thing to run in a slot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Order {
+    pub job: Job,
+    /// Of a process's execution, from its start.
+    pub timeout: Duration,
+    pub limits: OutputLimits,
+    /// Send output as it is produced.
+    pub stream_output: bool,
+    /// Of input that the process has not read yet, in bytes.
+    pub max_pending_input: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Job {
+    Process(Process),
+    /// Relative to /workspace, or absolute inside it.
+    ReadFile {
+        path: String,
+        max_bytes: u64,
+    },
+    WriteFile {
+        path: String,
+        content: Bytes,
+    },
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Process {
+    pub program: Program,
+    /// Relative to /workspace, which is the default; or absolute, as a process in the slot sees it.
+    pub working_directory: String,
+    /// Added to the slot's own environment.
+    pub environment: Vec<(String, String)>,
+    pub stdin: Bytes,
+    /// Leave stdin open, after `stdin`, for more input.
+    pub interactive: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Program {
+    /// A script for `/bin/sh -c`.
+    Shell(String),
+    /// A program and its arguments; a bare name is looked for in the slot's PATH.
+    Argv(Vec<String>),
+}
+
+impl Default for Program {
+    fn default() -> Self {
+        Self::Shell(String::new())
+    }
+}
+
+/// What is kept of each of stdout and stderr: the first `head` bytes and the last `tail` bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputLimits {
+    pub head: u32,
+    pub tail: u32,
+}
+
+impl Default for OutputLimits {
+    /// The old system's bound.
+    fn default() -> Self {
+        Self { head: 50_000, tail: 0 }
+    }
+}
+
+/// How an order ended, in the agent's words.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ending {
+    pub end: End,
+    pub phases: Phases,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum End {
+    Process(ProcessEnd),
+    /// No process came to be.
+    NotStarted {
+        kind: StartFailure,
+        message: String,
+    },
+    Read(Bytes),
+    /// Bytes written.
+    Wrote(u64),
+    FileFailed(FileFailure),
+    /// The slot could not take it: nothing ran.
+    NotRun(String),
+    /// Cancelled before it was started.
+    CancelledEarly,
+    /// The slot's processes died under it.
+    SlotLost(String),
+    /// The agent is at fault; whether it ran is not known.
+    AgentFailed(String),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProcessEnd {
+    pub exit: Exit,
+    /// Set where the agent stopped it.
+    pub stop: Option<Stop>,
+    pub stdout: Captured,
+    pub stderr: Captured,
+    pub usage: Usage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    TimedOut,
+    Cancelled,
+    /// More input came than `max_pending_input`.
+    InputLimit,
+}
+
+/// One captured stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Captured {
+    pub head: Bytes,
+    /// What was kept of what came after `head`; it follows `head` directly if `total` says so.
+    pub tail: Bytes,
+    /// All that was written, in bytes.
+    pub total: u64,
+}
+
+impl Captured {
+    /// Whether some of it was not kept.
+    pub fn truncated(&self) -> bool {
+        self.total > (self.head.len() + self.tail.len()) as u64
+    }
+}
+
+/// Of all processes of the call.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub user_cpu: Duration,
+    pub system_cpu: Duration,
+    /// Of the largest process.
+    pub max_rss_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartFailure {
+    NotFound,
+    /// The working directory leads out of what a slot may use.
+    OutsideWorkspace,
+    /// It is there and cannot be used.
+    Refused,
+    /// Arguments and environment are more than the kernel takes.
+    TooLarge,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileFailure {
+    NotFound,
+    NotAFile,
+    TooLarge {
+        size: u64,
+    },
+    OutsideWorkspace,
+    /// In the operating system's words.
+    Other(String),
+}
+
+/// Where the time went at the agent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// From the order's arrival until the process started.
+    pub dispatch: Duration,
+    pub execution: Duration,
+    /// From the end of the process until all of its output was read.
+    pub collection: Duration,
+}

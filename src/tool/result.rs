@@ -1,0 +1,152 @@
+//! What is answered to a call: what happened, whether it ran, and whose doing it was.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde_json::{Map, Value};
+
+use super::job::{Captured, Exit, Usage};
+use crate::id::{CallId, ContainerId, Generation, Sequence};
+
+/// The answer to one call. Shared, never changed once made: a log, a stream and a unary caller hold the same one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallResult {
+    pub call_id: CallId,
+    /// 0 for a call that was refused at the door: it is in no log.
+    pub sequence: Sequence,
+    pub generation: Generation,
+    pub outcome: Outcome,
+    pub reason: Option<Reason>,
+    pub executed: Executed,
+    /// Set for every outcome but SUCCEEDED.
+    pub attribution: Option<Attribution>,
+    /// What a model is shown; of a tool only.
+    pub output: String,
+    /// Why it did not succeed, in one line.
+    pub error: String,
+    pub stdout: Option<Stream>,
+    pub stderr: Option<Stream>,
+    pub exit: Option<Exit>,
+    pub fault: Option<Fault>,
+    pub timings: Timings,
+    pub usage: Option<Usage>,
+    pub metadata: Map<String, Value>,
+}
+
+/// A captured stream as it is answered: a tool's carries counts alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stream {
+    Counted { total: u64, truncated: bool },
+    Whole(Captured),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    Succeeded,
+    Failed,
+    TimedOut,
+    Cancelled,
+    OutOfMemory,
+    LimitExceeded,
+    Rejected,
+    NoCapacity,
+    SandboxLost,
+    ExternalUnavailable,
+    Internal,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    ExitStatus,
+    Signalled,
+    FileNotFound,
+    NotAFile,
+    FileTooLarge,
+    PathOutsideWorkspace,
+    FileError,
+    InputLimit,
+    UnknownTool,
+    InvalidArguments,
+    CallIdReused,
+    ResultDropped,
+    RequestTooLarge,
+    QueueFull,
+    SlotTimeout,
+    ContainerStartFailed,
+    Draining,
+    ContainerLost,
+    SlotLost,
+    WorkspaceGone,
+    CancelledByClient,
+    Released,
+    Drained,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Executed {
+    No,
+    Yes,
+    Unknown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Attribution {
+    Model,
+    Infrastructure,
+    Client,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Fault {
+    /// Worth sending again: under the same call_id if the sequence is 0, else under a new one.
+    pub retryable: bool,
+    pub retry_after: Option<Duration>,
+    pub evidence: Option<Arc<Evidence>>,
+}
+
+/// What is known of a container's end or failed start, in the words of whoever saw it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Evidence {
+    pub location: Option<Location>,
+    pub cause: String,
+    pub events: Vec<String>,
+    pub stderr_tail: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    pub container: ContainerId,
+    pub node: String,
+    pub slot: u32,
+}
+
+/// The phases follow one another and sum to `total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timings {
+    pub received_at: SystemTime,
+    pub queued: Duration,
+    pub slot_wait: Duration,
+    pub dispatch: Duration,
+    pub execution: Duration,
+    pub collection: Duration,
+}
+
+impl Timings {
+    /// Of a call that was answered on arrival.
+    pub fn none(received_at: SystemTime) -> Self {
+        Self {
+            received_at,
+            queued: Duration::ZERO,
+            slot_wait: Duration::ZERO,
+            dispatch: Duration::ZERO,
+            execution: Duration::ZERO,
+            collection: Duration::ZERO,
+        }
+    }
+
+    pub fn total(&self) -> Duration {
+        self.queued + self.slot_wait + self.dispatch + self.execution + self.collection
+    }
+}
