@@ -1,0 +1,3 @@
+//! All integration tests are one binary: they link once.
+
+mod slot;
