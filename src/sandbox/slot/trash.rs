@@ -136,7 +136,7 @@ mod tests {
         fs::create_dir(&locked).unwrap();
         fs::write(locked.join("file"), "x").unwrap();
         std::os::unix::fs::symlink("/etc", locked.join("link")).unwrap();
-        fs::set_permissions(&locked, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
         fs::set_permissions(&workspace, fs::Permissions::from_mode(0o500)).unwrap();
 
         retire(&slot).unwrap();

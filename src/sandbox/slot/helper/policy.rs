@@ -75,8 +75,9 @@ const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWCGROUP,
 ];
 
-/// Put input into a terminal as if it had been typed.
-const TERMINAL_INJECTIONS: [u64; 2] = [libc::TIOCSTI as u64, libc::TIOCLINUX as u64];
+/// TIOCSTI and TIOCLINUX, which put input into a terminal as if it had been typed. In numbers, since the C libraries
+/// disagree about the type.
+const TERMINAL_INJECTIONS: [u64; 2] = [0x5412, 0x541c];
 
 /// The address families that calls may use. Others reach past the network namespace (AF_VSOCK: the host of a virtual
 /// machine) or into seldom used parts of the kernel.
