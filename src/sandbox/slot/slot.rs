@@ -107,6 +107,7 @@ async fn make(config: SlotConfig) -> Result<Slot, SlotError> {
     // With the maker's end the keeper becomes this process's child.
     maker.end().await.at(Step::StartKeeper)?;
     let keeper = Keeper::adopt(keeper).at(Step::StartKeeper)?;
+    control.send(&Nothing {}, &[]).await.at(Step::Talk)?;
     control.ready("keeper").await?;
     let runners = RunnerSpec {
         max_open_files: config.max_open_files,
@@ -121,6 +122,7 @@ fn slot_spec(config: &SlotConfig) -> SlotSpec {
         network: config.network,
         read_only: config.read_only.iter().map(|path| path.as_os_str().as_bytes().to_owned()).collect(),
         tmp_bytes: config.tmp_bytes,
+        drop_groups: config.host_id.is_some(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What agent and helper processes say to each other. One message is one SEQPACKET datagram; descriptors go with it.
 //!
-//! The agent speaks first on every socket: to the maker a [`SlotSpec`], to the keeper a [`Nothing`] that carries
-//! a new runner's socket, to a runner its [`RunnerSpec`] and then [`Request`]s. Helpers answer with [`Reply`]s.
+//! The agent speaks first on every socket: to the maker a [`SlotSpec`], to the keeper "go on" and then a [`Nothing`]
+//! with each new runner's socket, to a runner its [`RunnerSpec`] and then [`Request`]s. Helpers answer with [`Reply`]s.
 
 use std::io;
 
@@ -42,6 +42,9 @@ pub(super) struct SlotSpec {
     pub(super) read_only: Vec<Vec<u8>>,
     #[prost(uint64, tag = "3")]
     pub(super) tmp_bytes: u64,
+    /// The agent is root, and none of its groups may stay.
+    #[prost(bool, tag = "4")]
+    pub(super) drop_groups: bool,
 }
 
 /// What a runner's calls are held to.

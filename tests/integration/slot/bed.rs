@@ -169,6 +169,9 @@ pub(crate) async fn start_and_wait_for_output(runner: &mut Runner, script: &str)
     .unwrap()
 }
 
+/// How many processes a call sees: where nothing else runs, its runner and its shell.
+pub(crate) const PROCESSES: &str = "set -- /proc/[0-9]*; echo $#";
+
 pub(crate) fn has_program(name: &str) -> bool {
     let found = Path::new("/usr/bin").join(name).exists();
     if !found {

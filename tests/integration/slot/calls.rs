@@ -7,7 +7,7 @@ use tool_executor::{
     tool::job::{Exit, Process, Program, StartFailure},
 };
 
-use super::bed::{Bed, argv, pipes, run, sh, shell, start_and_wait_for_output};
+use super::bed::{Bed, PROCESSES, argv, pipes, run, sh, shell, start_and_wait_for_output};
 
 fn refusal(end: &RunnerEnd) -> (StartFailure, &str) {
     match end {
@@ -168,7 +168,7 @@ async fn what_a_call_leaves_behind_dies_with_it() {
                   nohup sleep 1000 >/dev/null 2>&1 & echo done";
     let done = bed.sh(script).await;
     assert_eq!((done.exit(), &*done.stdout), (Exit::Code(0), "done\n"));
-    assert_eq!(bed.out("ls -d /proc/[0-9]* | wc -l").await, "4", "the runner, sh, ls and wc");
+    assert_eq!(bed.out(PROCESSES).await, "2");
     bed.end().await;
 }
 
@@ -195,7 +195,7 @@ async fn runners_of_a_slot_run_at_once_and_leave_each_other_alone() {
     // What would reach the other call if it were in this one's process group or namespace.
     assert_eq!(bed.sh("kill -KILL 0").await.exit(), Exit::Signal(9));
     bed.out("echo shared > /tmp/f; echo shared > /dev/shm/f").await;
-    assert_eq!(bed.out("ls -d /proc/[0-9]* | wc -l").await, "4");
+    assert_eq!(bed.out(PROCESSES).await, "2");
     let mut third = bed.slot.runner().await.unwrap();
     assert_eq!(sh(&mut third, "cat /tmp/f /dev/shm/f").await.succeeded(), "shared\nshared");
     other.cancel();

@@ -164,7 +164,7 @@ async fn a_race_of_renames_never_leads_out() {
         return bed.end().await;
     }
     let race = "perl -e '$| = 1; print \"x\"; for (;;) { rename \"real\", \"d\"; rename \"d\", \"real\"; \
-                rename \"evil\", \"d\"; rename \"d\", \"evil\"; }'";
+                rename \"evil\", \"d\"; rename \"d\", \"evil\"; unlink \"d/hostname\"; rmdir \"d\"; }'";
     let output = start_and_wait_for_output(&mut bed.runner, race).await;
     let (mut read, mut refused) = (0, 0);
     for _ in 0..20_000 {

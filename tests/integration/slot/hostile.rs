@@ -11,7 +11,7 @@ use tool_executor::{
 };
 
 use super::{
-    bed::{Bed, has_program, own_ids, sh, start_and_wait_for_output},
+    bed::{Bed, PROCESSES, has_program, own_ids, sh, start_and_wait_for_output},
     lifetime::rerun,
 };
 
@@ -45,7 +45,7 @@ async fn proven() -> Bed {
     let mut bed = Bed::with(|config| config.max_processes = Some(200)).await;
     let map = bed.out("cat /proc/self/uid_map").await;
     assert_eq!(map.split_whitespace().nth(2), Some("1"), "one user, and not the host's");
-    assert_eq!(bed.out("readlink /proc/self/ns/pid >/dev/null; ls -d /proc/[0-9]* | wc -l").await, "4");
+    assert_eq!(bed.out(PROCESSES).await, "2");
     let mine = fs::read_link("/proc/self/ns/pid").unwrap();
     assert_ne!(bed.out("readlink /proc/self/ns/pid").await, mine.to_str().unwrap());
     bed
@@ -90,7 +90,7 @@ async fn a_fork_bomb() {
     bed.runner.cancel();
     bed.runner.ended().await.unwrap();
     drop(output);
-    assert_eq!(bed.out("ls -d /proc/[0-9]* | wc -l").await, "4");
+    assert_eq!(bed.out(PROCESSES).await, "2");
     end(bed).await;
 }
 
@@ -105,7 +105,7 @@ async fn chains_of_forks_that_outrun_a_walk() {
     let chain = "perl -MPOSIX -e 'for (1..8) { if (!fork) { for (;;) { setsid(); exit if fork } } } print \"x\\n\"'";
     for _ in 0..5 {
         assert_eq!(bed.out(chain).await, "x");
-        assert_eq!(bed.out("ls -d /proc/[0-9]* | wc -l").await, "4");
+        assert_eq!(bed.out(PROCESSES).await, "2");
     }
     end(bed).await;
 }
@@ -131,7 +131,7 @@ async fn a_thousand_leftovers() {
     let count = if own_ids() { 150 } else { 1000 };
     let script = format!("i=0; while [ $i -lt {count} ]; do setsid sleep 1000 & i=$((i+1)); done; echo all");
     assert_eq!(bed.out(&script).await, "all");
-    assert_eq!(bed.out("ls -d /proc/[0-9]* | wc -l").await, "4");
+    assert_eq!(bed.out(PROCESSES).await, "2");
     // Killed with all of them alive, the slot is gone as a whole.
     let output = start_and_wait_for_output(&mut bed.runner, &format!("{script}; sleep 1000")).await;
     drop(output);

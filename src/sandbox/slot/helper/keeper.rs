@@ -23,6 +23,8 @@ use super::{
 };
 
 pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
+    // Until the maker has ended, it has the first word on this socket.
+    agent.expect::<Nothing>().at(Step::Talk)?;
     // Calls have the same user: they must not trace this process or look into it.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Step::PrepareHelper)?;
     mount_proc("proc").at(Step::MountProc)?;

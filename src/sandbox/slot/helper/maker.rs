@@ -26,7 +26,7 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     rustix::process::umask(Mode::from_raw_mode(0o022));
     // A terminal that the agent was started from must not be any call's /dev/tty.
     rustix::process::setsid().at(Step::PrepareHelper)?;
-    if rustix::process::geteuid().is_root() {
+    if spec.drop_groups {
         rustix::thread::set_thread_groups(&[]).at(Step::PrepareHelper)?;
     }
     sys::unshare(namespaces(spec.network)).at(Step::Unshare)?;

@@ -48,6 +48,9 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 /// What is the slot's own there, and can show nothing of the host.
 const OWN: [&str; 4] = ["proc", "dev", "tmp", "workspace"];
 
+/// A link to /tmp.
+const VAR_TMP: &str = "var/tmp";
+
 /// One inode of /tmp for so many of its bytes: small files cost memory too.
 const BYTES_PER_INODE: u64 = 4096;
 
@@ -129,6 +132,7 @@ fn inside(path: &Path) -> io::Result<PathBuf> {
     }
     match relative.components().next() {
         None => invalid("the whole file system cannot be shown"),
+        Some(_) if relative.starts_with(VAR_TMP) => invalid("slots have their own"),
         Some(first) if OWN.iter().any(|own| first.as_os_str() == *own) => invalid("slots have their own"),
         Some(_) => Ok(relative),
     }
@@ -143,7 +147,7 @@ pub(super) fn build(sources: Sources, spec: &SlotSpec) -> Result<(), SlotError> 
     for directory in OWN.iter().chain(&["run", "var"]) {
         fs::create_dir(directory).at_the(Step::MountRoot, directory)?;
     }
-    symlink("../tmp", "var/tmp").at_the(Step::MountRoot, "/var/tmp")?;
+    symlink("../tmp", VAR_TMP).at_the(Step::MountRoot, "/var/tmp")?;
     for (name, target) in &sources.links {
         symlink(target, name).at_the(Step::MountRoot, name)?;
     }

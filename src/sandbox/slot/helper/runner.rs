@@ -84,8 +84,12 @@ fn prove_isolation() -> io::Result<()> {
 /// A request that is too large for a datagram.
 fn from_memory(mut descriptors: Vec<OwnedFd>) -> io::Result<(Start, Vec<OwnedFd>)> {
     let memory = descriptors.pop().ok_or(io::ErrorKind::InvalidData)?;
+    let mut memory = File::from(memory);
+    if memory.metadata()?.len() > MAX_START {
+        return Err(rustix::io::Errno::TOOBIG.into());
+    }
     let mut message = Vec::new();
-    File::from(memory).take(MAX_START).read_to_end(&mut message)?;
+    memory.read_to_end(&mut message)?;
     Ok((wire::decode(&message)?, descriptors))
 }
 
