@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let public = protox::compile([PUBLIC], ["proto"])?;
     fs::write(out.join("tool_executor.bin"), public.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(public)?;
+    tonic_prost_build::configure().bytes(".").codec_path("crate::pb::codec::Codec").compile_fds(public)?;
 
     let sandbox = protox::compile([SANDBOX], ["proto"])?;
     tonic_prost_build::configure().bytes(".").compile_fds(sandbox)?;

@@ -35,6 +35,18 @@ pub struct CallResult {
     pub metadata: Map<String, Value>,
 }
 
+impl CallResult {
+    /// About how much memory keeping it takes, in bytes.
+    pub fn retained_bytes(&self) -> u64 {
+        let streams = [&self.stdout, &self.stderr].into_iter().flatten().map(|stream| match stream {
+            Stream::Counted { .. } => 0,
+            Stream::Whole(captured) => captured.head.len() + captured.tail.len(),
+        });
+        let texts = self.output.len() + self.error.len() + self.call_id.as_str().len();
+        (size_of::<Self>() + texts + streams.sum::<usize>()) as u64
+    }
+}
+
 /// A captured stream as it is answered: a tool's carries counts alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stream {

@@ -156,6 +156,12 @@ impl Verdict {
         Self::cancelled(cause, Executed::No)
     }
 
+    /// More input came for a waiting command than it may have.
+    pub fn input_limit_waiting() -> Self {
+        Self::new(Outcome::LimitExceeded, Some(Reason::InputLimit), Executed::No, Chooser::Client)
+            .with_error("More input was sent than a command may have waiting")
+    }
+
     pub(super) fn cancelled(cause: CancelCause, executed: Executed) -> Self {
         Self::new(Outcome::Cancelled, Some(cause.reason()), executed, Chooser::Client).with_error(cause.text())
     }

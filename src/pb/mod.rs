@@ -1,7 +1,9 @@
 //! The generated protocols. Seen by the edges of the program only: everything inside uses its own types.
-#![allow(missing_docs, unreachable_pub, clippy::all)]
+
+pub mod codec;
 
 /// The public protocol, `proto/toolexecutor/v1`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod toolexecutor {
     tonic::include_proto!("toolexecutor.v1");
 
@@ -10,6 +12,7 @@ pub mod toolexecutor {
 }
 
 /// The private protocol between executor and agent, `proto/sandbox/v1`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod sandbox {
     tonic::include_proto!("sandbox.v1");
 }

@@ -1,0 +1,184 @@
+//! The gRPC service: reads a request, asks the room it belongs to, writes the answer.
+
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::SystemTime};
+
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
+use tonic_types::StatusExt;
+
+use super::{
+    access::Access,
+    parse::{self, Parser, Violation},
+    render::{self, PublicLimits},
+    status,
+};
+use crate::{
+    id::{Tenant, TrajectoryId, TrajectoryKey},
+    pb::toolexecutor::{self as pb, tool_executor_server::ToolExecutor},
+    scheduler,
+    trajectory::{Directory, Requests, StreamFault},
+};
+
+const DEFAULT_PAGE: u32 = 100;
+const MAX_PAGE: u32 = 1000;
+
+/// See the module.
+#[derive(Clone)]
+pub(super) struct Service {
+    pub(super) access: Access,
+    pub(super) parser: Arc<Parser>,
+    pub(super) limits: Arc<PublicLimits>,
+    pub(super) directory: Directory,
+    pub(super) scheduler: scheduler::Handle,
+    pub(super) backend: &'static str,
+    pub(super) started_at: SystemTime,
+}
+
+type Responses = Pin<Box<dyn Stream<Item = Result<pb::TrajectoryResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl ToolExecutor for Service {
+    type TrajectoryStream = Responses;
+
+    async fn trajectory(
+        &self,
+        request: Request<Streaming<pb::TrajectoryRequest>>,
+    ) -> Result<Response<Responses>, Status> {
+        let tenant = self.tenant(request.metadata())?;
+        let mut requests = request.into_inner();
+        let open = match requests.message().await? {
+            Some(pb::TrajectoryRequest { message: Some(pb::trajectory_request::Message::Open(open)) }) => open,
+            _ => {
+                return Err(crate::pb::codec::invalid_argument("open", "the first message of a stream must be an open"));
+            }
+        };
+        let (id, open) = self.parser.open(open).map_err(|error| status::violation(&error))?;
+        let key = TrajectoryKey { tenant, id: id.clone() };
+        let requests = parsed(requests, self.parser.clone());
+        let responses = self.directory.open(key, open, requests).await.map_err(|error| status::directory(&error))?;
+        let limits = self.limits.clone();
+        let responses = ReceiverStream::new(responses).map(move |response| match response {
+            Ok(response) => Ok(render::response(response, id.as_str(), &limits)),
+            Err(error) => Err(status::stream(&error)),
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+
+    async fn execute(&self, request: Request<pb::ExecuteRequest>) -> Result<Response<pb::ExecuteResponse>, Status> {
+        let tenant = self.tenant(request.metadata())?;
+        let request = request.into_inner();
+        let key = self.key(tenant, &request.trajectory_id)?;
+        let call = request.call.ok_or_else(|| crate::pb::codec::invalid_argument("call", "must be set"))?;
+        let call = self.parser.call(call, "call", true).map_err(|error| status::violation(&error))?;
+        let options = self.parser.options(request.options, "options").map_err(|error| status::violation(&error))?;
+        let answer = self
+            .directory
+            .execute(key, call, options, request.require_existing)
+            .await
+            .map_err(|error| status::directory(&error))?;
+        Ok(Response::new(pb::ExecuteResponse { result: Some(render::call_result(&answer.result, answer.replayed)) }))
+    }
+
+    async fn release(&self, request: Request<pb::ReleaseRequest>) -> Result<Response<pb::ReleaseResponse>, Status> {
+        let tenant = self.tenant(request.metadata())?;
+        let request = request.into_inner();
+        let key = self.key(tenant, &request.trajectory_id)?;
+        self.directory.release(&key, request.keep_workspace).await;
+        Ok(Response::new(pb::ReleaseResponse {}))
+    }
+
+    async fn list_tools(
+        &self,
+        request: Request<pb::ListToolsRequest>,
+    ) -> Result<Response<pb::ListToolsResponse>, Status> {
+        self.tenant(request.metadata())?;
+        let tools = self.parser.registry.list(&request.into_inner().toolsets);
+        let tools = tools.map_err(|error| crate::pb::codec::invalid_argument("toolsets", &error.to_string()))?;
+        Ok(Response::new(pb::ListToolsResponse { tools: tools.into_iter().map(render::tool).collect() }))
+    }
+
+    async fn get_status(
+        &self,
+        request: Request<pb::GetStatusRequest>,
+    ) -> Result<Response<pb::GetStatusResponse>, Status> {
+        self.tenant(request.metadata())?;
+        let pools = self.scheduler.status().await;
+        let counts = self.directory.counts();
+        Ok(Response::new(pb::GetStatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: Some(render::timestamp(self.started_at)),
+            draining: self.directory.is_draining(),
+            backend: self.backend.to_owned(),
+            trajectories: render::count(counts.open_trajectories),
+            queue_size: render::count(counts.waiting_calls),
+            running_calls: render::count(counts.running_calls),
+            total_requests: counts.answers,
+            total_errors: counts.unsuccessful_answers,
+            pools: pools.iter().map(render::pool).collect(),
+        }))
+    }
+
+    async fn list_trajectories(
+        &self,
+        request: Request<pb::ListTrajectoriesRequest>,
+    ) -> Result<Response<pb::ListTrajectoriesResponse>, Status> {
+        let tenant = self.tenant(request.metadata())?;
+        let request = request.into_inner();
+        let labels: BTreeMap<String, String> = request.labels.into_iter().collect();
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => Some(parse::trajectory_id(token, "page_token").map_err(|error| status::violation(&error))?),
+        };
+        let size = match request.page_size {
+            0 => DEFAULT_PAGE,
+            size => size.min(MAX_PAGE),
+        } as usize;
+        let mut listed = self.directory.list(&tenant, &labels, after.as_ref(), size + 1).await;
+        let more = listed.len() > size;
+        listed.truncate(size);
+        let next_page_token =
+            listed.last().filter(|_| more).map_or_else(String::new, |last| last.id.as_str().to_owned());
+        let trajectories = listed.into_iter().map(render::trajectory).collect();
+        Ok(Response::new(pb::ListTrajectoriesResponse { trajectories, next_page_token }))
+    }
+}
+
+impl Service {
+    fn tenant(&self, metadata: &MetadataMap) -> Result<Tenant, Status> {
+        self.access.tenant(metadata).map_err(status::refused)
+    }
+
+    fn key(&self, tenant: Tenant, id: &str) -> Result<TrajectoryKey, Status> {
+        let id: TrajectoryId =
+            parse::trajectory_id(id, "trajectory_id").map_err(|error| status::violation(&error))?;
+        Ok(TrajectoryKey { tenant, id })
+    }
+}
+
+/// The messages of a stream, each parsed as it is read.
+fn parsed(requests: Streaming<pb::TrajectoryRequest>, parser: Arc<Parser>) -> Requests {
+    Box::pin(requests.map(move |request| match request {
+        Ok(request) => parser.request(request).map_err(malformed),
+        Err(status) => Err(fault(&status)),
+    }))
+}
+
+fn malformed(Violation { field, description }: Violation) -> StreamFault {
+    StreamFault::Malformed { field, description }
+}
+
+/// What tonic says when it cannot read on: the client sent nonsense, or too much at once, or is gone.
+fn fault(status: &Status) -> StreamFault {
+    match status.code() {
+        Code::InvalidArgument => {
+            let violation = status.get_details_bad_request().and_then(|details| details.field_violations.into_iter().next());
+            let (field, description) = match violation {
+                Some(violation) => (violation.field, violation.description),
+                None => (String::new(), status.message().to_owned()),
+            };
+            StreamFault::Malformed { field, description }
+        }
+        Code::OutOfRange => StreamFault::TooLarge { description: status.message().to_owned() },
+        _ => StreamFault::Lost,
+    }
+}

@@ -1,0 +1,60 @@
+//! One table from every error to a gRPC status. The code is chosen by what the caller should do; a tool that fails is
+//! a result and never comes here.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::{access::Refused, parse::Violation};
+use crate::{
+    pb::codec::invalid_argument,
+    trajectory::{DirectoryError, OpenError, StreamError},
+};
+
+/// How long a client that came at a bad moment should wait.
+const SOON: Duration = Duration::from_millis(100);
+/// How long a client of a service that is stopping should wait: somebody has to start it again.
+const LATER: Duration = Duration::from_secs(5);
+
+pub(super) fn violation(violation: &Violation) -> Status {
+    invalid_argument(&violation.field, &violation.description)
+}
+
+pub(super) fn directory(error: &DirectoryError) -> Status {
+    match error {
+        DirectoryError::Open(error) => open(error),
+        DirectoryError::Failed => Status::internal(error.to_string()),
+    }
+}
+
+fn open(error: &OpenError) -> Status {
+    let text = error.to_string();
+    match error {
+        OpenError::NotFound => Status::not_found(text),
+        OpenError::AlreadyAttached => Status::already_exists(text),
+        OpenError::OutOfRange { .. } => Status::out_of_range(text),
+        OpenError::Releasing => retry(Code::Unavailable, text, SOON),
+        OpenError::Draining => retry(Code::Unavailable, text, LATER),
+        OpenError::TooMany { .. } => retry(Code::ResourceExhausted, text, LATER),
+    }
+}
+
+pub(super) fn stream(error: &StreamError) -> Status {
+    match error {
+        StreamError::Malformed { field, description } => invalid_argument(field, description),
+        StreamError::TooLarge { description } => Status::out_of_range(description),
+        StreamError::TakenOver => Status::aborted(error.to_string()),
+        StreamError::NotReading { .. } => retry(Code::ResourceExhausted, error.to_string(), SOON),
+    }
+}
+
+pub(super) fn refused(refused: Refused) -> Status {
+    match refused {
+        Refused::NoToken | Refused::WrongToken => Status::unauthenticated(refused.to_string()),
+    }
+}
+
+fn retry(code: Code, text: String, after: Duration) -> Status {
+    Status::with_error_details(code, text, ErrorDetails::with_retry_info(Some(after)))
+}

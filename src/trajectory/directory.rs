@@ -1,0 +1,321 @@
+//! Finds the trajectory of a key, making it where that is asked for, and counts what all of them hold.
+
+use std::{
+    collections::{BTreeMap, HashMap, hash_map},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    driver::{Answer, Command, Driver, OpenCommand, Responses},
+    request::{Call, Limits, Open, OpenError, Requests},
+    state::{Description, Moment, State},
+};
+use crate::{
+    id::{Tenant, TrajectoryId, TrajectoryKey},
+    journal::Options,
+    scheduler,
+};
+
+/// How many commands may wait for a trajectory's task; whoever sends one more waits with it.
+const COMMANDS: usize = 8;
+
+/// The way to every trajectory. Cheap to clone.
+#[derive(Clone)]
+pub struct Directory {
+    shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    limits: Arc<Limits>,
+    max_trajectories: usize,
+    pub(super) scheduler: scheduler::Handle,
+    trajectories: Mutex<HashMap<TrajectoryKey, mpsc::Sender<Command>>>,
+    pub(super) totals: Totals,
+    pub(super) tasks: TaskTracker,
+    draining: AtomicBool,
+}
+
+/// What all trajectories hold together.
+#[derive(Default)]
+pub(super) struct Totals {
+    pub(super) waiting: Gauge,
+    pub(super) running: Gauge,
+    pub(super) bytes: Gauge,
+    pub(super) open: Gauge,
+    answers: AtomicU64,
+    unsuccessful: AtomicU64,
+}
+
+/// A number that many add their part to.
+#[derive(Default)]
+pub(super) struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// One part has changed.
+    pub(super) fn change(&self, from: u64, to: u64) {
+        if from != to {
+            // Wraps around where it shrinks, and back: the sum of all parts is never negative.
+            self.0.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
+        }
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Totals {
+    fn calls(&self) -> usize {
+        usize::try_from(self.waiting.get() + self.running.get()).unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn answered(&self, answers: u64, unsuccessful: u64) {
+        if answers > 0 {
+            self.answers.fetch_add(answers, Ordering::Relaxed);
+            self.unsuccessful.fetch_add(unsuccessful, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What all trajectories hold together, for status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    pub open_trajectories: u64,
+    pub waiting_calls: u64,
+    pub running_calls: u64,
+    /// Since the service started.
+    pub answers: u64,
+    pub unsuccessful_answers: u64,
+}
+
+/// One trajectory of a list.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    pub id: TrajectoryId,
+    pub description: Description,
+}
+
+/// Why a trajectory could not be reached: its task has ended unexpectedly.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DirectoryError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("the trajectory's task has failed")]
+    Failed,
+}
+
+enum Find {
+    Found(mpsc::Sender<Command>),
+    Made(mpsc::Sender<Command>),
+}
+
+impl Directory {
+    pub fn new(limits: Limits, max_trajectories: usize, scheduler: scheduler::Handle) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                limits: Arc::new(limits),
+                max_trajectories,
+                scheduler,
+                trajectories: Mutex::default(),
+                totals: Totals::default(),
+                tasks: TaskTracker::new(),
+                draining: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// Attaches a stream to the trajectory, opening it if need be.
+    pub async fn open(&self, key: TrajectoryKey, open: Open, requests: Requests) -> Result<Responses, DirectoryError> {
+        let must_exist = open.require_existing || open.last_sequence.0 > 0;
+        let options = open.options.clone();
+        let (sender, fresh) = match self.find(&key, (!must_exist).then_some(options))? {
+            Find::Found(sender) => (sender, false),
+            Find::Made(sender) => (sender, true),
+        };
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Open(Box::new(OpenCommand { open, fresh, requests, reply }));
+        match sender.send(command).await {
+            Ok(()) => Ok(answer.await.map_err(|_| DirectoryError::Failed)??),
+            // It retired between being found and being asked, so there is nothing left of it: begin anew.
+            Err(mpsc::error::SendError(Command::Open(command))) if !fresh => {
+                Box::pin(self.open(key, command.open, command.requests)).await
+            }
+            Err(_) => Err(DirectoryError::Failed),
+        }
+    }
+
+    /// Runs one call, opening the trajectory if need be.
+    pub async fn execute(
+        &self,
+        key: TrajectoryKey,
+        call: Call,
+        options: Options,
+        require_existing: bool,
+    ) -> Result<Answer, DirectoryError> {
+        let sender = match self.find(&key, (!require_existing).then(|| options.clone()))? {
+            Find::Found(sender) | Find::Made(sender) => sender,
+        };
+        let (reply, answer) = oneshot::channel();
+        match sender.send(Command::Execute { call: Box::new(call), require_existing, reply }).await {
+            Ok(()) => Ok(answer.await.map_err(|_| DirectoryError::Failed)??),
+            Err(mpsc::error::SendError(Command::Execute { call, .. })) if self.has_retired(&key, &sender) => {
+                Box::pin(self.execute(key, *call, options, require_existing)).await
+            }
+            Err(_) => Err(DirectoryError::Failed),
+        }
+    }
+
+    /// Ends a trajectory; returns once its slot has been given back. One that is not there has ended.
+    pub async fn release(&self, key: &TrajectoryKey, keep: bool) {
+        let Some(sender) = self.shared.lock().get(key).cloned() else { return };
+        let (reply, answer) = oneshot::channel();
+        if sender.send(Command::Release { keep, reply }).await.is_ok() {
+            // An error means that it has ended in the meantime.
+            let _ = answer.await;
+        }
+    }
+
+    /// The open trajectories of a tenant whose labels match, by id, from after `after`, at most `limit`.
+    pub async fn list(
+        &self,
+        tenant: &Tenant,
+        labels: &BTreeMap<String, String>,
+        after: Option<&TrajectoryId>,
+        limit: usize,
+    ) -> Vec<Listed> {
+        let mut found: Vec<(TrajectoryId, mpsc::Sender<Command>)> = self
+            .shared
+            .lock()
+            .iter()
+            .filter(|(key, _)| key.tenant == *tenant && after.is_none_or(|after| key.id > *after))
+            .map(|(key, sender)| (key.id.clone(), sender.clone()))
+            .collect();
+        found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let mut listed = Vec::new();
+        for (id, sender) in found {
+            if listed.len() == limit {
+                break;
+            }
+            let (reply, answer) = oneshot::channel();
+            if sender.send(Command::Describe(reply)).await.is_err() {
+                continue;
+            }
+            if let Ok(description) = answer.await
+                && description.open
+                && labels.iter().all(|(name, value)| description.options.labels.get(name) == Some(value))
+            {
+                listed.push(Listed { id, description });
+            }
+        }
+        listed
+    }
+
+    pub fn counts(&self) -> Counts {
+        let totals = &self.shared.totals;
+        Counts {
+            open_trajectories: totals.open.get(),
+            waiting_calls: totals.waiting.get(),
+            running_calls: totals.running.get(),
+            answers: totals.answers.load(Ordering::Relaxed),
+            unsuccessful_answers: totals.unsuccessful.load(Ordering::Relaxed),
+        }
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Relaxed)
+    }
+
+    /// Takes nothing new, lets what was accepted finish for at most `timeout`, then cancels it; returns once every
+    /// trajectory has ended and given its slot back.
+    pub async fn drain(&self, timeout: Duration) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        self.tell_all(|| Command::Drain { remaining: timeout }).await;
+        if tokio::time::timeout(timeout, self.all_ended()).await.is_err() {
+            self.tell_all(|| Command::DrainDeadline).await;
+            self.all_ended().await;
+        }
+    }
+
+    async fn tell_all(&self, command: impl Fn() -> Command) {
+        let senders: Vec<_> = self.shared.lock().values().cloned().collect();
+        for sender in senders {
+            // One that has ended needs no telling.
+            let _ = sender.send(command()).await;
+        }
+    }
+
+    async fn all_ended(&self) {
+        // Coarse on purpose: this runs once in the life of a process.
+        let mut tick = tokio::time::interval(Duration::from_millis(5));
+        while self.shared.totals.open.get() > 0 {
+            tick.tick().await;
+        }
+    }
+
+    /// The trajectory, or a new one with these options.
+    fn find(&self, key: &TrajectoryKey, options: Option<Options>) -> Result<Find, OpenError> {
+        let mut trajectories = self.shared.lock();
+        let count = trajectories.len();
+        match trajectories.entry(key.clone()) {
+            hash_map::Entry::Occupied(entry) if !entry.get().is_closed() => Ok(Find::Found(entry.get().clone())),
+            entry => {
+                let options = options.ok_or(OpenError::NotFound)?;
+                if self.is_draining() {
+                    return Err(OpenError::Draining);
+                }
+                if count >= self.shared.max_trajectories {
+                    return Err(OpenError::TooMany { max: self.shared.max_trajectories });
+                }
+                let (sender, commands) = mpsc::channel(COMMANDS);
+                let state = State::new(self.shared.limits.clone(), options, SystemTime::now());
+                let driver = Driver::new(key.clone(), self.shared.clone(), state, commands);
+                self.shared.tasks.spawn(driver.run());
+                entry.insert_entry(sender.clone());
+                Ok(Find::Made(sender))
+            }
+        }
+    }
+
+    /// Whether the trajectory that `sender` led to has left the directory in an orderly way.
+    fn has_retired(&self, key: &TrajectoryKey, sender: &mpsc::Sender<Command>) -> bool {
+        self.shared.lock().get(key).is_none_or(|present| !present.same_channel(sender))
+    }
+}
+
+impl Shared {
+    /// Now, and what all trajectories hold.
+    pub(super) fn moment(&self) -> Moment {
+        Moment {
+            now: Instant::now().into_std(),
+            wall: SystemTime::now(),
+            total_calls: self.totals.calls(),
+            total_result_bytes: self.totals.bytes.get(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TrajectoryKey, mpsc::Sender<Command>>> {
+        // No code that can panic runs under the lock, so what it guards is whole.
+        self.trajectories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a trajectory that is over out of the directory, unless somebody has just written to it.
+    pub(super) fn retire(&self, key: &TrajectoryKey, commands: &mut mpsc::Receiver<Command>) -> bool {
+        let mut trajectories = self.lock();
+        if !commands.is_empty() {
+            return false;
+        }
+        commands.close();
+        trajectories.remove(key);
+        true
+    }
+}

@@ -1,0 +1,239 @@
+//! Calls coming in: which are known, which are refused at the door, which are accepted and wait.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Effect, Live, Moment, Stage, State, Waiter};
+use crate::{
+    id::{CallId, CallNumber, Sequence},
+    journal::{Record, Workspace},
+    tool::{
+        CallResult, Reason, Timings, Verdict,
+        job::{Job, Order},
+    },
+    trajectory::{
+        ledger::{self, Known, Phase},
+        request::{Call, OpenError, Request, Response, StreamError, Unfit},
+    },
+};
+
+/// The shortest execution timeout: the old system's.
+const MIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl State {
+    /// A message of the attached stream.
+    pub(in crate::trajectory) fn on_request(&mut self, request: Request, at: Moment) {
+        match request {
+            Request::Batch(calls) => {
+                let unread = self.stream.as_ref().map_or(0, |stream| stream.unread_refusals);
+                if unread > 2 * self.limits.max_calls_in_flight {
+                    return self.on_stream_fault(StreamError::NotReading { unread }, at);
+                }
+                calls.into_iter().for_each(|call| self.accept(call, None, at));
+            }
+            Request::Cancel(calls) => self.cancel_named(&calls, at),
+            Request::Input { call, data, end_of_file } => self.on_input(&call, data, end_of_file, at),
+            Request::Reset(generation) => self.on_reset(generation, at),
+            Request::Release { keep_workspace } => self.begin_release(keep_workspace, at),
+        }
+        self.settle(at);
+    }
+
+    /// A unary call. Whoever waits for it is answered exactly once, unless the trajectory had to be open and is not.
+    pub(in crate::trajectory) fn on_execute(
+        &mut self,
+        call: Call,
+        require_existing: bool,
+        waiter: Waiter,
+        at: Moment,
+    ) -> Result<(), OpenError> {
+        let unseen = self.ledger.lookup(ledger::hash(&call.id), call.action()) == Known::Nothing;
+        if unseen && require_existing && self.ledger.phase != Phase::Open {
+            return Err(OpenError::NotFound);
+        }
+        self.accept(call, Some(waiter), at);
+        self.settle(at);
+        Ok(())
+    }
+
+    fn accept(&mut self, call: Call, waiter: Option<Waiter>, at: Moment) {
+        let hash = ledger::hash(&call.id);
+        match self.ledger.lookup(hash, call.action()) {
+            Known::Ended(result) => return self.answer(waiter, result, true),
+            // The stream hears of it when it ends, as it does anyway.
+            Known::Pending(number) => {
+                if let (Some(live), Some(waiter)) = (self.live.get_mut(&number), waiter) {
+                    live.waiters.push(waiter);
+                }
+                return;
+            }
+            Known::Reused => return self.refuse(call.id, waiter, Verdict::call_id_reused(), at),
+            Known::Dropped => return self.refuse(call.id, waiter, Verdict::result_dropped(), at),
+            Known::Nothing => {}
+        }
+        let work = match call.work {
+            Ok(work) => work,
+            Err(Unfit { rejection, chooser }) => {
+                return self.refuse(call.id, waiter, Verdict::rejected(&rejection, chooser), at);
+            }
+        };
+        if let Some(verdict) = self.refusal(at) {
+            return self.refuse(call.id, waiter, verdict, at);
+        }
+        if self.ledger.phase == Phase::Released {
+            self.commit(Record::Reopened);
+        }
+        let number = self.ledger.next_number();
+        self.commit(Record::Accepted { call: hash, number, action: work.action });
+        let timeout = call.timeout.unwrap_or(self.ledger.options.default_timeout);
+        let timeout = timeout.clamp(MIN_TIMEOUT, self.limits.max_timeout);
+        let order = Order {
+            job: work.job,
+            timeout,
+            limits: self.ledger.options.output_limits,
+            stream_output: call.stream_output,
+            max_pending_input: self.limits.max_pending_input_bytes,
+        };
+        self.live.insert(
+            number,
+            Live {
+                id: call.id,
+                hash,
+                kind: work.kind,
+                timeout,
+                interactive: false,
+                received: at.now,
+                received_at: at.wall,
+                turn: None,
+                stage: Stage::Waiting(Box::new(order)),
+                cancelled: None,
+                waiters: waiter.into_iter().collect(),
+            },
+        );
+        if call.concurrent { &mut self.beside } else { &mut self.in_order }.push_back(number);
+    }
+
+    /// Why no new call is accepted now, if none is.
+    fn refusal(&self, at: Moment) -> Option<Verdict> {
+        let limits = &self.limits;
+        if self.draining {
+            return Some(Verdict::draining(Some(limits.retry_after)));
+        }
+        // It would hold up the release, which is to end everything.
+        if self.releasing.is_some() {
+            return Some(Verdict::queue_full("the trajectory is being released", Some(limits.retry_after)));
+        }
+        if self.ledger.phase == Phase::Expired || matches!(self.ledger.workspace, Workspace::Gone(_)) {
+            return Some(Verdict::workspace_gone());
+        }
+        if self.ledger.accepted() >= limits.max_call_ids {
+            let why = format!("the trajectory has had {} calls, the most that one may have", limits.max_call_ids);
+            return Some(Verdict::queue_full(&why, None));
+        }
+        let full = if self.live.len() >= limits.max_calls_in_flight {
+            format!("the trajectory has {} calls waiting or running", self.live.len())
+        } else if at.total_calls >= limits.max_total_calls_in_flight {
+            format!("the service has {} calls waiting or running", at.total_calls)
+        } else if self.log_is_full() {
+            "results that nobody has been sent fill the trajectory's log".to_owned()
+        } else if at.total_result_bytes >= limits.max_total_result_bytes {
+            "kept results fill the service's memory for them".to_owned()
+        } else {
+            return None;
+        };
+        Some(Verdict::queue_full(&full, Some(limits.retry_after)))
+    }
+
+    /// Calls in flight count as results to come: each will need its place.
+    fn log_is_full(&self) -> bool {
+        self.ledger.unsent_results() + self.live.len() >= self.limits.max_kept_results
+            || self.ledger.unsent_bytes() >= self.limits.max_kept_result_bytes
+    }
+
+    /// Answers a call that was never accepted; it leaves no trace.
+    fn refuse(&mut self, call: CallId, waiter: Option<Waiter>, verdict: Verdict, at: Moment) {
+        let result = verdict.into_result(call, Sequence(0), self.ledger.generation, Timings::none(at.wall));
+        self.count(&result);
+        if let (None, Some(stream)) = (waiter, &mut self.stream) {
+            stream.unread_refusals += 1;
+        }
+        self.answer(waiter, Arc::new(result), false);
+    }
+
+    pub(super) fn answer(&mut self, waiter: Option<Waiter>, result: Arc<CallResult>, replayed: bool) {
+        match waiter {
+            Some(waiter) => self.effects.push(Effect::Answer { waiter, result, replayed }),
+            None => self.send(Response::Result { result, replayed }),
+        }
+    }
+
+    /// For a call that runs, or that waits: then it is kept until it runs. Of any other it has no meaning, since the
+    /// call may have ended while it was on its way.
+    fn on_input(&mut self, call: &CallId, data: Bytes, end_of_file: bool, at: Moment) {
+        let Some(number) = self.ledger.pending(ledger::hash(call)) else { return };
+        let Some(live) = self.live.get_mut(&number) else { return };
+        let Stage::Waiting(order) = &mut live.stage else {
+            return self.effects.push(Effect::Input { call: number, data, end_of_file });
+        };
+        let max = order.max_pending_input as usize;
+        let Job::Process(process) = &mut order.job else { return };
+        if !process.interactive {
+            return;
+        }
+        if process.stdin.len() + data.len() > max {
+            return self.end_waiting(number, Verdict::input_limit_before_start(max), at);
+        }
+        let mut stdin = BytesMut::from(std::mem::take(&mut process.stdin));
+        stdin.extend_from_slice(&data);
+        process.stdin = stdin.freeze();
+        process.interactive = !end_of_file;
+    }
+
+    /// The client sends no more: who reads input sees its end.
+    pub(super) fn close_inputs(&mut self) {
+        for (number, live) in &mut self.live {
+            match &mut live.stage {
+                Stage::Waiting(order) => {
+                    if let Job::Process(process) = &mut order.job {
+                        process.interactive = false;
+                    }
+                }
+                Stage::Running { .. } if live.interactive => {
+                    self.effects.push(Effect::Input { call: *number, data: Bytes::new(), end_of_file: true });
+                }
+                Stage::Running { .. } => {}
+            }
+        }
+    }
+
+    fn cancel_named(&mut self, calls: &[CallId], at: Moment) {
+        if calls.is_empty() {
+            return self.cancel_all(Reason::CancelledByClient, at);
+        }
+        for call in calls {
+            if let Some(number) = self.ledger.pending(ledger::hash(call)) {
+                self.cancel(number, Reason::CancelledByClient, at);
+            }
+        }
+    }
+
+    pub(super) fn cancel_all(&mut self, reason: Reason, at: Moment) {
+        let mut numbers: Vec<CallNumber> = self.live.keys().copied().collect();
+        numbers.sort_unstable();
+        numbers.into_iter().for_each(|number| self.cancel(number, reason, at));
+    }
+
+    fn cancel(&mut self, number: CallNumber, reason: Reason, at: Moment) {
+        let Some(live) = self.live.get_mut(&number) else { return };
+        match live.stage {
+            Stage::Waiting(_) => self.end_waiting(number, Verdict::cancelled_before_start(reason), at),
+            Stage::Running { .. } => {
+                // The first cause stands; the agent is told once.
+                if live.cancelled.replace(live.cancelled.unwrap_or(reason)).is_none() {
+                    self.effects.push(Effect::CancelRun(number));
+                }
+            }
+        }
+    }
+}

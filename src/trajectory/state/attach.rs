@@ -1,0 +1,168 @@
+//! Streams coming and going, release, lease, drain.
+
+use std::time::Duration;
+
+use super::{Effect, Moment, Releasing, State, Stream,
+    slot::{Resetting, Slot},
+};
+use crate::{
+    id::{Generation, Sequence},
+    journal::{Record, Workspace},
+    tool::Reason,
+    trajectory::{
+        ledger::Phase,
+        request::{Notice, Open, OpenError, Opened, ReleaseCause, Response, StreamError},
+    },
+};
+
+impl State {
+    /// A stream asks to be the trajectory's. On success [`Effect::Attach`] comes before anything that is sent to it.
+    pub(in crate::trajectory) fn on_open(&mut self, open: Open, fresh: bool, at: Moment) -> Result<(), OpenError> {
+        let resumed = self.resumes(&open, fresh)?;
+        if self.stream.is_some() {
+            self.send(Response::Notice(Notice::TakenOver));
+            self.end_stream(Some(StreamError::TakenOver));
+        }
+        if !resumed && !fresh {
+            self.commit(Record::Opened(open.options.into()));
+            self.opened_at = at.wall;
+        }
+        if !resumed && self.ledger.options.acquire_slot {
+            self.acquire();
+        }
+        self.effects.push(Effect::Attach);
+        self.stream = Some(Stream { half_closed: false, unread_refusals: 0 });
+        self.send(Response::Opened(Box::new(Opened {
+            resumed,
+            generation: self.ledger.generation,
+            lease: self.ledger.options.lease,
+            oldest_sequence: self.ledger.oldest_sequence(),
+        })));
+        let kept = self.ledger.results_after(open.last_sequence).cloned();
+        self.effects.extend(kept.map(|result| Effect::Send(Response::Result { result, replayed: false })));
+        self.settle(at);
+        Ok(())
+    }
+
+    /// Whether the stream goes on with the life that there is.
+    fn resumes(&self, open: &Open, fresh: bool) -> Result<bool, OpenError> {
+        if self.releasing.is_some() {
+            return Err(OpenError::Releasing);
+        }
+        let must_exist = open.require_existing || open.last_sequence > Sequence(0);
+        match self.ledger.phase {
+            Phase::Released | Phase::Expired if must_exist => return Err(OpenError::NotFound),
+            Phase::Open if fresh => return if must_exist { Err(OpenError::NotFound) } else { Ok(false) },
+            Phase::Released | Phase::Expired => {
+                return if self.draining { Err(OpenError::Draining) } else { Ok(false) };
+            }
+            Phase::Open => {}
+        }
+        if self.stream.is_some() && !open.take_over {
+            return Err(OpenError::AlreadyAttached);
+        }
+        let (oldest, last) = (self.ledger.oldest_sequence(), self.ledger.last_sequence());
+        let asked = open.last_sequence;
+        let first_kept = if oldest == Sequence(0) { last.next() } else { oldest };
+        if asked > last || asked.next() < first_kept {
+            return Err(OpenError::OutOfRange { asked, oldest, last });
+        }
+        Ok(true)
+    }
+
+    /// The attached stream's client sends no more, and reads on.
+    pub(in crate::trajectory) fn on_half_close(&mut self, at: Moment) {
+        if let Some(stream) = &mut self.stream {
+            stream.half_closed = true;
+            self.close_inputs();
+        }
+        self.settle(at);
+    }
+
+    /// The attached stream is gone; everything goes on without it.
+    pub(in crate::trajectory) fn on_detached(&mut self, at: Moment) {
+        self.stream = None;
+        self.settle(at);
+    }
+
+    /// The attached stream did what has no meaning: it ends, the trajectory lives on.
+    pub(in crate::trajectory) fn on_stream_fault(&mut self, error: StreamError, at: Moment) {
+        self.end_stream(Some(error));
+        self.settle(at);
+    }
+
+    /// A unary release. [`Effect::Released`] follows, at once if there is nothing to release.
+    pub(in crate::trajectory) fn on_release(&mut self, keep: bool, at: Moment) {
+        self.begin_release(keep, at);
+        self.settle(at);
+    }
+
+    pub(super) fn begin_release(&mut self, keep: bool, at: Moment) {
+        self.begin_end(keep, ReleaseCause::Client, Reason::Released, at);
+    }
+
+    pub(super) fn begin_end(&mut self, keep: bool, cause: ReleaseCause, reason: Reason, at: Moment) {
+        if self.ledger.phase != Phase::Open {
+            self.effects.push(Effect::Released);
+            return;
+        }
+        match &mut self.releasing {
+            // Whoever wants the files gone has the last word.
+            Some(releasing) => releasing.keep &= keep,
+            None => self.releasing = Some(Releasing { keep, cause }),
+        }
+        self.cancel_all(reason, at);
+    }
+
+    /// The slot is given on only after the last call of it has ended.
+    pub(super) fn advance_release(&mut self, at: Moment) {
+        let Some(Releasing { keep, cause }) = self.releasing.take_if(|_| self.live.is_empty()) else { return };
+        self.give_back_slot(keep);
+        self.resetting = None;
+        self.commit(Record::Workspace(Workspace::None));
+        self.commit(Record::Released);
+        self.send(Response::Released(cause));
+        self.end_stream(None);
+        self.effects.push(Effect::Released);
+        self.idle_since = Some(at.now);
+    }
+
+    pub(super) fn give_back_slot(&mut self, keep: bool) {
+        match std::mem::replace(&mut self.slot, Slot::None) {
+            Slot::None => {}
+            Slot::Waiting => self.effects.push(Effect::LeaveLine),
+            Slot::Held { lost, .. } => self.effects.push(Effect::ReleaseSlot { keep: keep && !lost }),
+        }
+    }
+
+    /// The service is going to stop: nothing new, and what is accepted may finish until `remaining` has passed.
+    pub(in crate::trajectory) fn on_drain(&mut self, remaining: Duration, at: Moment) {
+        self.draining = true;
+        self.send(Response::Notice(Notice::Draining { remaining }));
+        self.settle(at);
+    }
+
+    /// The time for draining is over.
+    pub(in crate::trajectory) fn on_drain_deadline(&mut self, at: Moment) {
+        self.begin_end(false, ReleaseCause::Drained, Reason::Drained, at);
+        self.settle(at);
+    }
+
+    /// Replaces the workspace by an empty one. An older generation than the present is only answered.
+    pub(super) fn on_reset(&mut self, generation: Generation, at: Moment) {
+        if generation < self.ledger.generation || self.releasing.is_some() {
+            return self.send(Response::WorkspaceReset(self.ledger.generation));
+        }
+        if generation > self.ledger.generation {
+            return self.end_stream(Some(StreamError::Malformed {
+                field: "reset.generation".to_owned(),
+                description: format!("is {generation}, and the workspace's is {}", self.ledger.generation),
+            }));
+        }
+        if self.resetting.is_some() {
+            return; // The answer is on its way.
+        }
+        self.cancel_all(Reason::CancelledByClient, at);
+        self.resetting = Some(Resetting { generation: generation.next(), under_way: false });
+    }
+}

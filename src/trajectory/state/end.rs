@@ -1,0 +1,92 @@
+//! How calls end: a result in the log, sent to whoever waits for it; and what the log lets go of.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Moment, Stage, State};
+use crate::{
+    id::{CallNumber, Sequence},
+    journal::Record,
+    tool::{Timings, Verdict, job::Phases},
+};
+
+impl State {
+    /// Ends a call that was never handed over.
+    pub(super) fn end_waiting(&mut self, number: CallNumber, verdict: Verdict, at: Moment) {
+        self.in_order.retain(|waiting| *waiting != number);
+        self.beside.retain(|waiting| *waiting != number);
+        self.end(number, verdict, Phases::default(), at);
+    }
+
+    pub(super) fn end_all_waiting(&mut self, verdict: Verdict, at: Moment) {
+        let mut waiting: Vec<CallNumber> = self.in_order.drain(..).chain(self.beside.drain(..)).collect();
+        waiting.sort_unstable();
+        waiting.into_iter().for_each(|number| self.end(number, verdict.clone(), Phases::default(), at));
+    }
+
+    /// Ends a call that was handed over.
+    pub(super) fn end_run(&mut self, number: CallNumber, verdict: Verdict, phases: Phases, at: Moment) {
+        self.running_in_order.take_if(|running| *running == number);
+        self.end(number, verdict, phases, at);
+    }
+
+    fn end(&mut self, number: CallNumber, verdict: Verdict, phases: Phases, at: Moment) {
+        let Some(live) = self.live.remove(&number) else { return };
+        let total = at.now.saturating_duration_since(live.received);
+        let (queued, slot_wait) = match live.stage {
+            Stage::Waiting(_) => {
+                let turn = live.turn.unwrap_or(at.now);
+                (turn.saturating_duration_since(live.received), at.now.saturating_duration_since(turn))
+            }
+            Stage::Running { queued, slot_wait, .. } => (queued, slot_wait),
+        };
+        let timings = timings(live.received_at, total, queued, slot_wait, phases);
+        let sequence = self.ledger.last_sequence().next();
+        let result = Arc::new(verdict.into_result(live.id, sequence, self.ledger.generation, timings));
+        self.count(&result);
+        self.commit(Record::Ended { call: live.hash, result: result.clone() });
+        for waiter in live.waiters {
+            self.answer(Some(waiter), result.clone(), false);
+        }
+        self.answer(None, result, false);
+        self.trim(at);
+    }
+
+    /// Lets go of the oldest results that have been sent, down to the bounds.
+    pub(super) fn trim(&mut self, at: Moment) {
+        let limits = &self.limits;
+        let mut results = self.ledger.kept_results();
+        let mut bytes = self.ledger.kept_bytes();
+        let mut total = at.total_result_bytes;
+        let mut through = Sequence(0);
+        for kept in self.ledger.sent_results() {
+            let over = results > limits.max_kept_results
+                || bytes > limits.max_kept_result_bytes
+                || total > limits.max_total_result_bytes;
+            if !over {
+                break;
+            }
+            through = kept.sequence;
+            results -= 1;
+            bytes -= kept.retained_bytes();
+            total = total.saturating_sub(kept.retained_bytes());
+        }
+        if through > Sequence(0) {
+            self.commit(Record::Dropped { through });
+        }
+    }
+}
+
+/// The executor's clock gives the total, the agent's gives execution and collection; what is left is the way there
+/// and back, which is dispatch.
+fn timings(
+    received_at: std::time::SystemTime,
+    total: Duration,
+    queued: Duration,
+    slot_wait: Duration,
+    phases: Phases,
+) -> Timings {
+    let left = total.saturating_sub(queued + slot_wait);
+    let execution = phases.execution.min(left);
+    let collection = phases.collection.min(left - execution);
+    Timings { received_at, queued, slot_wait, dispatch: left - execution - collection, execution, collection }
+}

@@ -1,0 +1,329 @@
+//! The pure core of a trajectory: what has happened and what time it is go in, what is to be done comes out. No I/O,
+//! no clock, no task.
+//!
+//! ```text
+//!            open                release, or drained             one lease later
+//!   (none) --------> Open ------------------------> Released ---------------------> retired
+//!                     |  ^                              | an unseen Execute
+//!                     |  '------------------------------'
+//!                     |  lease runs out                       one lease later
+//!                     '-----------------------> Expired ---------------------> retired
+//! ```
+//!
+//! Invariants: an accepted call is answered exactly once; at most one call in order runs at a time; nothing runs in a
+//! workspace that the client has not been told of; what the trajectory remembers changes by records alone.
+
+mod accept;
+mod attach;
+mod end;
+mod slot;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+
+use self::slot::{Resetting, Slot};
+pub(super) use self::slot::Place;
+use super::{
+    ledger::{Ledger, Phase},
+    request::{Limits, Output, ReleaseCause, Response, StreamError},
+};
+use crate::{
+    id::{CallId, CallNumber, Generation, PoolName, Sequence},
+    journal::{CallHash, Options, Record},
+    tool::{CallResult, Kind, Location, Outcome, Reason, job::Order},
+};
+
+/// When something happens, and how much the whole service holds at that moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) now: Instant,
+    pub(super) wall: SystemTime,
+    /// Calls accepted and not ended, over all trajectories.
+    pub(super) total_calls: usize,
+    /// Bytes of kept results, over all trajectories.
+    pub(super) total_result_bytes: u64,
+}
+
+/// Names whoever waits for the result of a unary call; the driver's own.
+pub(super) type Waiter = u64;
+
+/// What the driver is to do, in this order.
+#[derive(Debug, PartialEq)]
+pub(super) enum Effect {
+    /// Make the stream that asks for it the attached one.
+    Attach,
+    /// To the attached stream.
+    Send(Response),
+    /// Live output to the attached stream; once it has left, the call may send as much again.
+    SendOutput(CallNumber, Output),
+    /// End the attached stream, after what was sent to it.
+    EndStream(Option<StreamError>),
+    Answer {
+        waiter: Waiter,
+        result: Arc<CallResult>,
+        replayed: bool,
+    },
+    /// The release is done: answer those who wait for it.
+    Released,
+    Acquire(PoolName),
+    LeaveLine,
+    OpenSlot(Generation),
+    Run(CallNumber, Order),
+    CancelRun(CallNumber),
+    Input {
+        call: CallNumber,
+        data: Bytes,
+        end_of_file: bool,
+    },
+    GrantOutput(CallNumber, u32),
+    ResetSlot(Generation),
+    ReleaseSlot {
+        keep: bool,
+    },
+}
+
+/// A call that was accepted and has not ended.
+#[derive(Debug)]
+struct Live {
+    id: CallId,
+    hash: CallHash,
+    kind: Kind,
+    timeout: Duration,
+    /// It reads what the client sends while it runs.
+    interactive: bool,
+    received: Instant,
+    received_at: SystemTime,
+    /// When its turn came: from then on it waits for the slot alone.
+    turn: Option<Instant>,
+    stage: Stage,
+    /// Why it was cancelled, if it was.
+    cancelled: Option<Reason>,
+    waiters: Vec<Waiter>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Waiting(Box<Order>),
+    Running {
+        queued: Duration,
+        slot_wait: Duration,
+        /// Output came, so that it is known to have run.
+        seen: bool,
+    },
+}
+
+#[derive(Debug)]
+struct Stream {
+    /// The client sends no more: end the stream once everything is answered.
+    half_closed: bool,
+    /// Answers on their way that are in no log, and so not bounded by it.
+    unread_refusals: usize,
+}
+
+/// A release that waits for what runs.
+#[derive(Debug)]
+struct Releasing {
+    keep: bool,
+    cause: ReleaseCause,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct State {
+    limits: Arc<Limits>,
+    ledger: Ledger,
+    live: HashMap<CallNumber, Live>,
+    /// Waiting for their turn, one at a time.
+    in_order: VecDeque<CallNumber>,
+    /// Waiting to run beside the others.
+    beside: VecDeque<CallNumber>,
+    /// The call in order that runs.
+    running_in_order: Option<CallNumber>,
+    slot: Slot,
+    resetting: Option<Resetting>,
+    releasing: Option<Releasing>,
+    draining: bool,
+    stream: Option<Stream>,
+    /// Since when nobody attends to it; or, after its end, since when only the ledger is left.
+    idle_since: Option<Instant>,
+    opened_at: SystemTime,
+    effects: Vec<Effect>,
+    tally: Tally,
+}
+
+/// Answers made since the last time this was asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) answers: u64,
+    pub(super) unsuccessful: u64,
+}
+
+impl State {
+    /// A trajectory that has just been opened.
+    pub(super) fn new(limits: Arc<Limits>, options: Options, opened_at: SystemTime) -> Self {
+        let options = Arc::new(options);
+        let mut state = Self {
+            limits,
+            ledger: Ledger::new(options.clone()),
+            live: HashMap::new(),
+            in_order: VecDeque::new(),
+            beside: VecDeque::new(),
+            running_in_order: None,
+            slot: Slot::None,
+            resetting: None,
+            releasing: None,
+            draining: false,
+            stream: None,
+            idle_since: None,
+            opened_at,
+            effects: Vec::new(),
+            tally: Tally::default(),
+        };
+        state.commit(Record::Opened(options));
+        state
+    }
+
+    /// What is to be done since the last time this was asked.
+    pub(super) fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    pub(super) fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
+    }
+
+    /// When [`State::on_deadline`] should be called, if nothing else happens.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        Some(self.idle_since? + self.ledger.options.lease)
+    }
+
+    /// The lease has run out: of the trajectory, or of the ledger that outlived it. True if nothing is left to keep.
+    pub(super) fn on_deadline(&mut self, at: Moment) -> bool {
+        if self.deadline().is_none_or(|deadline| at.now < deadline) {
+            return false;
+        }
+        match self.ledger.phase {
+            Phase::Open => {
+                self.commit(Record::LeaseEnded);
+                self.give_back_slot(false);
+                self.idle_since = Some(at.now);
+                false
+            }
+            Phase::Released | Phase::Expired => true,
+        }
+    }
+
+    /// How many accepted calls wait and run.
+    pub(super) fn load(&self) -> (usize, usize) {
+        let waiting = self.in_order.len() + self.beside.len();
+        (waiting, self.live.len() - waiting)
+    }
+
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.ledger.kept_bytes()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.ledger.phase == Phase::Open
+    }
+
+    pub(super) fn describe(&self) -> Description {
+        let (waiting, running) = self.load();
+        Description {
+            options: self.ledger.options.clone(),
+            open: self.is_open(),
+            attached: self.stream.is_some(),
+            generation: self.ledger.generation,
+            waiting,
+            running,
+            finished: self.ledger.last_sequence().0,
+            lease_ends: self.deadline(),
+            location: match &self.slot {
+                Slot::Held { place, .. } => Some(place.location.clone()),
+                Slot::None | Slot::Waiting => None,
+            },
+            opened_at: self.opened_at,
+        }
+    }
+
+    /// A result has left for its client.
+    pub(super) fn sent(&mut self, sequence: Sequence, at: Moment) {
+        match sequence {
+            Sequence(0) => {
+                if let Some(stream) = &mut self.stream {
+                    stream.unread_refusals = stream.unread_refusals.saturating_sub(1);
+                }
+            }
+            _ => {
+                self.ledger.mark_sent(sequence);
+                self.trim(at);
+            }
+        }
+    }
+
+    /// The only way in which what the trajectory remembers changes.
+    fn commit(&mut self, record: Record) {
+        self.ledger.apply(record);
+    }
+
+    fn count(&mut self, result: &CallResult) {
+        self.tally.answers += 1;
+        self.tally.unsuccessful += u64::from(result.outcome != Outcome::Succeeded);
+    }
+
+    fn send(&mut self, response: Response) {
+        if self.stream.is_some() {
+            self.effects.push(Effect::Send(response));
+        }
+    }
+
+    /// Brings everything that follows from the last event about: called at the end of each.
+    fn settle(&mut self, at: Moment) {
+        if self.draining && self.is_open() && self.live.is_empty() && self.releasing.is_none() {
+            self.begin_end(false, ReleaseCause::Drained, Reason::Drained, at);
+        }
+        self.advance_release(at);
+        self.advance_loss();
+        self.advance_reset();
+        self.advance_calls(at);
+        if self.live.is_empty() && self.stream.as_ref().is_some_and(|stream| stream.half_closed) {
+            self.end_stream(None);
+        }
+        let idle = self.stream.is_none() && self.live.is_empty() && self.releasing.is_none();
+        match (idle, self.idle_since) {
+            (true, None) => self.idle_since = Some(at.now),
+            (false, Some(_)) => self.idle_since = None,
+            _ => {}
+        }
+    }
+
+    fn end_stream(&mut self, error: Option<StreamError>) {
+        if self.stream.take().is_some() {
+            self.effects.push(Effect::EndStream(error));
+        }
+    }
+}
+
+/// What a list of trajectories says of one.
+#[derive(Debug, Clone)]
+pub struct Description {
+    pub options: Arc<Options>,
+    pub open: bool,
+    pub attached: bool,
+    pub generation: Generation,
+    pub waiting: usize,
+    pub running: usize,
+    pub finished: u64,
+    /// Set while nothing keeps it alive.
+    pub lease_ends: Option<Instant>,
+    /// Of the slot that it holds.
+    pub location: Option<Location>,
+    pub opened_at: SystemTime,
+}

@@ -1,0 +1,253 @@
+//! The slot: standing in line for one, running calls in it, losing it, having it emptied.
+
+use std::sync::Arc;
+
+use super::{Effect, Moment, Stage, State};
+use crate::{
+    id::{CallNumber, Generation},
+    journal::{Record, Workspace},
+    tool::{
+        Circumstances, Evidence, Executed, Location, Reason, Verdict,
+        job::{End, Ending, Job},
+        judge,
+    },
+    trajectory::request::{Notice, Output, Response},
+};
+
+#[derive(Debug)]
+pub(super) enum Slot {
+    None,
+    /// In line for one.
+    Waiting,
+    Held {
+        place: Place,
+        /// Its processes died: it is given back once the calls that ran in it have been answered.
+        lost: bool,
+    },
+}
+
+/// A slot as its holder sees it.
+#[derive(Debug, Clone)]
+pub(in crate::trajectory) struct Place {
+    pub(in crate::trajectory) location: Location,
+    /// The name of the level that it has.
+    pub(in crate::trajectory) isolation: Arc<str>,
+    pub(in crate::trajectory) network_isolated: bool,
+}
+
+/// A reset that was asked for and is not done.
+#[derive(Debug)]
+pub(super) struct Resetting {
+    pub(super) generation: Generation,
+    /// The slot has been told.
+    pub(super) under_way: bool,
+}
+
+impl State {
+    /// Stands in line if something needs a slot, and hands over what may run.
+    pub(super) fn advance_calls(&mut self, at: Moment) {
+        if self.running_in_order.is_none()
+            && let Some(live) = self.in_order.front().and_then(|number| self.live.get_mut(number))
+        {
+            live.turn.get_or_insert(at.now);
+        }
+        if self.releasing.is_some() || self.resetting.is_some() {
+            return;
+        }
+        let waiting = !self.in_order.is_empty() || !self.beside.is_empty();
+        match &self.slot {
+            Slot::None if waiting => self.acquire(),
+            Slot::Waiting if !waiting && !self.ledger.options.acquire_slot => self.give_back_slot(false),
+            Slot::Held { lost: false, .. } if waiting => self.hand_over(at),
+            Slot::None | Slot::Waiting | Slot::Held { .. } => {}
+        }
+    }
+
+    pub(super) fn acquire(&mut self) {
+        if matches!(self.slot, Slot::None) {
+            self.slot = Slot::Waiting;
+            self.effects.push(Effect::Acquire(self.ledger.options.pool.clone()));
+        }
+    }
+
+    fn hand_over(&mut self, at: Moment) {
+        if self.running_in_order.is_none() {
+            self.running_in_order = self.in_order.pop_front();
+            if let Some(number) = self.running_in_order {
+                self.run(number, at);
+            }
+        }
+        let (_, running) = self.load();
+        let mut room = self.limits.max_concurrent_calls.saturating_sub(running);
+        while room > 0
+            && let Some(number) = self.beside.pop_front()
+        {
+            self.run(number, at);
+            room -= 1;
+        }
+    }
+
+    fn run(&mut self, number: CallNumber, at: Moment) {
+        let Some(live) = self.live.get_mut(&number) else { return };
+        let turn = live.turn.unwrap_or(live.received);
+        let running = Stage::Running {
+            queued: turn.saturating_duration_since(live.received),
+            slot_wait: at.now.saturating_duration_since(turn),
+            seen: false,
+        };
+        if let Stage::Waiting(order) = std::mem::replace(&mut live.stage, running) {
+            live.interactive = matches!(&order.job, Job::Process(process) if process.interactive);
+            self.effects.push(Effect::Run(number, *order));
+        }
+    }
+
+    /// A place in the line, for people who wait.
+    pub(in crate::trajectory) fn on_position(&mut self, position: u32, reason: Option<String>) {
+        self.send(Response::Notice(Notice::WaitingForSlot { position, reason }));
+    }
+
+    pub(in crate::trajectory) fn on_granted(&mut self, place: Place, at: Moment) {
+        let generation = match self.ledger.workspace {
+            Workspace::Empty(generation) => generation,
+            Workspace::None | Workspace::Present(_) | Workspace::Gone(_) => self.ledger.generation.next(),
+        };
+        self.commit(Record::Workspace(Workspace::Present(generation)));
+        self.effects.push(Effect::OpenSlot(generation));
+        self.send(Response::Notice(Notice::SlotAssigned {
+            generation,
+            location: Box::new(place.location.clone()),
+            isolation: place.isolation.clone(),
+        }));
+        self.slot = Slot::Held { place, lost: false };
+        self.settle(at);
+    }
+
+    /// No slot in time, or none to be had: what waited for it ends.
+    pub(in crate::trajectory) fn on_wait_failed(&mut self, verdict: Verdict, at: Moment) {
+        self.slot = Slot::None;
+        self.end_all_waiting(verdict, at);
+        self.settle(at);
+    }
+
+    pub(in crate::trajectory) fn on_output(&mut self, number: CallNumber, stderr: bool, offset: u64, data: bytes::Bytes) {
+        let Some(live) = self.live.get_mut(&number) else { return };
+        if let Stage::Running { seen, .. } = &mut live.stage {
+            *seen = true;
+        }
+        if self.stream.is_some() {
+            let output = Output { call: live.id.clone(), stderr, offset, data };
+            self.effects.push(Effect::SendOutput(number, output));
+        } else {
+            self.effects.push(Effect::GrantOutput(number, u32::try_from(data.len()).unwrap_or(u32::MAX)));
+        }
+    }
+
+    /// A call that was handed over has ended.
+    pub(in crate::trajectory) fn on_ended(&mut self, number: CallNumber, ending: Ending, at: Moment) {
+        let Some(live) = self.live.get(&number) else { return };
+        let Slot::Held { place, .. } = &self.slot else { return };
+        let lost = match &ending.end {
+            End::SlotLost(cause) => Some(cause.clone()),
+            _ => None,
+        };
+        let circumstances = Circumstances {
+            isolation: &place.isolation,
+            network_isolated: place.network_isolated,
+            timeout: live.timeout,
+            cancelled: live.cancelled,
+        };
+        let verdict = judge(&live.kind, ending.end, circumstances);
+        self.end_run(number, verdict, ending.phases, at);
+        if let Some(cause) = lost {
+            self.lose_slot(Reason::SlotLost, &self.evidence(cause), at);
+        }
+        self.settle(at);
+    }
+
+    /// The slot is empty again, as a reset asked.
+    pub(in crate::trajectory) fn on_slot_reset(&mut self, at: Moment) {
+        if let Some(Resetting { generation, .. }) = self.resetting.take_if(|resetting| resetting.under_way) {
+            self.commit(Record::Workspace(Workspace::Present(generation)));
+            self.send(Response::WorkspaceReset(generation));
+        }
+        self.settle(at);
+    }
+
+    /// The slot's processes died; the agent answers for each call that ran.
+    pub(in crate::trajectory) fn on_slot_lost(&mut self, cause: String, at: Moment) {
+        self.lose_slot(Reason::SlotLost, &self.evidence(cause), at);
+        self.settle(at);
+    }
+
+    /// The container is gone, and nobody will answer for what ran in it.
+    pub(in crate::trajectory) fn on_container_lost(&mut self, evidence: &Arc<Evidence>, at: Moment) {
+        let mut running: Vec<(CallNumber, bool)> = self
+            .live
+            .iter()
+            .filter_map(|(number, live)| match live.stage {
+                Stage::Running { seen, .. } => Some((*number, seen)),
+                Stage::Waiting(_) => None,
+            })
+            .collect();
+        running.sort_unstable();
+        for (number, seen) in running {
+            let executed = if seen { Executed::Yes } else { Executed::Unknown };
+            let verdict = Verdict::sandbox_lost(Reason::ContainerLost, executed, evidence.clone());
+            self.end_run(number, verdict, Default::default(), at);
+        }
+        self.lose_slot(Reason::ContainerLost, evidence, at);
+        self.settle(at);
+    }
+
+    fn evidence(&self, cause: String) -> Arc<Evidence> {
+        let location = match &self.slot {
+            Slot::Held { place, .. } => Some(place.location.clone()),
+            Slot::None | Slot::Waiting => None,
+        };
+        Arc::new(Evidence { location, cause, ..Evidence::default() })
+    }
+
+    fn lose_slot(&mut self, reason: Reason, evidence: &Arc<Evidence>, at: Moment) {
+        let Slot::Held { lost, .. } = &mut self.slot else { return };
+        if std::mem::replace(lost, true) {
+            return;
+        }
+        // Whoever has asked for an empty workspace loses nothing.
+        if self.resetting.is_none() && self.releasing.is_none() {
+            let generation = self.ledger.generation;
+            self.commit(Record::Workspace(Workspace::Gone(generation)));
+            self.send(Response::Notice(Notice::SandboxLost { generation, evidence: evidence.clone() }));
+            self.end_all_waiting(Verdict::sandbox_lost(reason, Executed::No, evidence.clone()), at);
+        }
+    }
+
+    /// A lost slot is given back once nothing that ran in it is unanswered.
+    pub(super) fn advance_loss(&mut self) {
+        if matches!(self.slot, Slot::Held { lost: true, .. }) && self.load().1 == 0 {
+            self.give_back_slot(false);
+        }
+    }
+
+    /// An emptied workspace, once the calls of the old one have ended.
+    pub(super) fn advance_reset(&mut self) {
+        let running = self.load().1;
+        let Some(Resetting { generation, under_way }) = &mut self.resetting else { return };
+        if running > 0 {
+            return;
+        }
+        let generation = *generation;
+        if matches!(self.slot, Slot::Held { .. }) {
+            if !std::mem::replace(under_way, true) {
+                self.effects.push(Effect::ResetSlot(generation));
+            }
+            return;
+        }
+        // There is no slot to empty, or it was lost while it was being emptied: the next one will be empty.
+        self.resetting = None;
+        self.commit(Record::Workspace(Workspace::Empty(generation)));
+        self.send(Response::WorkspaceReset(generation));
+        if self.ledger.options.acquire_slot {
+            self.acquire();
+        }
+    }
+}

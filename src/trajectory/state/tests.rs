@@ -1,0 +1,492 @@
+//! The core, driven by hand and at random.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    id::{CallId, ContainerId},
+    tool::{
+        ActionHash, Evidence, Executed, Kind, Location, Verdict,
+        job::{Captured, End, Ending, Exit, Job, OutputLimits, Phases, Process, ProcessEnd, Stop, Usage},
+    },
+    trajectory::request::{Call, Defaults, Open, OpenError, Request, Work},
+};
+
+const LEASE: Duration = Duration::from_secs(600);
+
+fn limits() -> Limits {
+    Limits {
+        max_calls_in_flight: 8,
+        max_concurrent_calls: 2,
+        max_kept_results: 6,
+        max_kept_result_bytes: 1 << 20,
+        max_total_result_bytes: 1 << 30,
+        max_total_calls_in_flight: 1000,
+        max_call_ids: 1000,
+        max_pending_input_bytes: 100,
+        max_timeout: Duration::from_secs(3600),
+        retry_after: Duration::from_millis(100),
+        default_options: Defaults {
+            lease: LEASE,
+            timeout: Duration::from_secs(30),
+            output_limits: OutputLimits::default(),
+        },
+    }
+}
+
+fn options() -> Options {
+    Options {
+        lease: LEASE,
+        labels: BTreeMap::new(),
+        pool: PoolName::new(""),
+        acquire_slot: false,
+        output_limits: OutputLimits::default(),
+        default_timeout: Duration::from_secs(30),
+    }
+}
+
+fn open() -> Open {
+    Open { options: options(), take_over: false, last_sequence: Sequence(0), require_existing: false }
+}
+
+fn call(name: &str, concurrent: bool) -> Call {
+    let id = CallId::parse(name).expect("it is a name");
+    let work = Work { action: ActionHash([1; 16]), job: Job::Process(Process::default()), kind: Kind::Shell };
+    Call { id, work: Ok(work), timeout: None, stream_output: false, concurrent }
+}
+
+fn ended(stop: Option<Stop>) -> Ending {
+    let end = ProcessEnd {
+        exit: Exit::Code(0),
+        stop,
+        stdout: Captured::default(),
+        stderr: Captured::default(),
+        usage: Usage::default(),
+    };
+    Ending { end: End::Process(end), phases: Phases::default() }
+}
+
+fn place() -> Place {
+    let location = Location { container: ContainerId::new("c"), node: "n".to_owned(), slot: 0 };
+    Place { location, isolation: "L0".into(), network_isolated: true }
+}
+
+/// A state and the clock that it is shown.
+struct World {
+    state: State,
+    start: Instant,
+    at: Duration,
+    effects: Vec<Effect>,
+}
+
+impl World {
+    fn new() -> Self {
+        let state = State::new(Arc::new(limits()), options(), SystemTime::UNIX_EPOCH);
+        Self { state, start: Instant::now(), at: Duration::ZERO, effects: Vec::new() }
+    }
+
+    fn attached() -> Self {
+        let mut world = Self::new();
+        world.act(|state, at| state.on_open(open(), true, at).expect("it opens"));
+        world.take();
+        world
+    }
+
+    fn act<T>(&mut self, act: impl FnOnce(&mut State, Moment) -> T) -> T {
+        let at = Moment {
+            now: self.start + self.at,
+            wall: SystemTime::UNIX_EPOCH + self.at,
+            total_calls: 0,
+            total_result_bytes: 0,
+        };
+        let answer = act(&mut self.state, at);
+        self.effects.extend(self.state.take_effects());
+        answer
+    }
+
+    fn take(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    fn batch(&mut self, calls: Vec<Call>) {
+        self.act(|state, at| state.on_request(Request::Batch(calls), at));
+    }
+
+    fn granted(&mut self) {
+        self.act(|state, at| state.on_granted(place(), at));
+    }
+
+    fn results(&mut self) -> Vec<Arc<CallResult>> {
+        let results = self.take().into_iter().filter_map(|effect| match effect {
+            Effect::Send(Response::Result { result, .. }) | Effect::Answer { result, .. } => Some(result),
+            _ => None,
+        });
+        results.collect()
+    }
+}
+
+fn runs(effects: &[Effect]) -> Vec<CallNumber> {
+    effects.iter().filter_map(|effect| if let Effect::Run(call, _) = effect { Some(*call) } else { None }).collect()
+}
+
+#[test]
+fn calls_wait_for_a_slot_and_run_in_order() {
+    let mut world = World::attached();
+    world.batch(vec![call("a", false), call("b", false), call("c", true)]);
+    assert_eq!(world.take(), [Effect::Acquire(PoolName::new(""))]);
+    world.at = Duration::from_secs(2);
+    world.granted();
+    let effects = world.take();
+    assert_eq!(effects[0], Effect::OpenSlot(Generation(1)));
+    assert_eq!(runs(&effects), [CallNumber(1), CallNumber(3)], "one in order, and one beside it");
+    world.at = Duration::from_secs(5);
+    world.act(|state, at| state.on_ended(CallNumber(1), ended(None), at));
+    assert_eq!(runs(&world.effects), [CallNumber(2)]);
+    let results = world.results();
+    let timings = results[0].timings;
+    assert_eq!(timings.slot_wait, Duration::from_secs(2));
+    assert_eq!(timings.total(), Duration::from_secs(5));
+    world.at = Duration::from_secs(6);
+    world.act(|state, at| state.on_ended(CallNumber(2), ended(None), at));
+    let timings = world.results()[0].timings;
+    assert_eq!(timings.total(), Duration::from_secs(6));
+    assert_eq!((timings.queued, timings.slot_wait), (Duration::from_secs(5), Duration::ZERO));
+}
+
+#[test]
+fn the_whole_line_ends_when_no_slot_comes() {
+    let mut world = World::attached();
+    world.batch(vec![call("a", false), call("b", false)]);
+    world.take();
+    world.act(|state, at| state.on_wait_failed(Verdict::slot_timeout(None), at));
+    let results = world.results();
+    assert_eq!(results.len(), 2);
+    assert!(results.iter().all(|result| result.outcome == Outcome::NoCapacity && result.executed == Executed::No));
+    world.batch(vec![call("c", false)]);
+    assert_eq!(world.take(), [Effect::Acquire(PoolName::new(""))], "the next call tries again");
+}
+
+#[test]
+fn a_line_that_nobody_needs_any_more_is_left() {
+    let mut world = World::attached();
+    world.batch(vec![call("a", false)]);
+    world.act(|state, at| state.on_request(Request::Cancel(Vec::new()), at));
+    assert!(world.take().contains(&Effect::LeaveLine));
+}
+
+#[test]
+fn after_a_loss_nothing_runs_until_a_reset() {
+    let mut world = World::attached();
+    world.batch(vec![call("a", false), call("b", false)]);
+    world.granted();
+    world.take();
+    let evidence = Arc::new(Evidence::default());
+    world.act(|state, at| state.on_container_lost(&evidence, at));
+    assert!(world.effects.contains(&Effect::ReleaseSlot { keep: false }));
+    let results = world.results();
+    let executed: Vec<Executed> = results.iter().map(|result| result.executed).collect();
+    assert_eq!(executed, [Executed::Unknown, Executed::No]);
+    world.batch(vec![call("c", false)]);
+    assert_eq!(world.results()[0].reason, Some(Reason::WorkspaceGone));
+    world.act(|state, at| state.on_request(Request::Reset(Generation(1)), at));
+    assert_eq!(world.take(), [Effect::Send(Response::WorkspaceReset(Generation(2)))]);
+    world.batch(vec![call("c", false)]);
+    world.granted();
+    let effects = world.take();
+    assert!(effects.contains(&Effect::OpenSlot(Generation(2))), "{effects:?}");
+}
+
+#[test]
+fn a_slot_is_given_on_only_after_its_last_call_has_ended() {
+    let mut world = World::attached();
+    world.batch(vec![call("a", false)]);
+    world.granted();
+    world.take();
+    world.act(|state, at| state.on_request(Request::Release { keep_workspace: true }, at));
+    assert_eq!(world.take(), [Effect::CancelRun(CallNumber(1))]);
+    world.act(|state, at| state.on_ended(CallNumber(1), ended(Some(Stop::Cancelled)), at));
+    let effects = world.take();
+    let place = |wanted: &dyn Fn(&Effect) -> bool| effects.iter().position(wanted);
+    let answered = place(&|effect| matches!(effect, Effect::Send(Response::Result { .. })));
+    let released = place(&|effect| *effect == Effect::ReleaseSlot { keep: true });
+    assert!(answered.is_some() && answered < released, "{effects:?}");
+    assert!(effects.contains(&Effect::EndStream(None)));
+}
+
+#[test]
+fn a_lease_runs_only_while_nobody_attends() {
+    let mut world = World::attached();
+    assert_eq!(world.state.deadline(), None);
+    world.batch(vec![call("a", false)]);
+    world.act(State::on_detached);
+    assert_eq!(world.state.deadline(), None, "a call waits");
+    world.granted();
+    world.at = Duration::from_secs(10);
+    world.act(|state, at| state.on_ended(CallNumber(1), ended(None), at));
+    assert_eq!(world.state.deadline(), Some(world.start + world.at + LEASE));
+    world.at += LEASE;
+    assert!(!world.act(State::on_deadline));
+    assert!(world.take().contains(&Effect::ReleaseSlot { keep: false }));
+    let unseen = world.act(|state, at| state.on_execute(call("b", false), true, 1, at));
+    assert_eq!(unseen, Err(OpenError::NotFound));
+    world.act(|state, at| state.on_execute(call("a", false), true, 2, at)).expect("what is known is answered");
+    assert_eq!(world.results()[0].sequence, Sequence(1));
+    world.at += LEASE;
+    assert!(world.act(State::on_deadline), "a lease later the ledger is gone, too");
+}
+
+#[test]
+fn unsent_results_are_never_dropped() {
+    let mut world = World::attached();
+    world.granted();
+    for n in 0..10_u64 {
+        world.batch(vec![call(&format!("c{n}"), false)]);
+        world.act(|state, at| state.on_ended(CallNumber(n + 1), ended(None), at));
+    }
+    let results = world.results();
+    let kept = results.iter().filter(|result| result.sequence > Sequence(0)).count();
+    assert_eq!(kept, 6, "the log takes no more than it may keep");
+    assert!(results[6..].iter().all(|result| result.reason == Some(Reason::QueueFull)));
+    world.act(|state, at| state.sent(Sequence(1), at));
+    world.batch(vec![call("next", false)]);
+    world.act(|state, at| state.on_ended(CallNumber(7), ended(None), at));
+    assert_eq!(world.results()[0].sequence, Sequence(7));
+    world.batch(vec![call("c0", false)]);
+    assert_eq!(world.results()[0].reason, Some(Reason::ResultDropped));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Batch(Vec<(u8, bool)>),
+    Execute(u8),
+    Cancel(u8),
+    CancelAll,
+    Reset,
+    Release,
+    Open(bool),
+    Detach,
+    HalfClose,
+    Grant,
+    WaitFails,
+    End(u8),
+    SlotLost,
+    ContainerLost,
+    SlotReset,
+    Sent,
+    Wait(u16),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => proptest::collection::vec((0..40_u8, any::<bool>()), 0..4).prop_map(Step::Batch),
+        2 => (0..40_u8).prop_map(Step::Execute),
+        1 => (0..40_u8).prop_map(Step::Cancel),
+        1 => Just(Step::CancelAll),
+        1 => Just(Step::Reset),
+        1 => Just(Step::Release),
+        2 => any::<bool>().prop_map(Step::Open),
+        1 => Just(Step::Detach),
+        1 => Just(Step::HalfClose),
+        4 => Just(Step::Grant),
+        1 => Just(Step::WaitFails),
+        6 => any::<u8>().prop_map(Step::End),
+        1 => Just(Step::SlotLost),
+        1 => Just(Step::ContainerLost),
+        2 => Just(Step::SlotReset),
+        3 => Just(Step::Sent),
+        1 => (0..1000_u16).prop_map(Step::Wait),
+    ]
+}
+
+/// What the driver, the slot and the clients make of the effects; it panics where an invariant is broken.
+#[derive(Default)]
+struct Model {
+    waiting: bool,
+    holds: bool,
+    attached: bool,
+    running: BTreeSet<CallNumber>,
+    /// In the slot that is held: the one in order.
+    cancelled: BTreeSet<CallNumber>,
+    resetting: bool,
+    /// By unary callers, how often they have been answered.
+    asked: HashMap<Waiter, usize>,
+    unsent: Vec<Sequence>,
+}
+
+impl Model {
+    fn take(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Attach => self.attached = true,
+                Effect::Send(response) => {
+                    assert!(self.attached, "nothing is sent to nobody: {response:?}");
+                    if let Response::Result { result, replayed } = response {
+                        self.result(&result, replayed);
+                    }
+                }
+                Effect::SendOutput(..) => assert!(self.attached),
+                Effect::EndStream(_) => assert!(std::mem::take(&mut self.attached)),
+                Effect::Answer { waiter, result, replayed } => {
+                    *self.asked.get_mut(&waiter).expect("somebody asked") += 1;
+                    self.result(&result, replayed);
+                }
+                Effect::Released => {}
+                Effect::Acquire(_) => {
+                    assert!(!self.holds && !self.waiting, "one slot at a time");
+                    self.waiting = true;
+                }
+                Effect::LeaveLine => assert!(std::mem::take(&mut self.waiting)),
+                Effect::OpenSlot(_) => assert!(self.holds),
+                Effect::Run(call, _) => {
+                    assert!(self.holds && !self.resetting, "nothing runs without a slot");
+                    assert!(self.running.insert(call), "nothing runs twice");
+                }
+                Effect::CancelRun(call) => {
+                    assert!(self.running.contains(&call) && self.cancelled.insert(call), "a cancel is told once");
+                }
+                Effect::Input { call, .. } | Effect::GrantOutput(call, _) => assert!(self.running.contains(&call)),
+                Effect::ResetSlot(_) => {
+                    assert!(self.holds && self.running.is_empty(), "a slot is emptied after its calls");
+                    self.resetting = true;
+                }
+                Effect::ReleaseSlot { .. } => {
+                    assert!(std::mem::take(&mut self.holds), "only what is held is given back");
+                    assert!(self.running.is_empty(), "a slot is given back after its calls have ended");
+                    self.resetting = false;
+                }
+            }
+        }
+    }
+
+    fn result(&mut self, result: &CallResult, replayed: bool) {
+        assert!(result.sequence > Sequence(0) || !replayed, "a refusal is in no log");
+        self.unsent.push(result.sequence);
+        let timings = result.timings;
+        assert_eq!(
+            timings.total(),
+            timings.queued + timings.slot_wait + timings.dispatch + timings.execution + timings.collection
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_accepted_call_is_answered_exactly_once(steps in proptest::collection::vec(step(), 1..120)) {
+        let mut world = World::new();
+        let mut model = Model::default();
+        let mut fresh = true;
+        let mut waiter = 0;
+        for step in steps {
+            match step {
+                Step::Batch(calls) if model.attached => {
+                    world.batch(calls.into_iter().map(|(n, beside)| call(&format!("c{n}"), beside)).collect());
+                }
+                Step::Execute(n) => {
+                    waiter += 1;
+                    model.asked.insert(waiter, 0);
+                    let asked = world.act(|state, at| state.on_execute(call(&format!("c{n}"), false), false, waiter, at));
+                    prop_assert!(asked.is_ok());
+                }
+                Step::Cancel(n) if model.attached => {
+                    let id = CallId::parse(&format!("c{n}")).expect("it is a name");
+                    world.act(|state, at| state.on_request(Request::Cancel(vec![id]), at));
+                }
+                Step::CancelAll if model.attached => {
+                    world.act(|state, at| state.on_request(Request::Cancel(Vec::new()), at));
+                }
+                Step::Reset if model.attached => {
+                    let generation = world.state.ledger.generation;
+                    world.act(|state, at| state.on_request(Request::Reset(generation), at));
+                }
+                Step::Release => world.act(|state, at| state.on_release(false, at)),
+                Step::Open(take_over) => {
+                    let oldest = world.state.ledger.oldest_sequence();
+                    let last_sequence = Sequence(oldest.0.saturating_sub(1));
+                    let opened = world.act(|state, at| state.on_open(Open { take_over, last_sequence, ..open() }, fresh, at));
+                    fresh &= opened.is_err();
+                }
+                Step::Detach if model.attached => {
+                    model.attached = false;
+                    world.act(State::on_detached);
+                }
+                Step::HalfClose if model.attached => world.act(State::on_half_close),
+                Step::Grant if model.waiting => {
+                    model.waiting = false;
+                    model.holds = true;
+                    world.granted();
+                }
+                Step::WaitFails if model.waiting => {
+                    model.waiting = false;
+                    world.act(|state, at| state.on_wait_failed(Verdict::slot_timeout(None), at));
+                }
+                Step::End(pick) if !model.running.is_empty() => {
+                    let number = *model.running.iter().nth(pick as usize % model.running.len()).expect("one runs");
+                    model.running.remove(&number);
+                    let stop = model.cancelled.remove(&number).then_some(Stop::Cancelled);
+                    world.act(|state, at| state.on_ended(number, ended(stop), at));
+                }
+                Step::SlotLost if model.holds => {
+                    world.act(|state, at| state.on_slot_lost("killed".to_owned(), at));
+                }
+                Step::ContainerLost if model.holds => {
+                    model.running.clear();
+                    model.cancelled.clear();
+                    world.act(|state, at| state.on_container_lost(&Arc::default(), at));
+                }
+                Step::SlotReset if model.resetting => {
+                    model.resetting = false;
+                    world.act(State::on_slot_reset);
+                }
+                Step::Sent => {
+                    for sequence in std::mem::take(&mut model.unsent) {
+                        world.act(|state, at| state.sent(sequence, at));
+                    }
+                }
+                Step::Wait(seconds) => {
+                    world.at += Duration::from_secs(u64::from(seconds));
+                    world.act(State::on_deadline);
+                }
+                _ => continue,
+            }
+            let effects = world.take();
+            model.take(effects);
+            let log: Vec<u64> =
+                world.state.ledger.results_after(Sequence(0)).map(|result| result.sequence.0).collect();
+            prop_assert!(log.windows(2).all(|pair| pair[0] + 1 == pair[1]), "sequences have no gaps: {:?}", log);
+            let (waiting, running) = world.state.load();
+            prop_assert_eq!(running, model.running.len());
+            prop_assert!(waiting + running <= limits().max_calls_in_flight);
+            let in_order = world.state.live.iter().filter(|(number, live)| {
+                matches!(live.stage, Stage::Running { .. }) && world.state.running_in_order == Some(**number)
+            });
+            prop_assert!(in_order.count() <= 1);
+            prop_assert!(model.asked.values().all(|answers| *answers <= 1), "nobody is answered twice");
+        }
+        // Let everything end: then everybody has been answered.
+        for _ in 0..200 {
+            if model.waiting {
+                model.waiting = false;
+                world.act(|state, at| state.on_wait_failed(Verdict::slot_timeout(None), at));
+            } else if model.resetting {
+                model.resetting = false;
+                world.act(State::on_slot_reset);
+            } else if let Some(number) = model.running.pop_first() {
+                world.act(|state, at| state.on_ended(number, ended(None), at));
+            } else {
+                break;
+            }
+            let effects = world.take();
+            model.take(effects);
+        }
+        prop_assert_eq!(world.state.load(), (0, 0));
+        prop_assert!(model.asked.values().all(|answers| *answers == 1), "everybody is answered");
+    }
+}

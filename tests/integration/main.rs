@@ -1,0 +1,4 @@
+//! Every integration test is part of this one program: it is linked once.
+
+mod serve;
+mod support;

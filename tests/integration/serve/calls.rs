@@ -1,0 +1,216 @@
+//! The order of calls, at most once, cancel, release, leases.
+
+use std::time::{Duration, Instant};
+
+use tool_executor::pb::toolexecutor::{
+    Attribution, Cancel, Executed, ExecuteRequest, ListTrajectoriesRequest, Outcome, Reason, ReleaseRequest,
+    ReleaseTrajectory, Reset, TrajectoryOptions, trajectory_request::Message, trajectory_response,
+};
+
+use crate::support::{
+    client::{Stream, bash, command, execute, open, seconds, shell, try_execute},
+    server::Server,
+};
+
+#[tokio::test]
+async fn calls_run_in_order_and_concurrent_ones_beside_them() {
+    let server = Server::start();
+    let mut stream = Stream::open(&server, "order").await;
+    let mut beside = bash("beside", "until [ -e second ]; do sleep 0.01; done; echo seen");
+    beside.concurrent = true;
+    stream.batch(vec![beside, bash("first", "sleep 0.2; echo first >> log"), bash("second", "cat log; touch second")]).await;
+    let results = stream.results(3).await;
+    let ids: Vec<&str> = results.iter().map(|result| &*result.call_id).collect();
+    assert_eq!(ids, ["first", "second", "beside"], "results come as calls finish");
+    assert_eq!(results[1].output, "first");
+    let sequences: Vec<u64> = results.iter().map(|result| result.sequence).collect();
+    assert_eq!(sequences, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_call_runs_at_most_once() {
+    let server = Server::start();
+    let mut stream = Stream::open(&server, "once").await;
+    let append = || bash("a", "echo ran >> log; sleep 0.2");
+    stream.batch(vec![append(), append()]).await;
+    let (unary, first) = tokio::join!(execute(&server, "once", append()), stream.result());
+    assert_eq!((unary.sequence, first.sequence), (1, 1));
+    assert!(!first.replayed);
+    stream.batch(vec![append()]).await;
+    let again = stream.result().await;
+    assert!(again.replayed && again.sequence == 1);
+    stream.batch(vec![bash("a", "echo other >> log")]).await;
+    let reused = stream.result().await;
+    assert_eq!((reused.outcome(), reused.reason(), reused.sequence), (Outcome::Rejected, Reason::CallIdReused, 0));
+    assert_eq!((reused.executed(), reused.attribution()), (Executed::No, Attribution::Client));
+    assert_eq!(stream.bash("b", "cat log").await.output, "ran");
+}
+
+#[tokio::test]
+async fn the_ledger_outlives_a_release() {
+    let server = Server::start();
+    let client = &mut server.client().await;
+    let first = execute(&server, "late", bash("a", "echo ran >> log; cat log")).await;
+    assert_eq!((first.sequence, &*first.output), (1, "ran"));
+    let release = ReleaseRequest { trajectory_id: "late".to_owned(), keep_workspace: false };
+    client.release(release.clone()).await.expect("it is released");
+    client.release(release).await.expect("a release of what is released succeeds");
+    let again = execute(&server, "late", bash("a", "echo ran >> log; cat log")).await;
+    assert!(again.replayed && again.sequence == 1);
+    let next = execute(&server, "late", bash("b", "cat log")).await;
+    assert_eq!((next.sequence, next.generation, next.success), (2, 2, false), "an unseen call goes on, in a new workspace");
+    // An explicit open starts afresh.
+    client.release(ReleaseRequest { trajectory_id: "late".to_owned(), keep_workspace: false }).await.expect("released");
+    let stream = Stream::open(&server, "late").await;
+    assert!(!stream.opened.resumed);
+    assert_eq!(execute(&server, "late", bash("a", "echo afresh")).await.output, "afresh");
+}
+
+#[tokio::test]
+async fn kept_files_come_back_to_the_same_trajectory_alone() {
+    let server = Server::with(&[("SLOTS", "1"), ("MAX_CONTAINERS", "1")]);
+    let mut stream = Stream::open(&server, "keeper").await;
+    assert!(stream.bash("a", "echo mine > file").await.success);
+    stream.send(Message::Release(ReleaseTrajectory { keep_workspace: true })).await;
+    stream.end().await.expect("the stream ends well");
+    let kept = execute(&server, "keeper", bash("b", "cat file")).await;
+    assert_eq!(kept.output, "mine");
+    let release = ReleaseRequest { trajectory_id: "keeper".to_owned(), keep_workspace: true };
+    server.client().await.release(release).await.expect("it is released");
+    let other = execute(&server, "other", bash("a", "ls -A | wc -l")).await;
+    assert_eq!(other.output, "0", "another trajectory gets an empty workspace");
+}
+
+#[tokio::test]
+async fn a_cancel_kills_the_whole_tree_and_keeps_what_was_printed() {
+    let server = Server::start();
+    let mut stream = Stream::open(&server, "cancel").await;
+    let script = "(setsid sh -c 'while :; do touch alive; sleep 0.01; done' &) ; echo partial; sleep 60";
+    let mut call = bash("a", script);
+    call.stream_output = true;
+    stream.batch(vec![call, bash("b", "echo never")]).await;
+    stream
+        .until(|message| match message {
+            trajectory_response::Message::Output(output) => Some(output),
+            _ => None,
+        })
+        .await;
+    let asked = Instant::now();
+    stream.send(Message::Cancel(Cancel { call_ids: Vec::new() })).await;
+    let results = stream.results(2).await;
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    let ran = results.iter().find(|result| result.call_id == "a").expect("it is answered");
+    assert_eq!((ran.outcome(), ran.reason()), (Outcome::Cancelled, Reason::CancelledByClient));
+    assert_eq!((ran.executed(), ran.attribution(), &*ran.output), (Executed::Yes, Attribution::Client, "partial"));
+    let waited = results.iter().find(|result| result.call_id == "b").expect("it is answered");
+    assert_eq!((waited.outcome(), waited.executed()), (Outcome::Cancelled, Executed::No));
+    let after = stream.bash("c", "rm -f alive; sleep 0.1; ls; ps ax 2>/dev/null | grep -c sleep").await;
+    assert!(!after.output.contains("alive"), "the daemon is dead: {}", after.output);
+}
+
+#[tokio::test]
+async fn what_a_call_leaves_behind_ends_with_it() {
+    let server = Server::start();
+    let mut stream = Stream::open(&server, "leftovers").await;
+    let started = Instant::now();
+    assert_eq!(stream.bash("a", "setsid sleep 60 & (sleep 60 &) ; echo hi").await.output, "hi");
+    assert!(started.elapsed() < Duration::from_secs(20), "nobody waited for the sleeps");
+    assert_eq!(stream.bash("b", "cat /proc/[0-9]*/comm | grep -c sleep").await.output, "0");
+}
+
+#[tokio::test]
+async fn live_output_comes_with_its_offsets() {
+    let server = Server::start();
+    let mut stream = Stream::open(&server, "live").await;
+    let mut call = command("a", shell("head -c 3000000 /dev/zero; printf end >&2"));
+    call.stream_output = true;
+    stream.batch(vec![call]).await;
+    let (mut seen, mut errors) = (0, Vec::new());
+    loop {
+        match stream.next().await.expect("the stream goes on").expect("it has not ended") {
+            trajectory_response::Message::Output(output) if output.stream == 1 => {
+                assert_eq!(output.offset, seen, "a client that reads misses nothing");
+                seen += output.data.len() as u64;
+            }
+            trajectory_response::Message::Output(output) => errors.extend_from_slice(&output.data),
+            trajectory_response::Message::Result(result) => {
+                assert_eq!(result.stdout.expect("stdout").total_bytes, 3_000_000);
+                break;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((seen, &errors[..]), (3_000_000, &b"end"[..]));
+}
+
+#[tokio::test]
+async fn a_reset_gives_the_next_generation_an_empty_workspace() {
+    let server = Server::start();
+    let mut stream = Stream::open(&server, "reset").await;
+    let first = stream.bash("a", "touch file /tmp/file; ls").await;
+    assert_eq!((first.generation, &*first.output), (1, "file"));
+    stream.batch(vec![bash("b", "sleep 60")]).await;
+    stream.send(Message::Reset(Reset { generation: 1 })).await;
+    let cancelled = stream.result().await;
+    assert_eq!((cancelled.outcome(), &*cancelled.call_id), (Outcome::Cancelled, "b"));
+    let reset = |message| match message {
+        trajectory_response::Message::WorkspaceReset(reset) => Some(reset.generation),
+        _ => None,
+    };
+    assert_eq!(stream.until(reset).await, 2);
+    stream.send(Message::Reset(Reset { generation: 1 })).await;
+    assert_eq!(stream.until(reset).await, 2, "an older generation is only answered");
+    let after = stream.bash("c", "ls -A . /tmp").await;
+    assert_eq!((after.generation, &*after.output), (2, ".:\n\n/tmp:"));
+}
+
+#[tokio::test]
+async fn a_lease_ends_and_nothing_runs_in_a_silently_empty_workspace() {
+    let server = Server::start();
+    let mut open = open("leased");
+    open.options = Some(TrajectoryOptions { lease: seconds(1), ..TrajectoryOptions::default() });
+    let mut stream = Stream::try_open(&server, open).await.expect("it opens");
+    assert!(stream.bash("a", "touch file").await.success);
+    drop(stream);
+    server.pool_until("the slot to be free", |pool| pool.acquired_slots == 0 && pool.available_slots > 0).await;
+    let known = execute(&server, "leased", bash("a", "touch file")).await;
+    assert!(known.replayed, "the ledger outlives the lease");
+    let refused = execute(&server, "leased", bash("b", "ls")).await;
+    assert_eq!((refused.outcome(), refused.reason()), (Outcome::SandboxLost, Reason::WorkspaceGone));
+    assert_eq!((refused.executed(), refused.sequence), (Executed::No, 0));
+    let existing = ExecuteRequest {
+        trajectory_id: "leased".to_owned(),
+        call: Some(bash("c", "ls")),
+        require_existing: true,
+        ..ExecuteRequest::default()
+    };
+    assert_eq!(try_execute(&server, existing).await.expect_err("it is over").code(), tonic::Code::NotFound);
+    assert!(!Stream::open(&server, "leased").await.opened.resumed, "an open starts afresh");
+}
+
+#[tokio::test]
+async fn trajectories_are_listed_in_pages_by_their_labels() {
+    let server = Server::start();
+    let mut streams = Vec::new();
+    for index in 0..5 {
+        let mut open = open(&format!("listed-{index}"));
+        let labels = [("run".to_owned(), if index == 2 { "b" } else { "a" }.to_owned())].into();
+        open.options = Some(TrajectoryOptions { labels, ..TrajectoryOptions::default() });
+        streams.push(Stream::try_open(&server, open).await.expect("it opens"));
+    }
+    assert!(streams[0].bash("x", "true").await.success);
+    let client = &mut server.client().await;
+    let mut request = ListTrajectoriesRequest {
+        labels: [("run".to_owned(), "a".to_owned())].into(),
+        page_size: 3,
+        page_token: String::new(),
+    };
+    let first = client.list_trajectories(request.clone()).await.expect("a page").into_inner();
+    let ids: Vec<&str> = first.trajectories.iter().map(|trajectory| &*trajectory.trajectory_id).collect();
+    assert_eq!(ids, ["listed-0", "listed-1", "listed-3"]);
+    assert!(first.trajectories[0].attached && first.trajectories[0].location.is_some());
+    assert_eq!(first.trajectories[0].finished_calls, 1);
+    request.page_token = first.next_page_token;
+    let second = client.list_trajectories(request).await.expect("a page").into_inner();
+    assert_eq!((second.trajectories.len(), &*second.next_page_token), (1, ""));
+}

@@ -1,0 +1,79 @@
+//! Real clients: grpcurl, and Python with a client generated from the protocol.
+//!
+//! They are used where they are on the machine. `TOOL_EXECUTOR_REQUIRE_CLIENTS` turns their absence into a failure.
+
+use std::{env, path::Path, process::Command};
+
+use crate::support::server::Server;
+
+/// Runs the command; `None` where it is not on this machine and need not be.
+fn run(command: &mut Command) -> Option<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    match command.output() {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{name} failed: {said}{errors}");
+            Some(said)
+        }
+        Err(error) => skip(&format!("{name}: {error}")),
+    }
+}
+
+fn skip<T>(why: &str) -> Option<T> {
+    assert!(env::var_os("TOOL_EXECUTOR_REQUIRE_CLIENTS").is_none(), "a client is missing: {why}");
+    eprintln!("skipped: {why}");
+    None
+}
+
+#[test]
+fn grpcurl_lists_describes_and_executes() {
+    let server = Server::start();
+    let program = env::var("TOOL_EXECUTOR_GRPCURL").unwrap_or_else(|_| "grpcurl".to_owned());
+    let ask = |before: &[&str], after: &[&str]| {
+        run(Command::new(&program).arg("-plaintext").args(before).arg(&server.address).args(after))
+    };
+    let Some(services) = ask(&[], &["list"]) else { return };
+    for service in ["toolexecutor.v1.ToolExecutor", "grpc.health.v1.Health"] {
+        assert!(services.contains(service), "{services}");
+    }
+    let described = ask(&[], &["describe", "toolexecutor.v1.ToolExecutor"]).expect("it is here");
+    assert!(described.contains("rpc Trajectory ( stream .toolexecutor.v1.TrajectoryRequest )"), "{described}");
+    let request = r#"{"trajectory_id": "grpcurl", "call": {"tool": {"name": "bash", "arguments_struct": {"command": "echo hi"}}}}"#;
+    let answer = ask(&["-d", request], &["toolexecutor.v1.ToolExecutor/Execute"]).expect("it is here");
+    let answer: serde_json::Value = serde_json::from_str(&answer).expect("it answers in JSON");
+    assert_eq!(answer["result"]["output"], "hi");
+    assert_eq!(answer["result"]["outcome"], "OUTCOME_SUCCEEDED");
+}
+
+fn python(script: &str, server: &Server) -> Option<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = env::var("TOOL_EXECUTOR_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    if let Ok(check) = Command::new(&python).args(["-c", "import grpc, grpc_tools"]).output()
+        && !check.status.success()
+    {
+        return skip("grpcio-tools for Python");
+    }
+    let generated = tempfile::tempdir().expect("a directory");
+    run(Command::new(&python)
+        .args(["-m", "grpc_tools.protoc", "-I", "proto", "--python_out"])
+        .arg(generated.path())
+        .arg("--grpc_python_out")
+        .arg(generated.path())
+        .arg("toolexecutor/v1/tool_executor.proto")
+        .current_dir(root))?;
+    run(Command::new(&python).arg(root.join(script)).arg(&server.address).env("PYTHONPATH", generated.path()))
+}
+
+#[test]
+fn the_python_example_of_the_readme_works() {
+    let server = Server::start();
+    let Some(said) = python("clients/python/example.py", &server) else { return };
+    assert!(said.contains("hello"), "{said}");
+}
+
+#[test]
+fn a_python_trajectory_survives_a_cut_stream() {
+    let server = Server::start();
+    python("tests/python/trajectory_client.py", &server);
+}

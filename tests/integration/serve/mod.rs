@@ -1,0 +1,11 @@
+//! The real binary, driven over its public protocol.
+
+mod bad_input;
+mod calls;
+mod clients;
+mod faults;
+mod http;
+mod resume;
+mod scaling;
+mod start;
+mod tools;

@@ -1,0 +1,5 @@
+//! What tests share.
+
+pub mod client;
+pub mod process;
+pub mod server;
