@@ -1,7 +1,10 @@
 //! A tool's arguments: parsed from what a client sent, and checked against the tool's schema. Nothing here trusts
 //! the text: its depth, the number of its values and the length of every answer are bounded.
 
-use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
+use jsonschema::{
+    ValidationError, Validator,
+    error::{TypeKind, ValidationErrorKind},
+};
 use serde_json::{Map, Value};
 
 use super::text;
@@ -112,10 +115,10 @@ fn fault(error: &ValidationError<'_>) -> String {
             let place = if place.is_empty() { property.to_owned() } else { format!("{place}.{property}") };
             format!("{place}: is required")
         }
-        ValidationErrorKind::Type { .. } => {
-            let wanted = error.masked_with("it").to_string();
-            let wanted = wanted.strip_prefix("it is not of type ").unwrap_or(&wanted);
-            format!("{place}: must be {}, and {} was given", wanted.replace('"', ""), type_name(error.instance()))
+        ValidationErrorKind::Type { kind: TypeKind::Single(wanted) } => {
+            let wanted = wanted.to_string();
+            let article = if wanted.starts_with(['a', 'i', 'o']) { "an" } else { "a" };
+            format!("{place}: must be {article} {wanted}, and {} was given", type_name(error.instance()))
         }
         // The value itself is left out: it may be as long as a request.
         _ => format!("{place}: {}", error.masked_with("it")),

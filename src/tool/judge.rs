@@ -1,212 +1,246 @@
-//! What an ending means: outcome, texts and metadata, in the old system's words where it had any.
+//! From how an order ended in its slot to what is answered: outcome, texts, streams and metadata.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use bytes::Bytes;
+use serde_json::{Map, Value};
 
 use super::{
-    Evidence, Executed, Kind, MAX_FILE_BYTES, Outcome, Reason, Stream, Verdict,
+    Executed, Kind, MAX_FILE_BYTES, Outcome, Reason, Stream, Verdict,
     job::{Captured, End, Exit, FileFailure, ProcessEnd, StartFailure, Stop},
-    text,
+    text::{self, MAX_CAPTURED_BYTES},
+    verdict::seconds,
 };
 
-/// What is known beside the ending itself.
-#[derive(Debug, Clone, Copy)]
+/// What the trajectory knows of a call beside how it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Circumstances<'a> {
-    /// The level of isolation that the slot has.
+    /// The execution timeout that the call had.
+    pub timeout: Duration,
+    /// The name of the slot's level of isolation.
     pub isolation: &'a str,
     pub network_isolated: bool,
-    /// The call's own, as it was given to the slot.
-    pub timeout: Duration,
-    /// Why the executor cancelled it, if it did: CANCELLED_BY_CLIENT, RELEASED or DRAINED.
-    pub cancelled: Option<Reason>,
+    /// Why the trajectory cancelled it, if it did.
+    pub cancelled: CancelCause,
 }
 
-/// Judges the end of an action that was handed to a slot.
-pub fn judge(kind: &Kind, end: End, circumstances: Circumstances<'_>) -> Verdict {
-    let chooser = kind.chooser();
-    let failed = |reason, error: &str| Verdict::new(Outcome::Failed, Some(reason), Executed::Yes, chooser, error);
-    let cancelled = circumstances.cancelled.unwrap_or(Reason::CancelledByClient);
-    match end {
-        End::Process(end) => process(kind, end, circumstances),
-        End::NotStarted { kind: failure, message } => {
-            let (outcome, reason, executed) = match failure {
-                StartFailure::NotFound => (Outcome::Failed, Reason::FileNotFound, Executed::Yes),
-                StartFailure::OutsideWorkspace => (Outcome::Failed, Reason::PathOutsideWorkspace, Executed::Yes),
-                StartFailure::Refused => (Outcome::Failed, Reason::FileError, Executed::Yes),
-                StartFailure::TooLarge => (Outcome::Rejected, Reason::RequestTooLarge, Executed::No),
-            };
-            Verdict::new(outcome, Some(reason), executed, chooser, &message)
+/// Why a call was cancelled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CancelCause {
+    /// The client asked, by a cancel or a reset.
+    #[default]
+    Client,
+    /// The trajectory was released.
+    Released,
+    /// The service ends.
+    Drained,
+}
+
+impl CancelCause {
+    pub(super) fn reason(self) -> Reason {
+        match self {
+            Self::Client => Reason::CancelledByClient,
+            Self::Released => Reason::Released,
+            Self::Drained => Reason::Drained,
         }
-        End::Read(content) => {
-            let size = content.len();
-            let output = String::from_utf8_lossy(&content).into_owned();
-            file(kind, output, size as u64, circumstances)
+    }
+
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Client => "Cancelled",
+            Self::Released => "Cancelled: the trajectory was released",
+            Self::Drained => "Cancelled: the service ends",
         }
-        End::Wrote(size) => {
-            let output = format!("Successfully wrote {size} bytes to {}", path(kind));
-            file(kind, output, size, circumstances)
-        }
-        End::FileFailed(failure) => {
-            let path = path(kind);
-            match failure {
-                FileFailure::NotFound => failed(Reason::FileNotFound, &format!("File not found: {path}")),
-                FileFailure::NotAFile => failed(Reason::NotAFile, &format!("Not a file: {path}")),
-                FileFailure::TooLarge { size } => {
-                    failed(Reason::FileTooLarge, &format!("File too large: {size} bytes (max {MAX_FILE_BYTES})"))
-                }
-                FileFailure::OutsideWorkspace => {
-                    failed(Reason::PathOutsideWorkspace, "Access denied: path outside workspace")
-                }
-                FileFailure::Other(error) => {
-                    let verb = if matches!(kind, Kind::WriteFile { .. }) { "write" } else { "read" };
-                    failed(Reason::FileError, &format!("Failed to {verb} file: {error}: {path}"))
-                }
-            }
-        }
-        End::CancelledEarly => Verdict::cancelled_before_start(cancelled),
-        End::NotRun(cause) => lost(Executed::No, cause),
-        End::SlotLost(cause) => lost(Executed::Yes, cause),
-        End::AgentFailed(error) => Verdict::internal(Executed::Unknown, &error),
     }
 }
 
-fn lost(executed: Executed, cause: String) -> Verdict {
-    Verdict::sandbox_lost(Reason::SlotLost, executed, Arc::new(Evidence { cause, ..Evidence::default() }))
+/// What is answered to a call that ended so in its slot.
+pub fn judge(kind: &Kind, end: End, about: &Circumstances<'_>) -> Verdict {
+    let verdict = match (end, kind) {
+        (End::Process(end), Kind::Shell | Kind::Command) => return process(kind, end, about),
+        (End::Process(_), Kind::ReadFile { .. } | Kind::WriteFile { .. }) => mismatch("a process"),
+
+        (End::Read(content), Kind::ReadFile { path }) => read(path, &content),
+        (End::Read(_), _) => mismatch("a file's content"),
+        (End::Wrote(bytes), Kind::WriteFile { path }) => wrote(path, bytes),
+        (End::Wrote(_), _) => mismatch("a written file"),
+        (End::FileFailed(failure), Kind::ReadFile { path }) => file_failed(kind, path, "read", failure),
+        (End::FileFailed(failure), Kind::WriteFile { path }) => file_failed(kind, path, "write", failure),
+        (End::FileFailed(_), Kind::Shell | Kind::Command) => mismatch("a file's failure"),
+
+        (End::NotStarted { kind: failure, message }, Kind::Shell | Kind::Command) => {
+            not_started(kind, failure, &message)
+        }
+        (End::NotStarted { .. }, Kind::ReadFile { .. } | Kind::WriteFile { .. }) => mismatch("a process"),
+
+        (End::NotRun(cause), _) => Verdict::slot_lost(Executed::No, &cause),
+        (End::SlotLost(cause), _) => Verdict::slot_lost(Executed::Yes, &cause),
+        (End::AgentFailed(cause), _) => Verdict::internal(Executed::Unknown, &cause),
+        (End::CancelledEarly, _) => Verdict::cancelled(about.cancelled, Executed::No),
+    };
+    Verdict { metadata: with_isolation(verdict.metadata, about), ..verdict }
 }
 
-fn process(kind: &Kind, end: ProcessEnd, circumstances: Circumstances<'_>) -> Verdict {
+fn with_isolation(mut metadata: Map<String, Value>, about: &Circumstances<'_>) -> Map<String, Value> {
+    metadata.insert("isolation".into(), about.isolation.into());
+    metadata
+}
+
+/// The agent answered something else than it was asked.
+fn mismatch(what: &str) -> Verdict {
+    Verdict::internal(Executed::Unknown, &format!("the sandbox answered with {what}, which was not asked for"))
+}
+
+fn process(kind: &Kind, end: ProcessEnd, about: &Circumstances<'_>) -> Verdict {
     let chooser = kind.chooser();
-    let of = |outcome, reason, error: &str| Verdict::new(outcome, reason, Executed::Yes, chooser, error);
-    let code = shell_code(end.exit);
-    let mut verdict = match (end.stop, end.exit) {
-        (None, Exit::Code(0)) => of(Outcome::Succeeded, None, ""),
-        (None, Exit::Code(_)) => of(Outcome::Failed, Some(Reason::ExitStatus), &format!("Exit code: {code}")),
-        (None, Exit::Signal(_)) => of(Outcome::Failed, Some(Reason::Signalled), &format!("Exit code: {code}")),
-        (Some(Stop::TimedOut), _) => {
-            let error = format!("Command timed out after {:?}s", circumstances.timeout.as_secs_f64());
-            of(Outcome::TimedOut, None, &error)
+    let code = match end.exit {
+        Exit::Code(code) => code,
+        // As a shell says it.
+        Exit::Signal(signal) => 128 + signal,
+    };
+    let mut metadata = Map::new();
+    let verdict = match end.stop {
+        None if end.exit == Exit::Code(0) => Verdict::new(Outcome::Succeeded, None, Executed::Yes, chooser),
+        None => {
+            let reason = match end.exit {
+                Exit::Code(_) => Reason::ExitStatus,
+                Exit::Signal(_) => Reason::Signalled,
+            };
+            Verdict::new(Outcome::Failed, Some(reason), Executed::Yes, chooser)
+                .with_error(&format!("Exit code: {code}"))
         }
-        (Some(Stop::Cancelled), _) => {
-            let reason = circumstances.cancelled.unwrap_or(Reason::CancelledByClient);
-            of(Outcome::Cancelled, Some(reason), "cancelled while it ran").with_fault_if_drained()
-        }
-        (Some(Stop::InputLimit), _) => {
-            of(Outcome::LimitExceeded, Some(Reason::InputLimit), "more input came than the process has read")
+        Some(Stop::TimedOut) => Verdict::new(Outcome::TimedOut, None, Executed::Yes, chooser)
+            .with_error(&format!("Command timed out after {}", seconds(about.timeout))),
+        Some(Stop::Cancelled) => Verdict::cancelled(about.cancelled, Executed::Yes),
+        Some(Stop::InputLimit) => {
+            Verdict::new(Outcome::LimitExceeded, Some(Reason::InputLimit), Executed::Yes, chooser)
+                .with_error("More input was sent than the process read")
         }
     };
+    // A process that was stopped has no exit code of its own.
+    metadata.insert("exit_code".into(), if end.stop.is_some() { -1 } else { code }.into());
+    match end.stop {
+        Some(Stop::TimedOut) => _ = metadata.insert("timeout".into(), true.into()),
+        Some(Stop::Cancelled) => _ = metadata.insert("cancelled".into(), true.into()),
+        Some(Stop::InputLimit) | None => {}
+    }
+    metadata.insert("sandboxed".into(), true.into());
+    metadata.insert("network_isolated".into(), about.network_isolated.into());
+
+    let (output, stdout, stderr) = streams(kind, end.stdout, end.stderr);
+    Verdict {
+        output,
+        stdout: Some(stdout),
+        stderr: Some(stderr),
+        exit: Some(end.exit),
+        usage: Some(end.usage),
+        metadata: with_isolation(metadata, about),
+        ..verdict
+    }
+}
+
+/// A tool's streams are merged into text for the model; a command's are handed on as bytes.
+fn streams(kind: &Kind, stdout: Captured, stderr: Captured) -> (String, Stream, Stream) {
     if *kind == Kind::Command {
-        verdict.stdout = Some(Stream::Whole(end.stdout));
-        verdict.stderr = Some(Stream::Whole(end.stderr));
-    } else {
-        verdict.output = text::of_streams(&end.stdout, &end.stderr);
-        verdict.stdout = Some(counted(&end.stdout));
-        verdict.stderr = Some(counted(&end.stderr));
+        return (String::new(), Stream::Whole(bounded(stdout)), Stream::Whole(bounded(stderr)));
     }
-    verdict.exit = Some(end.exit);
-    verdict.usage = Some(end.usage);
-    let mut metadata = Map::new();
-    let stopped = end.stop.is_some();
-    metadata.insert("exit_code".to_owned(), if stopped { json!(-1) } else { json!(code) });
-    if end.stop == Some(Stop::TimedOut) {
-        metadata.insert("timeout".to_owned(), Value::Bool(true));
-    }
-    surroundings(&mut metadata, circumstances);
-    verdict.metadata = metadata;
-    verdict
+    let ((out, out_cut), (err, err_cut)) = (text::stream(&stdout), text::stream(&stderr));
+    (
+        text::merged(&out, &err),
+        Stream::Counted { total: stdout.total, truncated: out_cut },
+        Stream::Counted { total: stderr.total, truncated: err_cut },
+    )
 }
 
-/// As a shell reports it.
-fn shell_code(exit: Exit) -> i32 {
-    match exit {
-        Exit::Code(code) => code,
-        Exit::Signal(signal) => 128 + signal,
-    }
+/// Holds a stream to what a result may have, whatever the agent sent.
+fn bounded(captured: Captured) -> Captured {
+    let tail_start = captured.tail.len().saturating_sub(MAX_CAPTURED_BYTES / 2);
+    let tail = captured.tail.slice(tail_start..);
+    let head = captured.head.slice(..captured.head.len().min(MAX_CAPTURED_BYTES - tail.len()));
+    Captured { head, tail, total: captured.total }
 }
 
-fn counted(captured: &Captured) -> Stream {
-    Stream::Counted { total: captured.total, truncated: captured.truncated() }
-}
-
-fn file(kind: &Kind, output: String, size: u64, circumstances: Circumstances<'_>) -> Verdict {
-    let mut verdict = Verdict::new(Outcome::Succeeded, None, Executed::Yes, kind.chooser(), "");
-    verdict.output = output;
-    verdict.metadata.insert("path".to_owned(), Value::String(seen_path(path(kind))));
-    verdict.metadata.insert("size".to_owned(), json!(size));
-    surroundings(&mut verdict.metadata, circumstances);
-    verdict
-}
-
-fn surroundings(metadata: &mut Map<String, Value>, circumstances: Circumstances<'_>) {
-    metadata.insert("sandboxed".to_owned(), Value::Bool(true));
-    metadata.insert("network_isolated".to_owned(), Value::Bool(circumstances.network_isolated));
-    metadata.insert("isolation".to_owned(), Value::String(circumstances.isolation.to_owned()));
-}
-
-fn path(kind: &Kind) -> &str {
-    match kind {
-        Kind::ReadFile { path } | Kind::WriteFile { path } => path,
-        Kind::Shell | Kind::Command => "",
+fn not_started(kind: &Kind, failure: StartFailure, message: &str) -> Verdict {
+    let failed = |reason, error: &str| {
+        Verdict::new(Outcome::Failed, Some(reason), Executed::Yes, kind.chooser()).with_error(error)
+    };
+    match failure {
+        // A tool runs /bin/sh in the workspace, and chose neither.
+        StartFailure::NotFound | StartFailure::OutsideWorkspace if *kind == Kind::Shell => {
+            Verdict::internal(Executed::No, &format!("the shell could not be started: {message}"))
+        }
+        StartFailure::NotFound => failed(Reason::FileNotFound, &format!("Could not be started: {message}")),
+        StartFailure::OutsideWorkspace => failed(Reason::PathOutsideWorkspace, "Access denied: path outside workspace"),
+        StartFailure::Refused => failed(Reason::FileError, &format!("Could not be started: {message}")),
+        StartFailure::TooLarge => {
+            failed(Reason::RequestTooLarge, "Arguments and environment are larger than the kernel takes")
+        }
     }
 }
 
-/// The file's place as a process in the slot sees it.
+fn read(path: &str, content: &Bytes) -> Verdict {
+    // The agent was told the bound; a result must be held to it all the same.
+    let content = content.slice(..content.len().min(MAX_FILE_BYTES));
+    Verdict {
+        output: text::decode(&content),
+        metadata: file_metadata(path, content.len() as u64),
+        ..Verdict::new(Outcome::Succeeded, None, Executed::Yes, super::Chooser::Model)
+    }
+}
+
+fn wrote(path: &str, bytes: u64) -> Verdict {
+    Verdict {
+        output: format!("Successfully wrote {bytes} bytes to {path}"),
+        metadata: file_metadata(path, bytes),
+        ..Verdict::new(Outcome::Succeeded, None, Executed::Yes, super::Chooser::Model)
+    }
+}
+
+fn file_metadata(path: &str, size: u64) -> Map<String, Value> {
+    Map::from_iter([("path".into(), seen_path(path).into()), ("size".into(), size.into())])
+}
+
+fn file_failed(kind: &Kind, path: &str, doing: &str, failure: FileFailure) -> Verdict {
+    let (reason, error) = match failure {
+        FileFailure::NotFound => (Reason::FileNotFound, format!("File not found: {path}")),
+        FileFailure::NotAFile => (Reason::NotAFile, format!("Not a file: {path}")),
+        FileFailure::TooLarge { size } => {
+            (Reason::FileTooLarge, format!("File too large: {size} bytes (max {MAX_FILE_BYTES})"))
+        }
+        FileFailure::OutsideWorkspace => {
+            (Reason::PathOutsideWorkspace, "Access denied: path outside workspace".to_owned())
+        }
+        FileFailure::Other(message) => {
+            (Reason::FileError, format!("Failed to {doing} file: {}: '{}'", os_error(&message), seen_path(path)))
+        }
+    };
+    Verdict::new(Outcome::Failed, Some(reason), Executed::Yes, kind.chooser()).with_error(&error)
+}
+
+/// `File name too long (os error 36)` in the old system's form, `[Errno 36] File name too long`.
+fn os_error(message: &str) -> String {
+    let parts = message.strip_suffix(')').and_then(|message| message.rsplit_once(" (os error "));
+    match parts {
+        Some((words, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+            format!("[Errno {number}] {words}")
+        }
+        _ => message.to_owned(),
+    }
+}
+
+/// A path as a process in the slot would name it: absolute, without `.`, `..` and doubled slashes. Links are not
+/// followed: they are the slot's.
 fn seen_path(path: &str) -> String {
-    if path.starts_with('/') { path.to_owned() } else { format!("/workspace/{path}") }
+    let mut parts: Vec<&str> = if path.starts_with('/') { vec![] } else { vec!["workspace"] };
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => _ = parts.pop(),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tool::{Attribution, job::Usage};
-
-    const CIRCUMSTANCES: Circumstances<'static> = Circumstances {
-        isolation: "L0",
-        network_isolated: true,
-        timeout: Duration::from_secs(1),
-        cancelled: None,
-    };
-
-    fn ended(exit: Exit, stop: Option<Stop>, stdout: &'static str) -> End {
-        let stdout = Captured { head: stdout.into(), tail: Default::default(), total: stdout.len() as u64 };
-        End::Process(ProcessEnd { exit, stop, stdout, stderr: Captured::default(), usage: Usage::default() })
-    }
-
-    #[test]
-    fn a_tool_speaks_as_the_old_system_did() {
-        let verdict = judge(&Kind::Shell, ended(Exit::Code(0), None, "hi\n"), CIRCUMSTANCES);
-        assert_eq!((verdict.outcome, &*verdict.output, &*verdict.error), (Outcome::Succeeded, "hi", ""));
-        let expected = json!({"exit_code": 0, "sandboxed": true, "network_isolated": true, "isolation": "L0"});
-        assert_eq!(Value::Object(verdict.metadata), expected);
-        let verdict = judge(&Kind::Shell, ended(Exit::Signal(9), None, ""), CIRCUMSTANCES);
-        assert_eq!((verdict.reason, &*verdict.error), (Some(Reason::Signalled), "Exit code: 137"));
-        assert_eq!(verdict.metadata["exit_code"], 137);
-        let verdict = judge(&Kind::Shell, ended(Exit::Signal(9), Some(Stop::TimedOut), "partial"), CIRCUMSTANCES);
-        assert_eq!((&*verdict.output, &*verdict.error), ("partial", "Command timed out after 1.0s"));
-        assert_eq!((&verdict.metadata["exit_code"], &verdict.metadata["timeout"]), (&json!(-1), &json!(true)));
-    }
-
-    #[test]
-    fn a_command_answers_with_bytes_and_is_the_clients() {
-        let verdict = judge(&Kind::Command, ended(Exit::Code(1), None, "raw"), CIRCUMSTANCES);
-        assert_eq!((&*verdict.output, verdict.attribution), ("", Some(Attribution::Client)));
-        assert!(matches!(verdict.stdout, Some(Stream::Whole(captured)) if &captured.head[..] == b"raw"));
-    }
-
-    #[test]
-    fn a_cancel_has_its_cause() {
-        let drained = Circumstances { cancelled: Some(Reason::Drained), ..CIRCUMSTANCES };
-        let verdict = judge(&Kind::Shell, ended(Exit::Signal(9), Some(Stop::Cancelled), ""), drained);
-        assert_eq!((verdict.outcome, verdict.attribution), (Outcome::Cancelled, Some(Attribution::Infrastructure)));
-        let verdict = judge(&Kind::Shell, End::CancelledEarly, CIRCUMSTANCES);
-        assert_eq!((verdict.executed, verdict.attribution), (Executed::No, Some(Attribution::Client)));
-    }
-
-    #[test]
-    fn a_file_that_fails_is_named_as_the_model_named_it() {
-        let kind = Kind::ReadFile { path: "nope".to_owned() };
-        assert_eq!(judge(&kind, End::FileFailed(FileFailure::NotFound), CIRCUMSTANCES).error, "File not found: nope");
-        let verdict = judge(&kind, End::Read("text".into()), CIRCUMSTANCES);
-        assert_eq!((&*verdict.output, &verdict.metadata["path"]), ("text", &json!("/workspace/nope")));
-    }
-}
+mod tests;

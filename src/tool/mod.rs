@@ -21,7 +21,7 @@ mod verdict;
 pub use action::{ActionHash, Chooser, Kind};
 pub use arguments::Arguments;
 pub use command::{Command, CommandError, FieldError};
-pub use judge::{Circumstances, judge};
+pub use judge::{CancelCause, Circumstances, judge};
 pub use registry::{ParsedTool, Registry, Rejection, Route, ToolInfo};
 pub use result::{Attribution, CallResult, Evidence, Executed, Fault, Location, Outcome, Reason, Stream, Timings};
 pub use ruling::{Ruling, ruling};

@@ -1,12 +1,11 @@
 //! What tools there are, and what a call of one means.
 
+use std::time::Duration;
+
 use jsonschema::Validator;
 use serde_json::Value;
 
-use super::{
-    ActionHash, Arguments, Kind, Reason, UnknownToolset, arguments, job::Job, sandboxed::Tool, text, toolset,
-};
-use std::time::Duration;
+use super::{ActionHash, Arguments, Kind, Reason, UnknownToolset, arguments, job::Job, sandboxed::Tool, text, toolset};
 
 /// The tools that a service offers. Built once; every schema is compiled then.
 pub struct Registry {
@@ -83,8 +82,9 @@ impl Registry {
     /// The tools of the given toolsets; of none, all that the service offers.
     pub fn list(&self, toolsets: &[String]) -> Result<Vec<ToolInfo>, UnknownToolset> {
         toolset::check(toolsets)?;
-        let wanted =
-            |entry: &&Entry| toolsets.is_empty() || toolsets.iter().any(|set| toolset::contains(set, entry.tool.name()));
+        let wanted = |entry: &&Entry| {
+            toolsets.is_empty() || toolsets.iter().any(|set| toolset::contains(set, entry.tool.name()))
+        };
         Ok(self.tools.iter().filter(wanted).map(|entry| entry.info.clone()).collect())
     }
 
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(timeout(json!(null)), Ok(None));
         assert_eq!(
             timeout(json!("5")).unwrap_err().message,
-            "Invalid arguments for bash: timeout: must be number, and a string was given"
+            "Invalid arguments for bash: timeout: must be a number, and a string was given"
         );
         assert!(timeout(json!(true)).is_err());
     }
@@ -224,11 +224,11 @@ mod tests {
         assert_eq!(invalid("terminal", json!({})), "Invalid arguments for terminal: command: is required");
         assert_eq!(
             invalid("terminal", json!({"command": ["ls"]})),
-            "Invalid arguments for terminal: command: must be string, and an array was given"
+            "Invalid arguments for terminal: command: must be a string, and an array was given"
         );
         assert_eq!(
             invalid("write_file", json!({"path": 1})),
-            "Invalid arguments for write_file: path: must be string, and a number was given; content: is required"
+            "Invalid arguments for write_file: content: is required; path: must be a string, and a number was given"
         );
         assert_eq!(
             invalid("terminal", json!({"command": "a\0b"})),

@@ -127,6 +127,35 @@ pub struct Evidence {
     pub stderr_tail: String,
 }
 
+impl Evidence {
+    /// Kept of each text.
+    const MAX_TEXT_BYTES: usize = 8_192;
+    /// Events kept, the latest.
+    const MAX_EVENTS: usize = 16;
+
+    /// The same, held to 160 KiB: evidence comes from containers, and a result must stay small.
+    pub fn bounded(self: Arc<Self>) -> Arc<Self> {
+        let short = |text: &str| text.len() <= Self::MAX_TEXT_BYTES;
+        let fits = short(&self.cause)
+            && short(&self.stderr_tail)
+            && self.events.len() <= Self::MAX_EVENTS
+            && self.events.iter().all(|event| short(event));
+        if fits {
+            return self;
+        }
+        let start = |text: &str| text[..text.floor_char_boundary(Self::MAX_TEXT_BYTES)].to_owned();
+        let end =
+            |text: &str| text[text.ceil_char_boundary(text.len().saturating_sub(Self::MAX_TEXT_BYTES))..].to_owned();
+        let dropped = self.events.len().saturating_sub(Self::MAX_EVENTS);
+        Arc::new(Self {
+            location: self.location.clone(),
+            cause: start(&self.cause),
+            events: self.events[dropped..].iter().map(|event| start(event)).collect(),
+            stderr_tail: end(&self.stderr_tail),
+        })
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     pub container: ContainerId,

@@ -21,9 +21,10 @@ pub fn ruling(outcome: Outcome, reason: Option<Reason>, chooser: Chooser) -> Rul
     };
     let (executed, attribution): (&[Executed], _) = match outcome {
         Outcome::Succeeded => (&[Yes], None),
-        Outcome::Failed | Outcome::TimedOut | Outcome::OutOfMemory | Outcome::LimitExceeded => {
-            (&[Yes], Some(chosen_by))
-        }
+        Outcome::Failed | Outcome::TimedOut | Outcome::OutOfMemory => (&[Yes], Some(chosen_by)),
+        // Input can be too much for a command that still waits.
+        Outcome::LimitExceeded if reason == Some(Reason::InputLimit) => (&[Yes, No], Some(chosen_by)),
+        Outcome::LimitExceeded => (&[Yes], Some(chosen_by)),
         Outcome::Cancelled if reason == Some(Reason::Drained) => {
             (&[Yes, No, Unknown], Some(Attribution::Infrastructure))
         }

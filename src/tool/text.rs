@@ -1,98 +1,163 @@
-//! Text for a model and for people: bounded, cut where a character ends.
+//! Bytes into text: decoding, cutting and bounding of what is answered, in the old system's form.
 
 use super::job::Captured;
 
-/// The most of a captured stream that a result carries, in bytes: three bytes of text may stand for one that is no
-/// UTF-8, and a result has two streams.
-pub const MAX_CAPTURED_BYTES: u32 = 500_000;
-/// The most that a result may have in all, in bytes: clients receive 4 MiB by default.
+/// A result stays below this, in bytes, since a gRPC client takes 4 MiB unless told otherwise, and a result that it
+/// cannot take would spoil every resume.
 pub const MAX_RESULT_BYTES: usize = 3_670_016;
-/// The longest error, in bytes.
-pub(super) const MAX_ERROR_BYTES: usize = 2_000;
 
-/// The old system's mark.
-const TRUNCATED: &str = "\n... (output truncated)";
+/// What is answered of each of stdout and stderr, as bytes or as text. Both and everything else that a result has
+/// stay below [`MAX_RESULT_BYTES`].
+pub const MAX_CAPTURED_BYTES: usize = 1_572_864;
 
-/// At most `max` bytes of the text, cut where a character ends.
+/// The longest error text.
+pub(super) const MAX_ERROR_BYTES: usize = 4_096;
+
+/// Follows what was cut off. Not translated, not moved: models know it.
+const MARK: &str = "\n... (output truncated)";
+
+/// A stream as text, and whether some of it is missing. Undecodable bytes become U+FFFD, and what is cut is cut at a
+/// character's end.
+pub(super) fn stream(captured: &Captured) -> (String, bool) {
+    if !captured.truncated() {
+        let text = if captured.tail.is_empty() {
+            decode(&captured.head)
+        } else {
+            decode(&[captured.head.as_ref(), captured.tail.as_ref()].concat())
+        };
+        if text.len() <= MAX_CAPTURED_BYTES {
+            return (text, false);
+        }
+        // Undecodable bytes are three times as long as text.
+        if captured.tail.is_empty() {
+            return (cut(&text, MAX_CAPTURED_BYTES) + MARK, true);
+        }
+    }
+    let tail = decode(without_broken_start(&captured.tail));
+    let tail = last(&tail, MAX_CAPTURED_BYTES / 2);
+    let mut text = cut(&decode(without_broken_end(&captured.head)), MAX_CAPTURED_BYTES - tail.len());
+    text.push_str(MARK);
+    if !tail.is_empty() {
+        text.push('\n');
+        text.push_str(tail);
+    }
+    (text, true)
+}
+
+/// What a model is shown of both streams: stdout, then stderr under its heading, without white space at the ends.
+pub(super) fn merged(stdout: &str, stderr: &str) -> String {
+    let merged = match (stdout, stderr) {
+        (stdout, "") => stdout.to_owned(),
+        ("", stderr) => stderr.to_owned(),
+        (stdout, stderr) => format!("{stdout}\n[stderr]\n{stderr}"),
+    };
+    // The separators 0x1c to 0x1f were white space to the old system too.
+    let trimmed = merged.trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c));
+    trimmed.to_owned()
+}
+
+/// Bytes as text.
+pub(super) fn decode(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// At most the first `max` bytes, at a character's end.
 pub(super) fn cut(text: &str, max: usize) -> String {
     text[..text.floor_char_boundary(max)].to_owned()
 }
 
-/// The text on one line, at most `max` bytes of it.
+/// At most the last `max` bytes, at a character's start.
+fn last(text: &str, max: usize) -> &str {
+    &text[text.ceil_char_boundary(text.len().saturating_sub(max))..]
+}
+
+/// At most `max` bytes, on one line.
 pub(super) fn one_line(text: &str, max: usize) -> String {
-    cut(text, max).replace(|c: char| c.is_control(), " ")
+    cut(text, max).replace(['\n', '\r'], " ")
 }
 
-/// What a model is shown of a process: stdout, then stderr under its own heading, without white space around it.
-pub(super) fn of_streams(stdout: &Captured, stderr: &Captured) -> String {
-    let (out, err) = (of_stream(stdout), of_stream(stderr));
-    let both = match (out.is_empty(), err.is_empty()) {
-        (_, true) => out,
-        (true, false) => err,
-        (false, false) => format!("{out}\n[stderr]\n{err}"),
-    };
-    both.trim().to_owned()
-}
-
-fn of_stream(captured: &Captured) -> String {
-    let mut text = if captured.truncated() { decode_cut(&captured.head) } else { decode(&captured.head) };
-    if captured.truncated() {
-        text.push_str(TRUNCATED);
-        if !captured.tail.is_empty() {
-            text.push('\n');
-        }
+/// Without an unfinished character at the end.
+fn without_broken_end(bytes: &[u8]) -> &[u8] {
+    for back in 1..=bytes.len().min(3) {
+        let needed = match bytes[bytes.len() - back] {
+            0x80..=0xbf => continue,
+            0xc2..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf4 => 4,
+            _ => 1,
+        };
+        return if needed > back { &bytes[..bytes.len() - back] } else { bytes };
     }
-    text.push_str(&decode(&captured.tail));
-    text
+    bytes
 }
 
-fn decode(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// As [`decode`], without the part of a character that the cut has left at the end.
-fn decode_cut(bytes: &[u8]) -> String {
-    let whole = match bytes.utf8_chunks().last() {
-        // At most three bytes that begin a character and do not end it.
-        Some(last) if is_begun(last.invalid()) => &bytes[..bytes.len() - last.invalid().len()],
-        _ => bytes,
-    };
-    decode(whole)
-}
-
-fn is_begun(bytes: &[u8]) -> bool {
-    std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
+/// Without the rest of a character at the start.
+fn without_broken_start(bytes: &[u8]) -> &[u8] {
+    let rest = bytes.iter().take(3).take_while(|byte| (0x80..=0xbf).contains(*byte)).count();
+    &bytes[rest..]
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
     use super::*;
 
-    fn captured(head: &'static [u8], tail: &'static [u8], total: u64) -> Captured {
-        Captured { head: head.into(), tail: tail.into(), total }
+    fn captured(head: &'static [u8], tail: &'static [u8], dropped: u64) -> Captured {
+        let total = (head.len() + tail.len()) as u64 + dropped;
+        Captured { head: Bytes::from_static(head), tail: Bytes::from_static(tail), total }
     }
 
     #[test]
-    fn a_character_that_was_cut_is_left_out() {
-        let cut = captured("aé".as_bytes().split_at(2).0, b"", 10);
-        assert_eq!(of_streams(&cut, &Captured::default()), "a\n... (output truncated)");
-        let broken = captured(b"a\xff", b"", 10);
-        assert_eq!(of_streams(&broken, &Captured::default()), "a\u{fffd}\n... (output truncated)");
+    fn a_cut_is_marked_and_made_at_a_characters_end() {
+        assert_eq!(stream(&captured(b"abc", b"", 0)), ("abc".into(), false));
+        assert_eq!(stream(&captured(b"abc", b"", 7)), ("abc\n... (output truncated)".into(), true));
+        assert_eq!(stream(&captured(b"ab\xe6\xbc", b"", 1)).0, "ab\n... (output truncated)");
+        assert_eq!(stream(&captured("ab漢".as_bytes(), b"", 1)).0, "ab漢\n... (output truncated)");
     }
 
     #[test]
-    fn a_tail_follows_the_mark() {
-        let both = captured(b"begin", b"end", 100);
-        assert_eq!(of_streams(&both, &Captured::default()), "begin\n... (output truncated)\nend");
-        let whole = captured(b"begin", b"end", 8);
-        assert_eq!(of_streams(&whole, &Captured::default()), "beginend");
+    fn a_tail_follows_the_mark_or_joins_its_head() {
+        assert_eq!(stream(&captured(b"ab", b"yz", 5)).0, "ab\n... (output truncated)\nyz");
+        assert_eq!(stream(&captured(b"ab\xe6\xbc", b"\xa2z", 5)).0, "ab\n... (output truncated)\nz");
+        assert_eq!(stream(&captured(b"ab\xe6\xbc", b"\xa2z", 0)), ("ab漢z".into(), false));
     }
 
     #[test]
-    fn streams_are_told_apart_and_stripped() {
-        let out = captured(b"out\n", b"", 4);
-        let err = captured(b"err\n", b"", 4);
-        assert_eq!(of_streams(&out, &err), "out\n\n[stderr]\nerr");
-        assert_eq!(of_streams(&captured(b"  hi \n\n", b"", 7), &Captured::default()), "hi");
+    fn undecodable_bytes_are_replaced_and_their_growth_is_bounded() {
+        assert_eq!(stream(&captured(b"a\xffb\xe6\xbc", b"", 0)).0, "a\u{fffd}b\u{fffd}");
+        let bytes = Bytes::from(vec![0xff; MAX_CAPTURED_BYTES]);
+        let half = bytes.slice(..bytes.len() / 2);
+        for (head, tail) in [(bytes.clone(), Bytes::new()), (half.clone(), half), (Bytes::new(), bytes)] {
+            let total = (head.len() + tail.len()) as u64;
+            let (text, truncated) = stream(&Captured { head, tail, total });
+            assert!(truncated && text.len() <= MAX_CAPTURED_BYTES + MARK.len() + 1, "{}", text.len());
+        }
+    }
+
+    #[test]
+    fn streams_merge_as_they_did() {
+        assert_eq!(merged("out\n", "err\n"), "out\n\n[stderr]\nerr");
+        assert_eq!(merged("", "err\n"), "err");
+        assert_eq!(merged("  hi  \n\n", ""), "hi");
+        assert_eq!(merged("a\r\nb", ""), "a\r\nb");
+        assert_eq!(merged("", ""), "");
+    }
+
+    proptest! {
+        #[test]
+        fn a_cut_of_text_never_makes_a_replacement(text in "\\PC{0,40}", at in 0usize..80, tail in 0usize..80) {
+            let bytes = Bytes::from(text.clone());
+            let (at, tail) = (at.min(bytes.len()), tail.min(bytes.len()));
+            let captured = Captured {
+                head: bytes.slice(..at),
+                tail: bytes.slice(bytes.len() - tail..),
+                total: 1_000,
+            };
+            prop_assume!(!text.contains('\u{fffd}'));
+            let replaced = stream(&captured).0.contains('\u{fffd}');
+            prop_assert!(!replaced);
+        }
     }
 }
