@@ -267,10 +267,9 @@ fn container(container: &ContainerStatus) -> pb::ContainerStatus {
         ContainerState::Starting => pb::ContainerState::Starting,
         ContainerState::Ready => pb::ContainerState::Ready,
         ContainerState::Draining => pb::ContainerState::Draining,
-        ContainerState::Lost => pb::ContainerState::Lost,
     };
     pb::ContainerStatus {
-        container_id: container.id.to_string(),
+        container_id: container.id.as_ref().map(ToString::to_string).unwrap_or_default(),
         node: container.node.clone(),
         state: state.into(),
         isolation: container.isolation.clone(),

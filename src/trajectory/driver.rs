@@ -21,7 +21,7 @@ use super::{
 use crate::{
     id::{CallNumber, Sequence, TrajectoryKey},
     sandbox::client::{Receipt, SlotEvent},
-    scheduler::{Lease, WaitEvent, WaitFailure, Waiting},
+    scheduler::{Grant, Lease, WaitEvent, WaitFailure, Waiting},
     tool::{CallResult, Verdict},
 };
 
@@ -81,6 +81,8 @@ pub(super) struct Driver {
     /// The stream that is being attached.
     arriving: Option<Connection>,
     waiting: Option<Waiting>,
+    /// A slot that was granted and is about to be opened.
+    granted: Option<Grant>,
     lease: Option<Lease>,
     waiters: HashMap<Waiter, oneshot::Sender<Result<Answer, OpenError>>>,
     next_waiter: Waiter,
@@ -122,6 +124,7 @@ impl Driver {
             connection: None,
             arriving: None,
             waiting: None,
+            granted: None,
             lease: None,
             waiters: HashMap::new(),
             next_waiter: 0,
@@ -284,10 +287,10 @@ impl Driver {
         let at = self.shared.moment();
         match event {
             WaitEvent::Position { position, reason } => self.state.on_position(position, reason),
-            WaitEvent::Granted(lease) => {
+            WaitEvent::Granted(grant) => {
                 self.waiting = None;
-                let place = place(&lease);
-                self.lease = Some(lease);
+                let place = place(&grant);
+                self.granted = Some(grant);
                 self.state.on_granted(place, at);
             }
             WaitEvent::Failed(failure) => {
@@ -340,7 +343,9 @@ impl Driver {
                 }
                 Effect::Acquire(pool) => self.waiting = Some(self.shared.scheduler.acquire(&pool, &self.key)),
                 Effect::LeaveLine => self.waiting = None,
-                Effect::OpenSlot(generation) => self.with_lease(|lease| lease.open(generation)),
+                Effect::OpenSlot(generation) => {
+                    self.lease = self.granted.take().map(|grant| grant.open(generation));
+                }
                 Effect::Run(call, order) => self.with_lease(|lease| lease.slot().run(call, order)),
                 Effect::CancelRun(call) => self.with_lease(|lease| lease.slot().cancel(call)),
                 Effect::Input { call, data, end_of_file } => {
@@ -431,17 +436,17 @@ impl Drop for Driver {
     }
 }
 
-fn place(lease: &Lease) -> Place {
+fn place(grant: &Grant) -> Place {
     Place {
-        location: lease.location().clone(),
-        isolation: lease.isolation().into(),
-        network_isolated: lease.network_isolated(),
+        location: grant.location().clone(),
+        isolation: grant.isolation().clone(),
+        network_isolated: grant.network_isolated(),
     }
 }
 
 fn verdict(failure: WaitFailure) -> Verdict {
     match failure {
-        WaitFailure::TimedOut { waited, evidence } => Verdict::slot_timeout(waited, evidence),
+        WaitFailure::TimedOut { waited } => Verdict::slot_timeout(waited, None),
         WaitFailure::StartFailed { evidence, retry_after } => Verdict::container_start_failed(retry_after, evidence),
         WaitFailure::LineFull { retry_after } => {
             Verdict::queue_full("too many trajectories wait for a slot", Some(retry_after))

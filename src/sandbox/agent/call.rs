@@ -62,7 +62,6 @@ pub(super) struct Call {
 
 /// One stream that a process writes.
 struct Output {
-    is_stderr: bool,
     /// None after its end.
     pipe: Option<pipe::Receiver>,
     capture: Capture,
@@ -121,8 +120,8 @@ impl Call {
             return None;
         }
         let mut running = Running {
-            stdout: Output { is_stderr: false, pipe: Some(stdout), capture: Capture::new(self.limits) },
-            stderr: Output { is_stderr: true, pipe: Some(stderr), capture: Capture::new(self.limits) },
+            stdout: Output { pipe: Some(stdout), capture: Capture::new(self.limits) },
+            stderr: Output { pipe: Some(stderr), capture: Capture::new(self.limits) },
             max_pending: self.max_pending_input.max(initial.len()),
             stdin: stdin.map(|pipe| Input {
                 pipe,
