@@ -81,7 +81,7 @@ impl Slot {
     }
 
     /// Ends every process of the slot, then moves its workspace to the trash. After `Ok` no process and no mount of
-    /// it is left, and its user id may be used again once the trash is empty.
+    /// it is left, and its user id may be used again.
     pub async fn destroy(self) -> Result<(), SlotError> {
         let Self { keeper, control, workspace, directory, .. } = self;
         drop((control, workspace));

@@ -5,7 +5,10 @@ use std::{
     io::{self, Read},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -31,9 +34,9 @@ pub(crate) fn own_ids() -> bool {
 const FIRST_ID: u32 = 200_000;
 
 pub(crate) fn config(directory: PathBuf) -> SlotConfig {
-    // No two slots of a machine may share an id, whatever else is being tested on it.
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let id = || FIRST_ID + std::process::id() % 30_000 * 100 + NEXT.fetch_add(1, Ordering::Relaxed);
+    // No two slots of a machine may share an id, whatever else is being tested on it: a block for each process.
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| (FIRST_ID + fastrand::u32(..30_000) * 100).into());
+    let id = || NEXT.fetch_add(1, Ordering::Relaxed);
     SlotConfig { host_id: own_ids().then(id), program: program(), ..SlotConfig::new(directory) }
 }
 
