@@ -167,7 +167,13 @@ async fn a_race_of_renames_never_leads_out() {
                 rename \"evil\", \"d\"; rename \"d\", \"evil\"; unlink \"d/hostname\"; rmdir \"d\"; }'";
     let output = start_and_wait_for_output(&mut bed.runner, race).await;
     let (mut read, mut refused) = (0, 0);
-    for _ in 0..20_000 {
+    let begun = std::time::Instant::now();
+    for round in 0.. {
+        // On a busy machine the two sides may take long turns.
+        let enough = round > 20_000 && read > 0 && refused > 0;
+        if enough || begun.elapsed().as_secs() > 60 {
+            break;
+        }
         match files.read("d/passwd", LIMIT) {
             Ok(content) => {
                 assert!(content == "mine\n" || content.is_empty() || content == "x", "{content:?}");
