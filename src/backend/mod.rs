@@ -1,11 +1,10 @@
 //! Where containers come from. A backend starts and stops containers and says when one has ended; it yields the
 //! address of each one's agent and never sees a tool call.
 
-use std::{path::PathBuf, sync::Arc};
-
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
+pub use crate::sandbox::client::{Address, Endpoint, Token};
 use crate::{
     id::{ContainerId, PoolName},
     tool::Evidence,
@@ -32,39 +31,6 @@ pub struct Container {
     pub endpoint: Endpoint,
     /// Closed after `Lost`.
     pub events: mpsc::Receiver<ContainerEvent>,
-}
-
-/// How to reach an agent.
-#[derive(Debug, Clone)]
-pub struct Endpoint {
-    pub address: Address,
-    pub token: Token,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    Unix(PathBuf),
-}
-
-/// A shared secret, which is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(Arc<str>);
-
-impl Token {
-    pub fn new(secret: &str) -> Self {
-        Self(secret.into())
-    }
-
-    /// For whoever must send or compare it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Token(***)")
-    }
 }
 
 /// What a backend sees of a container from outside.

@@ -3,4 +3,7 @@
 
 pub mod agent;
 pub mod client;
+mod outgoing;
+mod session;
 pub mod slot;
+mod wire;

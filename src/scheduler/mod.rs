@@ -10,7 +10,7 @@ impl Handle {
 pub struct Waiting;
 impl Waiting { pub async fn next(&mut self) -> WaitEvent { std::future::pending().await } }
 pub enum WaitEvent { Position { position: u32, reason: Option<String> }, Granted(Lease), Failed(WaitFailure) }
-pub enum WaitFailure { TimedOut { evidence: Option<Arc<Evidence>> }, StartFailed { evidence: Arc<Evidence>, retry_after: Duration }, LineFull { retry_after: Duration }, ShuttingDown }
+pub enum WaitFailure { TimedOut { waited: Duration, evidence: Option<Arc<Evidence>> }, StartFailed { evidence: Arc<Evidence>, retry_after: Duration }, LineFull { retry_after: Duration }, ShuttingDown }
 pub struct Lease { l: Location, s: SlotHandle }
 impl Lease {
     pub fn location(&self) -> &Location { &self.l }

@@ -441,8 +441,8 @@ fn place(lease: &Lease) -> Place {
 
 fn verdict(failure: WaitFailure) -> Verdict {
     match failure {
-        WaitFailure::TimedOut { evidence } => Verdict::slot_timeout(evidence),
-        WaitFailure::StartFailed { evidence, retry_after } => Verdict::container_start_failed(evidence, retry_after),
+        WaitFailure::TimedOut { waited, evidence } => Verdict::slot_timeout(waited, evidence),
+        WaitFailure::StartFailed { evidence, retry_after } => Verdict::container_start_failed(retry_after, evidence),
         WaitFailure::LineFull { retry_after } => {
             Verdict::queue_full("too many trajectories wait for a slot", Some(retry_after))
         }

@@ -1,4 +1,5 @@
 //! Every integration test is part of this one program: it is linked once.
 
 mod serve;
+mod slot;
 mod support;

@@ -1,20 +1,43 @@
-use std::sync::Arc;
-use bytes::Bytes;
-use crate::{id::*, tool::{Evidence, job::{Order, Ending}}};
-pub struct Receipt;
-pub enum SlotEvent {
-    Output { call: CallNumber, stderr: bool, offset: u64, data: Bytes },
-    Ended { call: CallNumber, ending: Ending, receipt: Receipt },
-    Reset,
-    SlotLost { cause: String },
-    ContainerLost(Arc<Evidence>),
+//! The executor's side of a container: one link to its agent, over which the calls of all its slots go.
+//!
+//! ```text
+//! connect --> Link (assign, release, lose) --assign--> SlotHandle (run, cancel, input, reset, next)
+//!        '--> events of the container, for whoever watches over it
+//! ```
+//!
+//! The link is a [`session`](super::session): it survives a broken connection, and loses nothing by it. It gives up
+//! when it could not be made again for `agent_grace`, or when the agent obeys a later executor.
+
+mod attach;
+mod endpoint;
+mod link;
+mod outgoing;
+mod slot;
+
+use std::time::Duration;
+
+pub use self::{
+    attach::{Attached, ConnectError},
+    endpoint::{Address, Endpoint, Token},
+    link::{Connected, Link, LinkEvent, connect},
+    slot::{Receipt, SlotEvent, SlotHandle},
+};
+
+/// What is the same for every link of an executor.
+#[derive(Debug, Clone)]
+pub struct LinkOptions {
+    pub executor_id: String,
+    /// Of this start of the executor.
+    pub epoch: u64,
+    /// The most requests that go out in one message.
+    pub max_batch_size: usize,
+    /// For how long a broken link is tried again.
+    pub agent_grace: Duration,
 }
-pub struct SlotHandle;
-impl SlotHandle {
-    pub fn run(&self, _: CallNumber, _: Order) {}
-    pub fn input(&self, _: CallNumber, _: Bytes, _: bool) {}
-    pub fn cancel(&self, _: CallNumber) {}
-    pub fn grant_output(&self, _: CallNumber, _: u32) {}
-    pub fn reset(&self, _: Generation) {}
-    pub async fn next(&mut self) -> SlotEvent { std::future::pending().await }
-}
+
+/// The largest message that either side sends, in bytes: a batch is cut at a quarter of it, and no single request or
+/// event comes near it, since the public protocol's own messages are smaller.
+pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
+pub(super) const MAX_BATCH_BYTES: usize = MAX_MESSAGE_BYTES / 4;
+/// A connection carries one stream.
+pub(super) const WINDOW: u32 = 8 << 20;

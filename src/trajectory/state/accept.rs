@@ -9,7 +9,7 @@ use crate::{
     id::{CallId, CallNumber, Sequence},
     journal::{Record, Workspace},
     tool::{
-        CallResult, Reason, Timings, Verdict,
+        CallResult, CancelCause, Timings, Verdict,
         job::{Job, Order},
     },
     trajectory::{
@@ -125,7 +125,7 @@ impl State {
             return Some(Verdict::queue_full("the trajectory is being released", Some(limits.retry_after)));
         }
         if self.ledger.phase == Phase::Expired || matches!(self.ledger.workspace, Workspace::Gone(_)) {
-            return Some(Verdict::workspace_gone());
+            return Some(Verdict::workspace_gone(None));
         }
         if self.ledger.accepted() >= limits.max_call_ids {
             let why = format!("the trajectory has had {} calls, the most that one may have", limits.max_call_ids);
@@ -182,7 +182,7 @@ impl State {
             return;
         }
         if process.stdin.len() + data.len() > max {
-            return self.end_waiting(number, Verdict::input_limit_before_start(max), at);
+            return self.end_waiting(number, Verdict::input_limit_waiting(), at);
         }
         let mut stdin = BytesMut::from(std::mem::take(&mut process.stdin));
         stdin.extend_from_slice(&data);
@@ -209,28 +209,28 @@ impl State {
 
     fn cancel_named(&mut self, calls: &[CallId], at: Moment) {
         if calls.is_empty() {
-            return self.cancel_all(Reason::CancelledByClient, at);
+            return self.cancel_all(CancelCause::Client, at);
         }
         for call in calls {
             if let Some(number) = self.ledger.pending(ledger::hash(call)) {
-                self.cancel(number, Reason::CancelledByClient, at);
+                self.cancel(number, CancelCause::Client, at);
             }
         }
     }
 
-    pub(super) fn cancel_all(&mut self, reason: Reason, at: Moment) {
+    pub(super) fn cancel_all(&mut self, cause: CancelCause, at: Moment) {
         let mut numbers: Vec<CallNumber> = self.live.keys().copied().collect();
         numbers.sort_unstable();
-        numbers.into_iter().for_each(|number| self.cancel(number, reason, at));
+        numbers.into_iter().for_each(|number| self.cancel(number, cause, at));
     }
 
-    fn cancel(&mut self, number: CallNumber, reason: Reason, at: Moment) {
+    fn cancel(&mut self, number: CallNumber, cause: CancelCause, at: Moment) {
         let Some(live) = self.live.get_mut(&number) else { return };
         match live.stage {
-            Stage::Waiting(_) => self.end_waiting(number, Verdict::cancelled_before_start(reason), at),
+            Stage::Waiting(_) => self.end_waiting(number, Verdict::cancelled_waiting(cause), at),
             Stage::Running { .. } => {
                 // The first cause stands; the agent is told once.
-                if live.cancelled.replace(live.cancelled.unwrap_or(reason)).is_none() {
+                if live.cancelled.replace(live.cancelled.unwrap_or(cause)).is_none() {
                     self.effects.push(Effect::CancelRun(number));
                 }
             }

@@ -8,7 +8,7 @@ use super::{Effect, Moment, Releasing, State, Stream,
 use crate::{
     id::{Generation, Sequence},
     journal::{Record, Workspace},
-    tool::Reason,
+    tool::CancelCause,
     trajectory::{
         ledger::Phase,
         request::{Notice, Open, OpenError, Opened, ReleaseCause, Response, StreamError},
@@ -98,10 +98,10 @@ impl State {
     }
 
     pub(super) fn begin_release(&mut self, keep: bool, at: Moment) {
-        self.begin_end(keep, ReleaseCause::Client, Reason::Released, at);
+        self.begin_end(keep, ReleaseCause::Client, CancelCause::Released, at);
     }
 
-    pub(super) fn begin_end(&mut self, keep: bool, cause: ReleaseCause, reason: Reason, at: Moment) {
+    pub(super) fn begin_end(&mut self, keep: bool, cause: ReleaseCause, cancel: CancelCause, at: Moment) {
         if self.ledger.phase != Phase::Open {
             self.effects.push(Effect::Released);
             return;
@@ -111,7 +111,7 @@ impl State {
             Some(releasing) => releasing.keep &= keep,
             None => self.releasing = Some(Releasing { keep, cause }),
         }
-        self.cancel_all(reason, at);
+        self.cancel_all(cancel, at);
     }
 
     /// The slot is given on only after the last call of it has ended.
@@ -144,7 +144,7 @@ impl State {
 
     /// The time for draining is over.
     pub(in crate::trajectory) fn on_drain_deadline(&mut self, at: Moment) {
-        self.begin_end(false, ReleaseCause::Drained, Reason::Drained, at);
+        self.begin_end(false, ReleaseCause::Drained, CancelCause::Drained, at);
         self.settle(at);
     }
 
@@ -162,7 +162,7 @@ impl State {
         if self.resetting.is_some() {
             return; // The answer is on its way.
         }
-        self.cancel_all(Reason::CancelledByClient, at);
+        self.cancel_all(CancelCause::Client, at);
         self.resetting = Some(Resetting { generation: generation.next(), under_way: false });
     }
 }

@@ -37,7 +37,7 @@ use super::{
 use crate::{
     id::{CallId, CallNumber, Generation, PoolName, Sequence},
     journal::{CallHash, Options, Record},
-    tool::{CallResult, Kind, Location, Outcome, Reason, job::Order},
+    tool::{CallResult, CancelCause, Kind, Location, Outcome, job::Order},
 };
 
 /// When something happens, and how much the whole service holds at that moment.
@@ -104,7 +104,7 @@ struct Live {
     turn: Option<Instant>,
     stage: Stage,
     /// Why it was cancelled, if it was.
-    cancelled: Option<Reason>,
+    cancelled: Option<CancelCause>,
     waiters: Vec<Waiter>,
 }
 
@@ -287,7 +287,7 @@ impl State {
     /// Brings everything that follows from the last event about: called at the end of each.
     fn settle(&mut self, at: Moment) {
         if self.draining && self.is_open() && self.live.is_empty() && self.releasing.is_none() {
-            self.begin_end(false, ReleaseCause::Drained, Reason::Drained, at);
+            self.begin_end(false, ReleaseCause::Drained, CancelCause::Drained, at);
         }
         self.advance_release(at);
         self.advance_loss();

@@ -7,7 +7,7 @@ use crate::{
     id::{CallNumber, Generation},
     journal::{Record, Workspace},
     tool::{
-        Circumstances, Evidence, Executed, Location, Reason, Verdict,
+        Circumstances, Evidence, Executed, Location, Verdict,
         job::{End, Ending, Job},
         judge,
     },
@@ -33,6 +33,13 @@ pub(in crate::trajectory) struct Place {
     /// The name of the level that it has.
     pub(in crate::trajectory) isolation: Arc<str>,
     pub(in crate::trajectory) network_isolated: bool,
+}
+
+/// What was lost, as far as it is known.
+enum Loss {
+    /// The slot alone: why.
+    Slot(String),
+    Container(Arc<Evidence>),
 }
 
 /// A reset that was asked for and is not done.
@@ -151,15 +158,15 @@ impl State {
             _ => None,
         };
         let circumstances = Circumstances {
+            timeout: live.timeout,
             isolation: &place.isolation,
             network_isolated: place.network_isolated,
-            timeout: live.timeout,
-            cancelled: live.cancelled,
+            cancelled: live.cancelled.unwrap_or_default(),
         };
-        let verdict = judge(&live.kind, ending.end, circumstances);
+        let verdict = judge(&live.kind, ending.end, &circumstances);
         self.end_run(number, verdict, ending.phases, at);
         if let Some(cause) = lost {
-            self.lose_slot(Reason::SlotLost, &self.evidence(cause), at);
+            self.lose_slot(Loss::Slot(cause), at);
         }
         self.settle(at);
     }
@@ -175,7 +182,7 @@ impl State {
 
     /// The slot's processes died; the agent answers for each call that ran.
     pub(in crate::trajectory) fn on_slot_lost(&mut self, cause: String, at: Moment) {
-        self.lose_slot(Reason::SlotLost, &self.evidence(cause), at);
+        self.lose_slot(Loss::Slot(cause), at);
         self.settle(at);
     }
 
@@ -192,32 +199,31 @@ impl State {
         running.sort_unstable();
         for (number, seen) in running {
             let executed = if seen { Executed::Yes } else { Executed::Unknown };
-            let verdict = Verdict::sandbox_lost(Reason::ContainerLost, executed, evidence.clone());
+            let verdict = Verdict::container_lost(executed, evidence.clone());
             self.end_run(number, verdict, Default::default(), at);
         }
-        self.lose_slot(Reason::ContainerLost, evidence, at);
+        self.lose_slot(Loss::Container(evidence.clone()), at);
         self.settle(at);
     }
 
-    fn evidence(&self, cause: String) -> Arc<Evidence> {
-        let location = match &self.slot {
-            Slot::Held { place, .. } => Some(place.location.clone()),
-            Slot::None | Slot::Waiting => None,
-        };
-        Arc::new(Evidence { location, cause, ..Evidence::default() })
-    }
-
-    fn lose_slot(&mut self, reason: Reason, evidence: &Arc<Evidence>, at: Moment) {
-        let Slot::Held { lost, .. } = &mut self.slot else { return };
+    fn lose_slot(&mut self, loss: Loss, at: Moment) {
+        let Slot::Held { place, lost } = &mut self.slot else { return };
         if std::mem::replace(lost, true) {
             return;
         }
+        let location = Some(place.location.clone());
+        let (verdict, evidence) = match loss {
+            Loss::Slot(cause) => {
+                (Verdict::slot_lost(Executed::No, &cause), Arc::new(Evidence { location, cause, ..Evidence::default() }))
+            }
+            Loss::Container(evidence) => (Verdict::container_lost(Executed::No, evidence.clone()), evidence),
+        };
         // Whoever has asked for an empty workspace loses nothing.
         if self.resetting.is_none() && self.releasing.is_none() {
             let generation = self.ledger.generation;
             self.commit(Record::Workspace(Workspace::Gone(generation)));
-            self.send(Response::Notice(Notice::SandboxLost { generation, evidence: evidence.clone() }));
-            self.end_all_waiting(Verdict::sandbox_lost(reason, Executed::No, evidence.clone()), at);
+            self.send(Response::Notice(Notice::SandboxLost { generation, evidence }));
+            self.end_all_waiting(verdict, at);
         }
     }
 

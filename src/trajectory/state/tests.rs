@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     id::{CallId, ContainerId},
     tool::{
-        ActionHash, Evidence, Executed, Kind, Location, Verdict,
+        ActionHash, Evidence, Executed, Kind, Location, Reason, Verdict,
         job::{Captured, End, Ending, Exit, Job, OutputLimits, Phases, Process, ProcessEnd, Stop, Usage},
     },
     trajectory::request::{Call, Defaults, Open, OpenError, Request, Work},
@@ -164,7 +164,7 @@ fn the_whole_line_ends_when_no_slot_comes() {
     let mut world = World::attached();
     world.batch(vec![call("a", false), call("b", false)]);
     world.take();
-    world.act(|state, at| state.on_wait_failed(Verdict::slot_timeout(None), at));
+    world.act(|state, at| state.on_wait_failed(Verdict::slot_timeout(Duration::from_secs(30), None), at));
     let results = world.results();
     assert_eq!(results.len(), 2);
     assert!(results.iter().all(|result| result.outcome == Outcome::NoCapacity && result.executed == Executed::No));
@@ -425,7 +425,7 @@ proptest! {
                 }
                 Step::WaitFails if model.waiting => {
                     model.waiting = false;
-                    world.act(|state, at| state.on_wait_failed(Verdict::slot_timeout(None), at));
+                    world.act(|state, at| state.on_wait_failed(Verdict::slot_timeout(Duration::from_secs(30), None), at));
                 }
                 Step::End(pick) if !model.running.is_empty() => {
                     let number = *model.running.iter().nth(pick as usize % model.running.len()).expect("one runs");
@@ -474,7 +474,7 @@ proptest! {
         for _ in 0..200 {
             if model.waiting {
                 model.waiting = false;
-                world.act(|state, at| state.on_wait_failed(Verdict::slot_timeout(None), at));
+                world.act(|state, at| state.on_wait_failed(Verdict::slot_timeout(Duration::from_secs(30), None), at));
             } else if model.resetting {
                 model.resetting = false;
                 world.act(State::on_slot_reset);

@@ -1,0 +1,124 @@
+//! The state directory: one executor at a time, and what it needs to know of the one before.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// A state directory that is this process's own until it ends.
+#[derive(Debug)]
+pub(super) struct StateDir {
+    path: PathBuf,
+    /// The lock goes with the descriptor. It is close-on-exec: agents outlive it.
+    _lock: fs::File,
+}
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StateDirError {
+    #[error("could not {step} {path}")]
+    Io {
+        step: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("another executor uses the state directory {0}: stop it, or choose another directory with --state-dir")]
+    InUse(PathBuf),
+    #[error("{path} should hold {what}, and holds something else: it was not written by this program")]
+    Damaged { path: PathBuf, what: &'static str },
+}
+
+impl StateDir {
+    /// Makes the directory if need be and takes it.
+    pub(super) fn take(path: &Path) -> Result<Self, StateDirError> {
+        let step = |step, path: &Path| {
+            let path = path.to_owned();
+            move |source| StateDirError::Io { step, path, source }
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(step("create", path))?;
+        let path = path.canonicalize().map_err(step("find", path))?;
+        let lock_path = path.join("lock");
+        let lock = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(step("open", &lock_path))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { path, _lock: lock }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(StateDirError::InUse(path)),
+            Err(error) => Err(step("lock", &lock_path)(error.into())),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The number of this start: higher than that of any before it on this state, so that agents know whom to obey.
+    pub(super) fn next_epoch(&self) -> Result<u64, StateDirError> {
+        let path = self.path.join("epoch");
+        let last = match self.read(&path)? {
+            Some(text) => {
+                text.trim().parse().map_err(|_| StateDirError::Damaged { path: path.clone(), what: "a number" })?
+            }
+            None => 0_u64,
+        };
+        let epoch = last + 1;
+        self.write(&path, &epoch.to_string())?;
+        Ok(epoch)
+    }
+
+    /// A name that stays the same over restarts, for whoever has chosen none.
+    pub(super) fn executor_id(&self) -> Result<String, StateDirError> {
+        let path = self.path.join("executor_id");
+        if let Some(id) = self.read(&path)? {
+            return Ok(id.trim().to_owned());
+        }
+        let id = uuid::Uuid::now_v7().to_string();
+        self.write(&path, &id)?;
+        Ok(id)
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<String>, StateDirError> {
+        match fs::read_to_string(path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StateDirError::Io { step: "read", path: path.to_owned(), source }),
+        }
+    }
+
+    /// All of it or nothing, also if the machine dies meanwhile.
+    fn write(&self, path: &Path, text: &str) -> Result<(), StateDirError> {
+        let new = path.with_extension("new");
+        let written = fs::File::create(&new)
+            .and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()).and_then(|()| file.sync_all()))
+            .and_then(|()| fs::rename(&new, path));
+        written.map_err(|source| StateDirError::Io { step: "write", path: path.to_owned(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_executor_whose_epoch_grows() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("deep/state");
+        let first = StateDir::take(&path).unwrap();
+        assert!(matches!(StateDir::take(&path), Err(StateDirError::InUse(_))));
+        let id = first.executor_id().unwrap();
+        assert_eq!((first.next_epoch().unwrap(), first.next_epoch().unwrap()), (1, 2));
+        drop(first);
+        let second = StateDir::take(&path).unwrap();
+        assert_eq!((second.executor_id().unwrap(), second.next_epoch().unwrap()), (id, 3));
+        fs::write(path.join("epoch"), "nonsense").unwrap();
+        assert!(matches!(second.next_epoch(), Err(StateDirError::Damaged { .. })));
+    }
+}

@@ -1,0 +1,79 @@
+//! What an agent is told at its start, as a file in its container's directory: a secret is among it, so never as
+//! arguments.
+
+use std::{
+    fs, io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// The settings of one agent.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub container_id: String,
+    pub slots: u32,
+    /// The first of `slots + 1` user ids that are this container's alone; none where the agent is not root.
+    pub uid_base: Option<u32>,
+    /// Slots share the agent's network.
+    pub network: bool,
+    /// Whoever wants to be obeyed must know it.
+    pub token: String,
+    /// With no executor for so long, the agent ends itself.
+    #[serde(with = "humantime_serde")]
+    pub orphan_timeout: Duration,
+    /// Shown to slots beside the system's directories.
+    pub read_only: Vec<PathBuf>,
+    /// Of a slot's /tmp and /dev/shm together.
+    pub tmp_bytes: u64,
+    pub max_open_files: u64,
+    pub max_processes: Option<u64>,
+}
+
+/// Why the file cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("could not {step} {path}")]
+    Io {
+        step: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{path} is not an agent's configuration")]
+    Malformed {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl Config {
+    const FILE: &str = "agent.json";
+
+    /// Reads the configuration of the container that has this directory.
+    ///
+    /// # Errors
+    /// If it is not there, or not whole.
+    pub fn load(directory: &Path) -> Result<Self, ConfigError> {
+        let path = directory.join(Self::FILE);
+        let text = fs::read(&path).map_err(|source| ConfigError::Io { step: "read", path: path.clone(), source })?;
+        serde_json::from_slice(&text).map_err(|source| ConfigError::Malformed { path, source })
+    }
+
+    /// Writes it for the agent to be, readable to nobody else.
+    ///
+    /// # Errors
+    /// If it is there already, or cannot be written.
+    pub fn store(&self, directory: &Path) -> Result<(), ConfigError> {
+        let path = directory.join(Self::FILE);
+        let file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path);
+        let mut file = file.map_err(|source| ConfigError::Io { step: "create", path: path.clone(), source })?;
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|source| ConfigError::Malformed { path: path.clone(), source })?;
+        io::Write::write_all(&mut file, &text).map_err(|source| ConfigError::Io { step: "write", path, source })
+    }
+}

@@ -1,0 +1,257 @@
+//! The agent's end of the link: who may attach, and what goes in and out in which order.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use subtle::ConstantTimeEq;
+use tokio::sync::watch;
+use tokio_stream::Stream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{info, warn};
+
+use super::{config::Config, slot::SlotHandle};
+use crate::{
+    pb::sandbox::{
+        Attach, Attached, Event, Events, LinkRequest, LinkResponse, Requests, link_request, link_response,
+        request,
+        sandbox_service_server::{SandboxService, SandboxServiceServer},
+    },
+    sandbox::{
+        client::{MAX_BATCH_BYTES, MAX_MESSAGE_BYTES},
+        outgoing::{BatchLimits, Outgoing},
+        session::Inbox,
+    },
+};
+
+const LIMITS: BatchLimits = BatchLimits { messages: 1024, bytes: MAX_BATCH_BYTES };
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct AgentService {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Config,
+    isolation: String,
+    slots: Vec<SlotHandle>,
+    events: Arc<Outgoing<Event>>,
+    session: Mutex<Session>,
+    attached: watch::Sender<bool>,
+    end: CancellationToken,
+}
+
+/// The executor that is obeyed.
+#[derive(Default)]
+struct Session {
+    epoch: u64,
+    /// Of its requests.
+    inbox: Inbox,
+    /// Counts the links that there were.
+    connection: u64,
+    fence: Fence,
+}
+
+/// Ends the link that is attached, and says why.
+#[derive(Clone, Default)]
+struct Fence {
+    down: CancellationToken,
+    stale: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl AgentService {
+    pub(super) fn new(
+        config: Config,
+        isolation: String,
+        slots: Vec<SlotHandle>,
+        events: Arc<Outgoing<Event>>,
+        attached: watch::Sender<bool>,
+        end: CancellationToken,
+    ) -> Self {
+        let session = Mutex::default();
+        Self { shared: Arc::new(Shared { config, isolation, slots, events, session, attached, end }) }
+    }
+
+    pub(super) fn into_server(self) -> SandboxServiceServer<Self> {
+        SandboxServiceServer::new(self)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+}
+
+#[tonic::async_trait]
+impl SandboxService for AgentService {
+    type LinkStream = Body;
+
+    async fn link(&self, request: Request<Streaming<LinkRequest>>) -> Result<Response<Body>, Status> {
+        let mut requests = request.into_inner();
+        let Some(LinkRequest { message: Some(link_request::Message::Attach(attach)) }) = requests.message().await?
+        else {
+            return Err(Status::invalid_argument("the first request is `attach`"));
+        };
+        let (connection, fence, attached) = self.shared.attach(&attach)?;
+        info!(executor = attach.executor_id, epoch = attach.epoch, connection, "attached");
+        let shared = self.shared.clone();
+        let down = fence.down.clone();
+        // Ends with the connection, or when a newer one takes its place.
+        tokio::spawn(async move {
+            tokio::select! {
+                () = shared.read(connection, requests) => {}
+                () = down.cancelled() => {}
+            }
+            shared.detach(connection);
+        });
+        Ok(Response::new(Body {
+            shared: self.shared.clone(),
+            connection,
+            attached: Some(attached),
+            down: Box::pin(fence.down.clone().cancelled_owned()),
+            fence,
+            ended: false,
+        }))
+    }
+}
+
+impl Shared {
+    fn session(&self) -> MutexGuard<'_, Session> {
+        // Each change is whole before the lock is given back.
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets an executor in: one that knows the token, and is not an earlier one than has been here.
+    fn attach(&self, attach: &Attach) -> Result<(u64, Fence, Attached), Status> {
+        if !bool::from(attach.token.as_bytes().ct_eq(self.config.token.as_bytes())) {
+            return Err(Status::unauthenticated("this is not the agent's token"));
+        }
+        let mut session = self.session();
+        if attach.epoch < session.epoch {
+            let why = format!("epoch {} is stale: the agent obeys epoch {}", attach.epoch, session.epoch);
+            return Err(Status::failed_precondition(why));
+        }
+        let newer = attach.epoch > session.epoch;
+        let fence = std::mem::take(&mut session.fence);
+        fence.stale.store(newer, std::sync::atomic::Ordering::Relaxed);
+        fence.down.cancel();
+        if newer {
+            session.epoch = attach.epoch;
+            session.inbox = Inbox::default();
+        }
+        session.connection += 1;
+        self.events.resume(session.connection, attach.events_received);
+        self.attached.send_replace(true);
+        let attached = Attached {
+            container_id: self.config.container_id.clone(),
+            isolation: self.isolation.clone(),
+            network_isolated: !self.config.network,
+            requests_received: session.inbox.received(),
+            slots: self.slots.iter().map(SlotHandle::snapshot).collect(),
+        };
+        Ok((session.connection, session.fence.clone(), attached))
+    }
+
+    /// The link is gone; everything goes on without it.
+    fn detach(&self, connection: u64) {
+        if self.session().connection == connection {
+            info!(connection, "the executor is gone");
+            self.attached.send_replace(false);
+        }
+    }
+
+    async fn read(&self, connection: u64, mut requests: Streaming<LinkRequest>) {
+        loop {
+            match requests.message().await {
+                Ok(Some(LinkRequest { message: Some(link_request::Message::Requests(requests)) })) => {
+                    if !self.receive(connection, requests) {
+                        return;
+                    }
+                }
+                Ok(Some(_)) => return warn!("the executor said something that makes no sense"),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    /// False if another link has taken this one's place.
+    fn receive(&self, connection: u64, requests: Requests) -> bool {
+        let Requests { first, requests, events_acknowledged } = requests;
+        self.events.acknowledge(events_acknowledged);
+        let known = {
+            let mut session = self.session();
+            if session.connection != connection {
+                return false;
+            }
+            session.inbox.accept(first, requests.len())
+        };
+        for request in requests.into_iter().skip(known).filter_map(|request| request.request) {
+            match slot_of(&request) {
+                None => self.end.cancel(),
+                Some(slot) => match self.slots.get(slot as usize) {
+                    Some(handle) => handle.ask(request),
+                    None => warn!(slot, "there is no such slot"),
+                },
+            }
+        }
+        true
+    }
+}
+
+/// Of a request for the agent as a whole there is none.
+fn slot_of(request: &request::Request) -> Option<u32> {
+    match request {
+        request::Request::Assign(assign) => Some(assign.slot),
+        request::Request::Run(run) => Some(run.slot),
+        request::Request::Input(input) => Some(input.slot),
+        request::Request::Cancel(cancel) => Some(cancel.slot),
+        request::Request::GrantOutput(grant) => Some(grant.slot),
+        request::Request::Reset(reset) => Some(reset.slot),
+        request::Request::Release(release) => Some(release.slot),
+        request::Request::Shutdown(_) => None,
+    }
+}
+
+/// What goes out on one connection.
+pub(super) struct Body {
+    shared: Arc<Shared>,
+    connection: u64,
+    attached: Option<Attached>,
+    fence: Fence,
+    down: Pin<Box<WaitForCancellationFutureOwned>>,
+    ended: bool,
+}
+
+impl Stream for Body {
+    type Item = Result<LinkResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if self.down.as_mut().poll(cx).is_ready() {
+            self.ended = true;
+            let stale = self.fence.stale.load(std::sync::atomic::Ordering::Relaxed);
+            return Poll::Ready(Some(Err(if stale {
+                Status::failed_precondition("the agent obeys a later executor")
+            } else {
+                Status::aborted("another link has taken this one's place")
+            })));
+        }
+        let message = if let Some(attached) = self.attached.take() {
+            link_response::Message::Attached(attached)
+        } else {
+            match self.shared.events.poll_take(self.connection, LIMITS, cx) {
+                Poll::Pending => return Poll::Pending,
+                // The fence comes down with the newer connection.
+                Poll::Ready(None) => return Poll::Pending,
+                Poll::Ready(Some((first, events))) => {
+                    let requests_received = self.shared.session().inbox.received();
+                    link_response::Message::Events(Events { first, events, requests_received })
+                }
+            }
+        };
+        Poll::Ready(Some(Ok(LinkResponse { message: Some(message) })))
+    }
+}

@@ -1,0 +1,130 @@
+//! Making one connection to an agent.
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use rustix::fs::{CWD, Mode, OFlags};
+use tokio::net::UnixStream;
+use tonic::{Code, Status, Streaming, transport};
+
+use super::{
+    Address, Endpoint, LinkOptions, MAX_MESSAGE_BYTES, WINDOW,
+    outgoing::{Body, Conversation},
+};
+use crate::pb::sandbox::{
+    self as pb, LinkResponse, link_response, sandbox_service_client::SandboxServiceClient,
+};
+
+/// For one attempt.
+const ATTEMPT: Duration = Duration::from_secs(5);
+/// Of silence, before the agent is asked whether it is there; and for its answer.
+const KEEPALIVE: Duration = Duration::from_secs(3);
+
+/// What an agent says of itself when it is attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// The name of the level of isolation that every slot has.
+    pub isolation: String,
+    pub network_isolated: bool,
+    /// How many slots it has.
+    pub slots: u32,
+}
+
+/// Why a link was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("the agent is not there")]
+    Unreachable(#[source] transport::Error),
+    #[error("the agent did not answer in {ATTEMPT:?}")]
+    Silent,
+    #[error("the agent refuses the link: {}", .0.message())]
+    Refused(Box<Status>),
+    /// It does not know the token, or obeys a later executor.
+    #[error("the agent refuses this executor: {}", .0.message())]
+    Forbidden(Box<Status>),
+    #[error("the agent does not speak the protocol: {0}")]
+    Senseless(&'static str),
+}
+
+impl ConnectError {
+    /// Trying again is of no use.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Self::Forbidden(_))
+    }
+}
+
+impl From<Status> for ConnectError {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            Code::Unauthenticated | Code::FailedPrecondition => Self::Forbidden(Box::new(status)),
+            _ => Self::Refused(Box::new(status)),
+        }
+    }
+}
+
+/// One connection, attached; nothing but `attach` has been sent.
+pub(super) struct Attachment {
+    pub(super) attached: Attached,
+    pub(super) requests_received: u64,
+    pub(super) responses: Streaming<LinkResponse>,
+}
+
+pub(super) async fn attach(
+    endpoint: &Endpoint,
+    options: &LinkOptions,
+    conversation: &Arc<Conversation>,
+    connection: u64,
+    events_received: u64,
+) -> Result<Attachment, ConnectError> {
+    let attempt = async {
+        let attach = pb::Attach {
+            executor_id: options.executor_id.clone(),
+            epoch: options.epoch,
+            token: endpoint.token.reveal().to_owned(),
+            events_received,
+        };
+        let body = Body::new(conversation.clone(), connection, attach);
+        let mut client = SandboxServiceClient::new(channel(&endpoint.address).await?)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let mut responses = client.link(body).await?.into_inner();
+        let first = responses.message().await?.ok_or(ConnectError::Senseless("it ended the link"))?;
+        let Some(link_response::Message::Attached(attached)) = first.message else {
+            return Err(ConnectError::Senseless("its first answer is not `attached`"));
+        };
+        let slots = u32::try_from(attached.slots.len()).map_err(|_| ConnectError::Senseless("too many slots"))?;
+        Ok(Attachment {
+            attached: Attached { isolation: attached.isolation, network_isolated: attached.network_isolated, slots },
+            requests_received: attached.requests_received,
+            responses,
+        })
+    };
+    tokio::time::timeout(ATTEMPT, attempt).await.unwrap_or(Err(ConnectError::Silent))
+}
+
+async fn channel(address: &Address) -> Result<transport::Channel, ConnectError> {
+    let Address::Unix(path) = address.clone();
+    transport::Endpoint::from_static("http://agent")
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
+        .connect_with_connector(tower::service_fn(move |_| {
+            let path = path.clone();
+            async move { connect_unix(&path).await.map(TokioIo::new) }
+        }))
+        .await
+        .map_err(ConnectError::Unreachable)
+}
+
+/// A socket's address has 108 bytes, which a state directory may fill by itself: its directory is named by a
+/// descriptor instead.
+async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    use std::os::fd::AsRawFd;
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let directory = rustix::fs::openat(CWD, directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    UnixStream::connect(Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name)).await
+}

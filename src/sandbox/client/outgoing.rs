@@ -1,0 +1,108 @@
+//! The requests of one link, which events have been dealt with, and the body of the RPC that carries both.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use tokio_stream::Stream;
+
+use super::MAX_BATCH_BYTES;
+use crate::{
+    pb::sandbox::{Attach, LinkRequest, Request, Requests, link_request, request},
+    sandbox::{
+        outgoing::{BatchLimits, Outgoing},
+        session::Dealt,
+    },
+};
+
+/// What an executor has to say to one agent.
+pub(super) struct Conversation {
+    limits: BatchLimits,
+    pub(super) requests: Outgoing<Request>,
+    events: Mutex<Events>,
+}
+
+#[derive(Default)]
+struct Events {
+    dealt: Dealt,
+    /// The agent has been told of those up to here.
+    told: u64,
+}
+
+impl Conversation {
+    pub(super) fn new(max_batch_size: usize) -> Self {
+        Self {
+            limits: BatchLimits { messages: max_batch_size.max(1), bytes: MAX_BATCH_BYTES },
+            requests: Outgoing::new(),
+            events: Mutex::default(),
+        }
+    }
+
+    pub(super) fn ask(&self, request: request::Request) {
+        self.requests.push(Request { request: Some(request) });
+    }
+
+    pub(super) fn deal_with(&self, event: u64) {
+        self.events().dealt.with(event);
+    }
+
+    /// Whether the agent keeps events that it need not keep.
+    pub(super) fn owes_acknowledgement(&self) -> bool {
+        let events = self.events();
+        events.dealt.through() > events.told
+    }
+
+    fn acknowledgement(&self) -> u64 {
+        let mut events = self.events();
+        events.told = events.dealt.through();
+        events.told
+    }
+
+    fn events(&self) -> MutexGuard<'_, Events> {
+        // Each change is whole before the lock is given back.
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Conversation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Conversation")
+    }
+}
+
+/// The body of one connection's RPC.
+pub(super) struct Body {
+    conversation: Arc<Conversation>,
+    connection: u64,
+    attach: Option<Attach>,
+}
+
+impl Body {
+    /// Begins with `attach`; the rest follows once [`Outgoing::resume`] says so.
+    pub(super) fn new(conversation: Arc<Conversation>, connection: u64, attach: Attach) -> Self {
+        Self { conversation, connection, attach: Some(attach) }
+    }
+}
+
+impl Stream for Body {
+    type Item = LinkRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<LinkRequest>> {
+        let message = if let Some(attach) = self.attach.take() {
+            link_request::Message::Attach(attach)
+        } else {
+            let Self { conversation, connection, .. } = &*self;
+            match ready!(conversation.requests.poll_take(*connection, conversation.limits, cx)) {
+                None => return Poll::Ready(None),
+                Some((first, requests)) => link_request::Message::Requests(Requests {
+                    first,
+                    requests,
+                    events_acknowledged: conversation.acknowledgement(),
+                }),
+            }
+        };
+        Poll::Ready(Some(LinkRequest { message: Some(message) }))
+    }
+}

@@ -1,0 +1,110 @@
+//! A slot as its holder uses it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::outgoing::Conversation;
+use crate::{
+    id::{CallNumber, Generation},
+    pb::sandbox::{CancelCall, GrantOutput, ResetSlot, SendInput, request::Request},
+    sandbox::wire,
+    tool::{
+        Evidence,
+        job::{Ending, Order},
+    },
+};
+
+/// One slot, assigned to one trajectory.
+pub struct SlotHandle {
+    slot: u32,
+    conversation: Arc<Conversation>,
+    /// Bounded by the calls that run and by their windows of live output.
+    events: mpsc::UnboundedReceiver<SlotEvent>,
+}
+
+/// What happens in a slot.
+#[derive(Debug)]
+pub enum SlotEvent {
+    /// Live output. As much again may be sent once it is granted.
+    Output {
+        call: CallNumber,
+        stderr: bool,
+        /// Of the first byte of `data` in its stream.
+        offset: u64,
+        data: Bytes,
+    },
+    /// The one answer to a run.
+    Ended {
+        call: CallNumber,
+        ending: Ending,
+        receipt: Receipt,
+    },
+    /// The workspace is empty, as a reset asked.
+    Reset,
+    /// The slot's processes died, or it could not be emptied.
+    SlotLost {
+        cause: String,
+    },
+    /// The last event of all: nothing that runs will be answered.
+    ContainerLost(Arc<Evidence>),
+}
+
+/// Dropped, it lets the agent forget the event that it came with.
+#[derive(Debug)]
+pub struct Receipt {
+    event: u64,
+    conversation: Arc<Conversation>,
+}
+
+impl Receipt {
+    pub(super) fn new(event: u64, conversation: Arc<Conversation>) -> Self {
+        Self { event, conversation }
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        self.conversation.deal_with(self.event);
+    }
+}
+
+impl SlotHandle {
+    pub(super) fn new(slot: u32, conversation: Arc<Conversation>, events: mpsc::UnboundedReceiver<SlotEvent>) -> Self {
+        Self { slot, conversation, events }
+    }
+
+    /// Hands a call over. `call` must be new to the slot.
+    pub fn run(&self, call: CallNumber, order: Order) {
+        self.conversation.ask(Request::Run(wire::from_order(self.slot, call.0, order)));
+    }
+
+    /// More input for an interactive call.
+    pub fn input(&self, call: CallNumber, data: Bytes, end_of_file: bool) {
+        self.conversation.ask(Request::Input(SendInput { slot: self.slot, call: call.0, data, end_of_file }));
+    }
+
+    /// Ends a call; its answer comes as always.
+    pub fn cancel(&self, call: CallNumber) {
+        self.conversation.ask(Request::Cancel(CancelCall { slot: self.slot, call: call.0 }));
+    }
+
+    /// So many more bytes of live output may be sent.
+    pub fn grant_output(&self, call: CallNumber, bytes: u32) {
+        self.conversation.ask(Request::GrantOutput(GrantOutput { slot: self.slot, call: call.0, bytes }));
+    }
+
+    /// Asks for an empty workspace; calls that run are ended.
+    pub fn reset(&self, generation: Generation) {
+        self.conversation.ask(Request::Reset(ResetSlot { slot: self.slot, generation: generation.0 }));
+    }
+
+    /// The next event. Never returns after the slot was given back or its container lost.
+    pub async fn next(&mut self) -> SlotEvent {
+        match self.events.recv().await {
+            Some(event) => event,
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What a runner gives up before it serves: from here on neither it nor any call of it can have more than a plain
+//! user of the slot.
+
+use std::io;
+
+use landlock::{CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
+use rustix::{
+    process::{Resource, Rlimit},
+    thread::{CapabilitySet, CapabilitySets},
+};
+
+use super::{
+    super::{
+        error::{At as _, SlotError, Step},
+        wire::RunnerSpec,
+    },
+    policy,
+};
+
+/// Irreversible.
+pub(super) fn confine(spec: &RunnerSpec) -> Result<(), SlotError> {
+    set_limits(spec).at(Step::SetLimits)?;
+    drop_capabilities().at(Step::DropCapabilities)?;
+    rustix::thread::set_no_new_privs(true).at(Step::DropCapabilities)?;
+    if spec.scope_sockets {
+        scope_sockets().map_err(io::Error::other).at(Step::Landlock)?;
+    }
+    let filter = policy::filter().map_err(io::Error::other).at(Step::Seccomp)?;
+    seccompiler::apply_filter(&filter).map_err(io::Error::other).at(Step::Seccomp)
+}
+
+fn set_limits(spec: &RunnerSpec) -> io::Result<()> {
+    let limits = [
+        (Resource::Core, Some(0)),
+        (Resource::Nofile, Some(spec.max_open_files)),
+        (Resource::Nproc, spec.max_processes),
+    ];
+    for (resource, limit) in limits {
+        let Some(limit) = limit else { continue };
+        // A hard limit below ours stands: it cannot be raised, and is stricter.
+        let limit = rustix::process::getrlimit(resource).maximum.map_or(limit, |hard| hard.min(limit));
+        rustix::process::setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
+    }
+    Ok(())
+}
+
+fn drop_capabilities() -> rustix::io::Result<()> {
+    for number in 0..64 {
+        // Beyond the kernel's last one it is EINVAL.
+        if rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)).is_err() {
+            break;
+        }
+    }
+    rustix::thread::clear_ambient_capability_set()?;
+    let none = CapabilitySet::empty();
+    rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+}
+
+/// Abstract sockets belong to the network namespace; where that is shared, Landlock can still fence them off (since
+/// Linux 6.12, where it is enabled). Without it this does nothing.
+fn scope_sockets() -> Result<(), landlock::RulesetError> {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .scope(Scope::AbstractUnixSocket)?
+        .create()?
+        .restrict_self()?;
+    Ok(())
+}

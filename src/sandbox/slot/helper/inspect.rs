@@ -1,0 +1,53 @@
+//! The probe's witness: run as a call, it says of itself whether it is isolated as it should be. One line for each
+//! fault on standard output, and failure as the exit status if there is any.
+
+use std::{fs, path::Path, process::ExitCode};
+
+use rustix::{fs::StatVfsMountFlags, io::Errno, process::Pid, thread::SecureComputingMode};
+
+pub(super) fn run() -> ExitCode {
+    let faults: Vec<&str> = checks().into_iter().filter_map(|(holds, fault)| (!holds).then_some(fault)).collect();
+    for fault in &faults {
+        println!("{fault}");
+    }
+    if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn checks() -> Vec<(bool, &'static str)> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let no_capabilities = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]
+        .iter()
+        .all(|set| u64::from_str_radix(&field(set), 16) == Ok(0));
+    let seccomp = rustix::thread::secure_computing_mode();
+    vec![
+        (rustix::process::getppid() == Some(Pid::INIT), "the pid namespace is not the call's own"),
+        (mapped_to_a_plain_user(), "the user is not mapped, or is the host's root"),
+        (is_read_only("/"), "the root is not read-only"),
+        (is_read_only("/usr"), "/usr is not read-only"),
+        (is_read_only("/proc/sys"), "/proc/sys is not read-only"),
+        (!Path::new("/proc/1/root/.").exists(), "the runner can be looked into"),
+        (no_capabilities, "some capability is left"),
+        (rustix::thread::no_new_privs() == Ok(true), "no_new_privs is not set"),
+        (seccomp == Ok(SecureComputingMode::Filter), "no system call filter is installed"),
+        (
+            rustix::process::chroot("/") == Err(Errno::PERM)
+                && rustix::process::pivot_root("/", "/") == Err(Errno::PERM),
+            "mounts can be changed",
+        ),
+    ]
+}
+
+fn mapped_to_a_plain_user() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let ids: Vec<&str> = map.split_ascii_whitespace().collect();
+    // Where the agent's own namespace maps no root, the outer id is relative to it and may well be 0.
+    matches!(ids.as_slice(), ["0", _, "1"])
+}
+
+fn is_read_only(path: &str) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|file_system| file_system.f_flag.contains(StatVfsMountFlags::RDONLY))
+}

@@ -1,0 +1,75 @@
+//! The keeper: process 1 of the slot. It holds the slot's namespaces and mounts, and makes runners. Its death, by the
+//! agent's hand or because the agent is gone, is the death of every process of the slot: the kernel sees to that.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    mount::{MountFlags, UnmountFlags},
+    process::DumpableBehavior,
+    thread::{LinkNameSpaceType, UnshareFlags},
+};
+
+use super::{
+    super::{
+        error::{At as _, SlotError, Step},
+        sys,
+        wire::{self, Nothing, Reply, ReplyKind},
+    },
+    Socket, THIS_PROGRAM, command, send,
+};
+
+pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
+    // Until the maker has ended, it has the first word on this socket.
+    agent.expect::<Nothing>().at(Step::Talk)?;
+    // Calls have the same user: they must not trace this process or look into it.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Step::PrepareHelper)?;
+    mount_proc("proc").at(Step::MountProc)?;
+    enter_root().at(Step::EnterRoot)?;
+    let own =
+        rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at(Step::StartRunner)?;
+    agent.send(&Reply::from(ReplyKind::Ready(Nothing {})), &[]).at(Step::Talk)?;
+
+    // The agent's end closes this socket, and so ends the slot.
+    while let Some((Nothing {}, descriptors)) = agent.receive().at(Step::Talk)? {
+        for socket in descriptors {
+            // Whoever asked for the runner hears of the failure on the runner's socket; the slot goes on.
+            let reply = socket.try_clone();
+            if let (Err(error), Ok(reply)) = (start_runner(socket, &own), reply) {
+                let failed = Reply::from(ReplyKind::Failed(error.to_wire()));
+                let _ = send(&reply, &wire::encode(&failed), &[]);
+            }
+        }
+        while sys::reap(false).is_some() {}
+    }
+    Ok(())
+}
+
+/// Mounts the /proc of this process's pid namespace.
+pub(super) fn mount_proc(place: &str) -> rustix::io::Result<()> {
+    rustix::mount::mount("proc", place, "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
+}
+
+/// Makes the working directory the root, and lets go of the host's file system.
+fn enter_root() -> rustix::io::Result<()> {
+    if rustix::process::pivot_root(".", ".").is_ok() {
+        // The old root now lies over the new one.
+        rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+    } else {
+        // Some container runtimes' filters refuse pivot_root, and it is impossible from an initial ramdisk.
+        rustix::mount::mount_move(".", "/")?;
+        rustix::process::chroot(".")?;
+    }
+    rustix::process::chdir("/")
+}
+
+/// A runner is born as process 1 of a new pid namespace; the next one must not be born into that same namespace.
+fn start_runner(socket: OwnedFd, own: &OwnedFd) -> Result<(), SlotError> {
+    sys::unshare(UnshareFlags::NEWPID).at(Step::StartRunner)?;
+    let started = command(Path::new(THIS_PROGRAM), "runner", socket).spawn();
+    rustix::thread::move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID)).at(Step::StartRunner)?;
+    started.at(Step::StartRunner).map(drop)
+}

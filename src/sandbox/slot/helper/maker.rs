@@ -1,0 +1,59 @@
+//! The maker: makes a slot's namespaces and root file system, starts the keeper in them, and ends.
+//!
+//! It exists because a process cannot map its own user as the agent can, and because the keeper must be *born* into
+//! the slot's pid namespace, which its own user namespace then owns. Its working directory is the workspace: that is
+//! the one directory of the host which the slot's user can surely enter, whatever the modes of the directories above.
+
+use std::{os::fd::AsFd, path::Path};
+
+use rustix::{
+    fs::Mode,
+    process::{Pid, PidfdFlags},
+    thread::{Gid, Uid, UnshareFlags},
+};
+
+use super::{
+    super::{
+        error::{At as _, SlotError, Step},
+        sys,
+        wire::{Nothing, Reply, ReplyKind, SlotSpec},
+    },
+    Socket, THIS_PROGRAM, command, loopback, root,
+};
+
+pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
+    let (spec, _) = agent.expect::<SlotSpec>().at(Step::Talk)?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    // A terminal that the agent was started from must not be any call's /dev/tty.
+    rustix::process::setsid().at(Step::PrepareHelper)?;
+    if spec.drop_groups {
+        rustix::thread::set_thread_groups(&[]).at(Step::PrepareHelper)?;
+    }
+    sys::unshare(namespaces(spec.network)).at(Step::Unshare)?;
+    agent.send(&Reply::from(ReplyKind::Ready(Nothing {})), &[]).at(Step::Talk)?;
+    agent.expect::<Nothing>().at(Step::Talk)?;
+
+    // Still the agent's user, who may be let in where the slot's is not.
+    let sources = root::open_sources(&spec)?;
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).at(Step::BecomeUser)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).at(Step::BecomeUser)?;
+    root::build(sources, &spec)?;
+    rustix::system::sethostname(b"slot").at(Step::NameHost)?;
+    if !spec.network {
+        loopback::raise().at(Step::RaiseLoopback)?;
+    }
+
+    let socket = agent.0.try_clone_to_owned().at(Step::StartKeeper)?;
+    let keeper = command(Path::new(THIS_PROGRAM), "keeper", socket).spawn().at(Step::StartKeeper)?;
+    let pidfd = rustix::process::pidfd_open(Pid::from_child(&keeper), PidfdFlags::empty()).at(Step::StartKeeper)?;
+    agent.send(&Reply::from(ReplyKind::Ready(Nothing {})), &[pidfd.as_fd()]).at(Step::Talk)
+}
+
+fn namespaces(network: bool) -> UnshareFlags {
+    let always = UnshareFlags::NEWUSER
+        | UnshareFlags::NEWNS
+        | UnshareFlags::NEWPID
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWIPC;
+    if network { always } else { always | UnshareFlags::NEWNET }
+}

@@ -1,0 +1,179 @@
+//! A runner: process 1 of a pid namespace of its own, inside the slot. It runs one call at a time, and when the call's
+//! process has ended it kills and reaps everything that the call left behind, however it was started, before it
+//! answers. Other runners of the slot are beyond the reach of its calls, and of its own `kill(-1)`.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::fd::{AsFd, OwnedFd},
+    process::Child,
+    time::Instant,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    process::{DumpableBehavior, Pid, PidfdFlags, Signal},
+    thread::UnshareFlags,
+};
+
+use super::{
+    super::{
+        error::{At as _, SlotError, Step},
+        sys,
+        wire::{self, Ended, MAX_START, Nothing, Reply, ReplyKind, Request, RequestKind, RunnerSpec, Start},
+    },
+    Socket, call,
+    confine::confine,
+    keeper::mount_proc,
+    root,
+};
+
+/// How often a running call's ended orphans are reaped, so that they do not use up its process numbers.
+const REAP_INTERVAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
+    // Calls have the same user: they must not trace this process or look into it.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Step::PrepareHelper)?;
+    // A signal that one call sends to its process group must not reach another runner's calls.
+    rustix::process::setsid().at(Step::PrepareHelper)?;
+    let (spec, _) = agent.expect::<RunnerSpec>().at(Step::Talk)?;
+    private_proc().at(Step::PrivateProc)?;
+    prove_isolation().at(Step::ProveIsolation)?;
+    let oom_score = fs::OpenOptions::new().write(true).open("/proc/self/oom_score_adj").ok();
+    confine(&spec)?;
+    agent.send(&Reply::from(ReplyKind::Ready(Nothing {})), &[]).at(Step::Talk)?;
+
+    let mut runner = Runner { agent, oom_score };
+    while let Some((request, descriptors)) = agent.receive::<Request>().at(Step::Talk)? {
+        let start = match request.kind {
+            Some(RequestKind::Start(start)) => Ok((start, descriptors)),
+            Some(RequestKind::StartInMemory(_)) => from_memory(descriptors),
+            // It came too late for the call that it was meant for.
+            Some(RequestKind::Cancel(_)) | None => continue,
+        };
+        let answer = match start.map(|(start, descriptors)| runner.start(&start, descriptors)) {
+            Ok(Ok((child, started))) => match runner.watch(&child, started).at(Step::EndProcesses)? {
+                Some(ended) => ReplyKind::Ended(ended),
+                None => break,
+            },
+            Ok(Err(refusal)) => ReplyKind::NotStarted(refusal),
+            Err(error) => ReplyKind::NotStarted(call::refusal(&error, "the request")),
+        };
+        agent.send(&Reply::from(answer), &[]).at(Step::Talk)?;
+    }
+    Ok(())
+}
+
+/// The /proc of this pid namespace over the slot's, with the kernel's settings read-only.
+fn private_proc() -> io::Result<()> {
+    sys::unshare(UnshareFlags::NEWNS)?;
+    mount_proc("/proc")?;
+    root::attach(root::open_read_only("/proc/sys".as_ref())?.as_fd(), "/proc/sys")
+}
+
+/// `kill(-1)` from anywhere but a slot would end the machine's processes. So this must be process 1, the child of
+/// nobody in its pid namespace, and in a user namespace that has but one user.
+fn prove_isolation() -> io::Result<()> {
+    let first = rustix::process::getpid() == Pid::INIT && rustix::process::getppid().is_none();
+    let map = fs::read_to_string("/proc/self/uid_map")?;
+    let mut words = map.split_ascii_whitespace();
+    let one_user = (words.next(), words.nth(1), words.next()) == (Some("0"), Some("1"), None);
+    if first && one_user { Ok(()) } else { Err(io::Error::other("this process is not in a slot")) }
+}
+
+/// A request that is too large for a datagram.
+fn from_memory(mut descriptors: Vec<OwnedFd>) -> io::Result<(Start, Vec<OwnedFd>)> {
+    let memory = descriptors.pop().ok_or(io::ErrorKind::InvalidData)?;
+    let mut memory = File::from(memory);
+    if memory.metadata()?.len() > MAX_START {
+        return Err(rustix::io::Errno::TOOBIG.into());
+    }
+    let mut message = Vec::new();
+    memory.read_to_end(&mut message)?;
+    Ok((wire::decode(&message)?, descriptors))
+}
+
+struct Runner<'a> {
+    agent: &'a Socket,
+    /// Of this process; `None` where it cannot be set.
+    oom_score: Option<File>,
+}
+
+impl Runner<'_> {
+    /// Starts the call's process. When memory runs out, calls go first and helpers stay.
+    fn start(&mut self, start: &Start, stdio: Vec<OwnedFd>) -> Result<(Child, Instant), wire::NotStarted> {
+        // Our copies of the call's stdio go with the command: then the call is the last to write to it.
+        let started = call::command(start, stdio).and_then(|mut command| {
+            self.set_oom_score("1000");
+            let started = Instant::now();
+            let child = command.spawn();
+            self.set_oom_score("0");
+            let child = child.map_err(|error| call::refusal(&error, call::name(start)))?;
+            Ok((child, started))
+        });
+        // The call's directory may be removed and its file system is no business of this process.
+        let _ = rustix::process::chdir("/");
+        started
+    }
+
+    fn set_oom_score(&mut self, score: &str) {
+        if let Some(file) = &mut self.oom_score {
+            let _ = file.write_all(score.as_bytes());
+        }
+    }
+
+    /// Waits for the end of the call's process, or for the agent's word to end it; then kills and reaps whatever is
+    /// left. `None` if the agent is gone: then this process must end, and the kernel kills what is left.
+    fn watch(&self, child: &Child, started: Instant) -> io::Result<Option<Ended>> {
+        let pid = Pid::from_child(child);
+        // The child is not reaped before this, so the number is still its own.
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+        let mut tally = Tally { child: pid.as_raw_nonzero().get(), ended: Ended::default() };
+        loop {
+            let mut ready = [PollFd::new(&pidfd, PollFlags::IN), PollFd::from_borrowed_fd(self.agent.0, PollFlags::IN)];
+            rustix::io::retry_on_intr(|| rustix::event::poll(&mut ready, Some(&REAP_INTERVAL)))?;
+            let (ended, word) = (!ready[0].revents().is_empty(), ready[1].revents());
+            if ended {
+                break;
+            }
+            // Only a cancel can come while a call runs.
+            if word.contains(PollFlags::IN) && self.agent.receive::<Request>()?.is_some() {
+                kill_all();
+            } else if word.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+                return Ok(None);
+            }
+            while tally.add(sys::reap(false)) {}
+        }
+        let execution = started.elapsed();
+        kill_all();
+        while tally.add(sys::reap(true)) {}
+        tally.ended.execution_us = execution.as_micros() as u64;
+        Ok(Some(tally.ended))
+    }
+}
+
+/// All of this pid namespace but this process. Atomic against fork: nobody is missed.
+fn kill_all() {
+    // An error means that nobody is left.
+    let _ = rustix::process::kill_process_group(Pid::INIT, Signal::KILL);
+}
+
+/// What the call's processes used.
+struct Tally {
+    child: i32,
+    ended: Ended,
+}
+
+impl Tally {
+    /// Whether there was somebody to add.
+    fn add(&mut self, reaped: Option<sys::Reaped>) -> bool {
+        let Some(reaped) = reaped else { return false };
+        if reaped.pid == self.child {
+            self.ended.status = reaped.status;
+        }
+        self.ended.user_cpu_us += reaped.user_cpu.as_micros() as u64;
+        self.ended.system_cpu_us += reaped.system_cpu.as_micros() as u64;
+        self.ended.max_rss_bytes = self.ended.max_rss_bytes.max(reaped.max_rss_bytes);
+        true
+    }
+}

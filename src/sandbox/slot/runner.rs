@@ -1,0 +1,147 @@
+//! The agent's side of a runner: one call at a time.
+
+use std::{
+    io::Write,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
+    process::ExitStatus,
+    time::Duration,
+};
+
+use prost::Message;
+use rustix::fs::MemfdFlags;
+
+use super::{
+    error::{At as _, SlotError, Step},
+    socket::Socket,
+    wire::{self, MAX_DATAGRAM, Nothing, ReplyKind, Request, RequestKind, Start, StartFault, Variable},
+};
+use crate::tool::job::{Exit, Process, Program, StartFailure, Usage};
+
+/// A call's standard streams. The runner gives them to the call's process; no copy stays with the agent.
+#[derive(Debug)]
+pub struct Stdio {
+    /// `None` is /dev/null.
+    pub stdin: Option<OwnedFd>,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunnerEnd {
+    /// No process came to be.
+    NotStarted { kind: StartFailure, message: String },
+    /// Its process ended, and all that it had left behind has been killed and reaped.
+    Ended {
+        exit: Exit,
+        /// Of all of the call's processes.
+        usage: Usage,
+        /// From the start of the process until its own end.
+        execution: Duration,
+    },
+}
+
+/// Runs calls in its slot, one at a time. Dropping it ends the call that runs.
+#[derive(Debug)]
+pub struct Runner {
+    socket: Socket,
+}
+
+impl Runner {
+    pub(super) fn new(socket: Socket) -> Self {
+        Self { socket }
+    }
+
+    /// Hands a call over. [`Self::ended`] must have answered the one before.
+    ///
+    /// # Errors
+    /// The runner is gone, and has started nothing that still runs.
+    pub async fn start(&mut self, process: &Process, stdio: Stdio) -> Result<(), SlotError> {
+        let start = to_wire(process, stdio.stdin.is_some());
+        let mut descriptors: Vec<BorrowedFd<'_>> = vec![stdio.stdout.as_fd(), stdio.stderr.as_fd()];
+        descriptors.extend(stdio.stdin.as_ref().map(AsFd::as_fd));
+        // A few bytes are the envelope's.
+        if start.encoded_len() + 16 <= MAX_DATAGRAM {
+            self.send(RequestKind::Start(start), &descriptors).await
+        } else {
+            let memory = in_memory(&start).at(Step::StartCall)?;
+            descriptors.push(memory.as_fd());
+            self.send(RequestKind::StartInMemory(Nothing {}), &descriptors).await
+        }
+    }
+
+    async fn send(&self, request: RequestKind, descriptors: &[BorrowedFd<'_>]) -> Result<(), SlotError> {
+        match self.socket.send(&Request::from(request), descriptors).await {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(SlotError::Gone("runner")),
+            other => other.at(Step::StartCall),
+        }
+    }
+
+    /// Kills all of the running call's processes; its end then arrives as usual. Never blocks, may be said again, and
+    /// means nothing to a call that has ended: the next call is not touched.
+    pub fn cancel(&self) {
+        // It fails only if the runner is gone, which the waiter for the end hears anyway, or if so many words wait
+        // unread that a cancel must be among them.
+        let _ = self.socket.send_now(&Request::from(RequestKind::Cancel(Nothing {})));
+    }
+
+    /// Waits until the call has ended and nothing of it is left. Cancel-safe.
+    ///
+    /// # Errors
+    /// The runner, or the whole slot, has died under the call.
+    pub async fn ended(&self) -> Result<RunnerEnd, SlotError> {
+        match self.socket.receive("runner").await?.0 {
+            ReplyKind::NotStarted(refusal) => {
+                let kind = match refusal.fault() {
+                    StartFault::NotFound => StartFailure::NotFound,
+                    StartFault::Refused => StartFailure::Refused,
+                    StartFault::TooLarge => StartFailure::TooLarge,
+                };
+                Ok(RunnerEnd::NotStarted { kind, message: refusal.message })
+            }
+            ReplyKind::Ended(ended) => Ok(RunnerEnd::Ended {
+                exit: exit(ended.status),
+                usage: Usage {
+                    user_cpu: Duration::from_micros(ended.user_cpu_us),
+                    system_cpu: Duration::from_micros(ended.system_cpu_us),
+                    max_rss_bytes: ended.max_rss_bytes,
+                },
+                execution: Duration::from_micros(ended.execution_us),
+            }),
+            ReplyKind::Ready(_) | ReplyKind::Failed(_) => Err(SlotError::Senseless("runner")),
+        }
+    }
+}
+
+fn to_wire(process: &Process, stdin: bool) -> Start {
+    let (script, arguments) = match &process.program {
+        Program::Shell(script) => (Some(script.clone()), Vec::new()),
+        Program::Argv(arguments) => (None, arguments.clone()),
+    };
+    let variable = |(name, value): &(String, String)| Variable { name: name.clone(), value: value.clone() };
+    Start {
+        script,
+        arguments,
+        working_directory: process.working_directory.clone(),
+        environment: process.environment.iter().map(variable).collect(),
+        stdin,
+    }
+}
+
+fn in_memory(start: &Start) -> std::io::Result<OwnedFd> {
+    let mut memory = std::fs::File::from(rustix::fs::memfd_create("call", MemfdFlags::CLOEXEC)?);
+    memory.write_all(&wire::encode(start))?;
+    std::io::Seek::rewind(&mut memory)?;
+    Ok(memory.into())
+}
+
+fn exit(status: i32) -> Exit {
+    let status = ExitStatus::from_raw(status);
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, signal) => Exit::Signal(signal.unwrap_or(0)),
+    }
+}

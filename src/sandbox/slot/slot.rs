@@ -1,0 +1,267 @@
+//! The agent's side of a slot: making it, and ending it.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::DirBuilderExt},
+    },
+    path::{Path, PathBuf},
+    process::Child,
+    sync::OnceLock,
+};
+
+use rustix::{
+    fs::Mode,
+    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions},
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::{
+    Runner, SlotConfig, Workspace,
+    error::{At as _, SlotError, Step},
+    helper,
+    socket::Socket,
+    trash,
+    wire::{Nothing, RunnerSpec, SlotSpec},
+};
+
+/// An isolated workspace and process tree, with its keeper running. Dropping it ends its processes, but leaves the
+/// workspace where it is.
+#[derive(Debug)]
+pub struct Slot {
+    // Before `control`: the keeper is killed, not left to see its socket close.
+    keeper: Keeper,
+    control: Socket,
+    workspace: Workspace,
+    directory: PathBuf,
+    runners: RunnerSpec,
+}
+
+impl Slot {
+    /// Makes a slot with an empty workspace; what an earlier one left in its place is moved to the trash.
+    ///
+    /// Makes this process a child subreaper with umask 022. Once begun, it runs to its end even if the future is
+    /// dropped; the slot is then ended again.
+    ///
+    /// # Errors
+    /// The step that failed: [`super::probe`] turns that into advice.
+    pub async fn create(config: &SlotConfig) -> Result<Self, SlotError> {
+        let making = tokio::spawn(make(config.clone()));
+        making.await.unwrap_or_else(|end| match end.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down.
+            Err(_) => Err(SlotError::Gone("maker")),
+        })
+    }
+
+    /// Access to the slot's files from outside, as the slot's user.
+    pub fn workspace(&self) -> Workspace {
+        self.workspace.clone()
+    }
+
+    /// One more runner. Several may be made at a time; dropping the future leaves nothing behind.
+    pub async fn runner(&self) -> Result<Runner, SlotError> {
+        let (ours, theirs) = Socket::pair().at(Step::StartRunner)?;
+        ours.send(&self.runners, &[]).await.at(Step::Talk)?;
+        match self.control.send(&Nothing {}, &[theirs.as_fd()]).await {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Err(SlotError::Gone("keeper")),
+            other => other.at(Step::Talk)?,
+        }
+        drop(theirs);
+        ours.ready("runner").await?;
+        Ok(Runner::new(ours))
+    }
+
+    /// Resolves once the keeper, and with it every process of the slot, has died.
+    pub async fn lost(&self) {
+        self.keeper.died().await;
+    }
+
+    /// Ends every process of the slot, then moves its workspace to the trash. After `Ok` no process and no mount of
+    /// it is left, and its user id may be used again once the trash is empty.
+    pub async fn destroy(self) -> Result<(), SlotError> {
+        let Self { keeper, control, workspace, directory, .. } = self;
+        drop((control, workspace));
+        keeper.end().await.at(Step::EndProcesses)?;
+        trash::retire(&directory).at(Step::RetireWorkspace)
+    }
+}
+
+async fn make(config: SlotConfig) -> Result<Slot, SlotError> {
+    if config.host_id.unwrap_or_else(own_uid) == 0 && root_is_the_hosts() {
+        return Err(SlotError::HostRoot);
+    }
+    prepare_process().at(Step::PrepareProcess)?;
+    let path = prepare_workspace(&config).at_the(Step::PrepareDirectory, config.directory.display())?;
+    let workspace = Workspace::open(&path, config.host_id).at_the(Step::PrepareDirectory, path.display())?;
+
+    let (control, theirs) = Socket::pair().at(Step::StartMaker)?;
+    let mut maker = Maker::start(&config.program, &path, theirs).at(Step::StartMaker)?;
+    control.send(&slot_spec(&config), &[]).await.at(Step::Talk)?;
+    control.ready("maker").await?;
+    maker.map_user(config.host_id).at(Step::MapUser)?;
+    control.send(&Nothing {}, &[]).await.at(Step::Talk)?;
+    let keeper = control.ready("maker").await?.pop().ok_or(SlotError::Senseless("maker"))?;
+    // With the maker's end the keeper becomes this process's child.
+    maker.end().await.at(Step::StartKeeper)?;
+    let keeper = Keeper::adopt(keeper).at(Step::StartKeeper)?;
+    control.send(&Nothing {}, &[]).await.at(Step::Talk)?;
+    control.ready("keeper").await?;
+    let runners = RunnerSpec {
+        max_open_files: config.max_open_files,
+        max_processes: config.max_processes.filter(|_| config.host_id.is_some()),
+        scope_sockets: config.network,
+    };
+    Ok(Slot { keeper, control, workspace, directory: config.directory, runners })
+}
+
+fn slot_spec(config: &SlotConfig) -> SlotSpec {
+    SlotSpec {
+        network: config.network,
+        read_only: config.read_only.iter().map(|path| path.as_os_str().as_bytes().to_owned()).collect(),
+        tmp_bytes: config.tmp_bytes,
+        drop_groups: config.host_id.is_some(),
+    }
+}
+
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Whether user 0 here is user 0 outside too: not so in a user namespace that an ordinary user has made.
+fn root_is_the_hosts() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.lines().next().is_none_or(|first| {
+        let mut ids = first.split_ascii_whitespace();
+        (ids.next(), ids.next()) == (Some("0"), Some("0"))
+    })
+}
+
+/// Once per process: keepers, whose parents end, are to become its children; and what it writes into workspaces is to
+/// have the usual modes.
+fn prepare_process() -> io::Result<()> {
+    static DONE: OnceLock<()> = OnceLock::new();
+    if DONE.get().is_none() {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        let _ = DONE.set(());
+    }
+    Ok(())
+}
+
+/// An empty workspace that nobody but the slot's user (and root) can enter.
+fn prepare_workspace(config: &SlotConfig) -> io::Result<PathBuf> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.directory)?;
+    trash::retire(&config.directory)?;
+    let path = trash::workspace_in(&config.directory);
+    fs::DirBuilder::new().mode(0o700).create(&path)?;
+    if let Some(id) = config.host_id {
+        std::os::unix::fs::chown(&path, Some(id), Some(id))?;
+    }
+    Ok(path)
+}
+
+/// Killed and reaped when dropped, if it has not ended.
+struct Maker {
+    process: Child,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl Maker {
+    fn start(program: &Path, workspace: &Path, socket: OwnedFd) -> io::Result<Self> {
+        let mut process = helper::command(program, "maker", socket).current_dir(workspace).spawn()?;
+        match watch(rustix::process::pidfd_open(Pid::from_child(&process), PidfdFlags::empty())) {
+            Ok(pidfd) => Ok(Self { process, pidfd }),
+            Err(error) => {
+                let _ = process.kill();
+                let _ = process.wait();
+                Err(error)
+            }
+        }
+    }
+
+    /// 0 inside is `host_id`, or else this process's own user; the maker waits for this in its new namespace.
+    fn map_user(&self, host_id: Option<u32>) -> io::Result<()> {
+        let of_maker = |file: &str| format!("/proc/{}/{file}", self.process.id());
+        let (uid, gid) = match host_id {
+            Some(id) => (id, id),
+            None => (own_uid(), rustix::process::getegid().as_raw()),
+        };
+        fs::write(of_maker("setgroups"), "deny")?;
+        fs::write(of_maker("uid_map"), format!("0 {uid} 1"))?;
+        fs::write(of_maker("gid_map"), format!("0 {gid} 1"))
+    }
+
+    async fn end(&mut self) -> io::Result<()> {
+        let _ = self.pidfd.readable().await?;
+        self.process.wait().map(drop)
+    }
+}
+
+impl Drop for Maker {
+    fn drop(&mut self) {
+        // Both do nothing to a process that has been reaped; else the wait is for a process that is being killed.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Process 1 of the slot. Killed and reaped when dropped.
+#[derive(Debug)]
+struct Keeper {
+    pidfd: AsyncFd<OwnedFd>,
+    reaped: bool,
+}
+
+impl Keeper {
+    fn adopt(pidfd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { pidfd: watch(Ok(pidfd))?, reaped: false })
+    }
+
+    async fn died(&self) {
+        // It stays readable: nothing ever clears it. An error means that the runtime is gone.
+        let _ = self.pidfd.readable().await;
+    }
+
+    async fn end(mut self) -> io::Result<()> {
+        self.kill();
+        self.died().await;
+        self.reap()
+    }
+
+    fn kill(&self) {
+        // Fails only if it has ended.
+        let _ = rustix::process::pidfd_send_signal(self.pidfd(), Signal::KILL);
+    }
+
+    /// Blocks until it has ended, which it does only after the last process of its pid namespace.
+    fn reap(&mut self) -> io::Result<()> {
+        self.reaped = true;
+        match rustix::process::waitid(WaitId::PidFd(self.pidfd()), WaitIdOptions::EXITED) {
+            // Somebody who waits for all children has been faster.
+            Ok(_) | Err(rustix::io::Errno::CHILD) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.get_ref().as_fd()
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.kill();
+            let _ = self.reap();
+        }
+    }
+}
+
+/// A pidfd is readable once its process has ended.
+#[expect(deprecated, reason = "the replacement is unsafe; an OwnedFd keeps what it asks for: one descriptor, open")]
+fn watch(pidfd: rustix::io::Result<OwnedFd>) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(pidfd?, Interest::READABLE)
+}

@@ -1,0 +1,85 @@
+//! The four system calls that rustix does not offer as safe functions, and the only unsafe code of the program. All
+//! four are made by the single-threaded helper processes of a slot, never by the agent.
+#![allow(unsafe_code)]
+
+use std::{io, mem::MaybeUninit, os::fd::AsRawFd, os::fd::BorrowedFd, time::Duration};
+
+use rustix::{mount::MountAttrFlags, thread::UnshareFlags};
+
+/// Moves this process into new namespaces (a new pid namespace begins with its next child).
+pub(super) fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
+    if namespaces.contains(UnshareFlags::FILES) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: only FILES could take descriptors away from another thread, and it was refused above.
+    Ok(unsafe { rustix::thread::unshare_unsafe(namespaces) }?)
+}
+
+/// Adds attributes to a mount, and with `recursive` to every mount below it, which a bind remount cannot do.
+pub(super) fn add_mount_attributes(
+    mount: BorrowedFd<'_>,
+    attributes: MountAttrFlags,
+    recursive: bool,
+) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set: attributes.bits().into(), attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a C string, `attributes` outlives the call, and the size given is its own.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of_val(&attributes),
+        )
+    };
+    succeeded(result)
+}
+
+/// Keeps what the parent left open, stdio aside, from any program that this process executes.
+pub(super) fn close_inherited_on_exec() -> io::Result<()> {
+    // SAFETY: no descriptor is closed here; they are only marked close-on-exec.
+    succeeded(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+}
+
+/// A child that has ended.
+pub(super) struct Reaped {
+    pub(super) pid: i32,
+    /// As wait(2) encodes it.
+    pub(super) status: i32,
+    pub(super) user_cpu: Duration,
+    pub(super) system_cpu: Duration,
+    pub(super) max_rss_bytes: u64,
+}
+
+/// Reaps any one child; `None` when none is left, or, without `block`, when none has ended.
+pub(super) fn reap(block: bool) -> Option<Reaped> {
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    let flags = if block { 0 } else { libc::WNOHANG };
+    loop {
+        // SAFETY: both out-pointers are to live locals; `rusage` is plain numbers, so all zeroes is a value of it.
+        let (pid, usage) = unsafe { (libc::wait4(-1, &mut status, flags, usage.as_mut_ptr()), usage.assume_init()) };
+        return match pid {
+            1.. => Some(Reaped {
+                pid,
+                status,
+                user_cpu: duration(usage.ru_utime),
+                system_cpu: duration(usage.ru_stime),
+                max_rss_bytes: (usage.ru_maxrss as u64).saturating_mul(1024),
+            }),
+            0 => None,
+            _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => continue,
+            _ => None,
+        };
+    }
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    Duration::new(time.tv_sec as u64, (time.tv_usec as u32).saturating_mul(1000))
+}
+
+fn succeeded(result: libc::c_long) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,155 @@
+//! Where workspaces go when their slot ends: a rename at once, the deletion later and elsewhere.
+
+use std::{
+    ffi::CStr,
+    fs, io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::{DirBuilderExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, Dir, Mode, OFlags},
+    io::Errno,
+};
+
+/// The workspace of the slot that lives in `directory`.
+pub(super) fn workspace_in(directory: &Path) -> PathBuf {
+    directory.join("workspace")
+}
+
+/// The trash of the slot that lives in `directory`; slots with one parent directory share it.
+pub fn trash_beside(directory: &Path) -> PathBuf {
+    directory.with_file_name("trash")
+}
+
+/// Moves the workspace, if there is one, to the trash.
+pub(super) fn retire(directory: &Path) -> io::Result<()> {
+    let workspace = workspace_in(directory);
+    match fs::symlink_metadata(&workspace) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let trash = trash_beside(directory);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&trash)?;
+    // A call may have taken the owner's right to write, without which a directory cannot be given another parent.
+    fs::set_permissions(&workspace, fs::Permissions::from_mode(0o700))?;
+    fs::rename(&workspace, trash.join(uuid::Uuid::now_v7().to_string()))
+}
+
+/// Deletes all that is in the trash. Blocks for as long as that takes; one thread at a time may do it.
+///
+/// A workspace may be nested deeper than paths, stack or open files allow. So nothing is walked down: a directory
+/// that is found in another one is moved up into the trash, and has its turn there.
+///
+/// # Errors
+/// The first failure, after everything that can be deleted has been.
+pub fn empty_trash(trash: &Path) -> io::Result<()> {
+    let trash = match open_directory(rustix::fs::CWD, trash) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other?,
+    };
+    loop {
+        let (mut found, mut result) = (false, Ok(()));
+        for_each_name(&trash, |name| {
+            found = true;
+            let deleted = delete(&trash, name);
+            result = std::mem::replace(&mut result, Ok(())).and(deleted);
+            Ok(())
+        })?;
+        // After a failure another round would but fail again.
+        if !found || result.is_err() {
+            return result.map_err(io::Error::from);
+        }
+    }
+}
+
+/// Every directory in the trash itself is writable: see [`retire`] and the moving up.
+fn delete(trash: &OwnedFd, name: &CStr) -> rustix::io::Result<()> {
+    // Reading while deleting may leave some out, which the next round finds.
+    while !remove(trash, name)? {
+        let directory = open_directory(trash, name)?;
+        for_each_name(&directory, |entry| {
+            if !remove(&directory, entry)? {
+                make_writable(&directory, entry)?;
+                rustix::fs::renameat(&directory, entry, trash, uuid::Uuid::now_v7().to_string())?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Removes a file or an empty directory; `false` if it is a directory with something in it.
+fn remove(parent: &OwnedFd, name: &CStr) -> rustix::io::Result<bool> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Err(Errno::ISDIR | Errno::PERM) => match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
+            other => other.map(|()| true),
+        },
+        other => other.map(|()| true),
+    }
+}
+
+fn open_directory(parent: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
+/// Nobody else can get at what is in the trash, so the name still means the directory that it did.
+fn make_writable(parent: &OwnedFd, name: &CStr) -> rustix::io::Result<()> {
+    rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::empty())
+}
+
+fn for_each_name(
+    directory: &OwnedFd,
+    mut visit: impl FnMut(&CStr) -> rustix::io::Result<()>,
+) -> rustix::io::Result<()> {
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        if ![c".", c".."].contains(&entry.file_name()) {
+            visit(entry.file_name())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workspace_of_any_depth_and_mode_is_deleted() {
+        let home = tempfile::tempdir().unwrap();
+        let slot = home.path().join("slot");
+        let workspace = workspace_in(&slot);
+        fs::create_dir_all(&workspace).unwrap();
+        // Deeper than PATH_MAX has room for, and than any thread has stack or descriptors for.
+        let mut deepest = open_directory(rustix::fs::CWD, &workspace).unwrap();
+        for _ in 0..5000 {
+            rustix::fs::mkdirat(&deepest, "d", Mode::RWXU).unwrap();
+            deepest = open_directory(&deepest, "d").unwrap();
+        }
+        let locked = workspace.join("locked");
+        fs::create_dir(&locked).unwrap();
+        fs::write(locked.join("file"), "x").unwrap();
+        std::os::unix::fs::symlink("/etc", locked.join("link")).unwrap();
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
+        fs::set_permissions(&workspace, fs::Permissions::from_mode(0o500)).unwrap();
+
+        retire(&slot).unwrap();
+        assert!(!workspace.exists());
+        empty_trash(&trash_beside(&slot)).unwrap();
+        assert_eq!(fs::read_dir(trash_beside(&slot)).unwrap().count(), 0);
+        assert!(Path::new("/etc/passwd").exists());
+    }
+
+    #[test]
+    fn no_workspace_and_no_trash_are_no_failure() {
+        let home = tempfile::tempdir().unwrap();
+        retire(&home.path().join("slot")).unwrap();
+        empty_trash(&home.path().join("trash")).unwrap();
+    }
+}

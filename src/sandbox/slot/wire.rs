@@ -1,0 +1,186 @@
+//! What agent and helper processes say to each other. One message is one SEQPACKET datagram; descriptors go with it.
+//!
+//! The agent speaks first on every socket: to the maker a [`SlotSpec`], to the keeper "go on" and then a [`Nothing`]
+//! with each new runner's socket, to a runner its [`RunnerSpec`] and then [`Request`]s. Helpers answer with [`Reply`]s.
+
+use std::io;
+
+use prost::{Message, Oneof};
+
+/// Begins every datagram: an encoded message may be empty, and an empty datagram is how a socket says "gone".
+const MARK: u8 = 1;
+
+pub(super) fn encode(message: &impl Message) -> Vec<u8> {
+    let mut datagram = Vec::with_capacity(1 + message.encoded_len());
+    datagram.push(MARK);
+    message.encode_raw(&mut datagram);
+    datagram
+}
+
+pub(super) fn decode<M: Message + Default>(datagram: &[u8]) -> io::Result<M> {
+    match datagram.split_first() {
+        Some((&MARK, message)) => M::decode(message).map_err(io::Error::other),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// A message longer than this travels in a memory file beside the datagram: the kernel bounds a datagram by the
+/// socket's buffer, and a script or an environment may be larger.
+pub(super) const MAX_DATAGRAM: usize = 16 * 1024;
+
+/// No process can be started with more arguments than this, whatever the stack limit.
+pub(super) const MAX_START: u64 = 16 * 1024 * 1024;
+
+/// How a slot's file system and network are made.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SlotSpec {
+    /// Share the agent's network.
+    #[prost(bool, tag = "1")]
+    pub(super) network: bool,
+    /// Absolute paths of the host, shown read-only.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub(super) read_only: Vec<Vec<u8>>,
+    #[prost(uint64, tag = "3")]
+    pub(super) tmp_bytes: u64,
+    /// The agent is root, and none of its groups may stay.
+    #[prost(bool, tag = "4")]
+    pub(super) drop_groups: bool,
+}
+
+/// What a runner's calls are held to.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct RunnerSpec {
+    #[prost(uint64, tag = "1")]
+    pub(super) max_open_files: u64,
+    #[prost(uint64, optional, tag = "2")]
+    pub(super) max_processes: Option<u64>,
+    /// The network is the agent's: keep calls from its abstract sockets, where the kernel can.
+    #[prost(bool, tag = "3")]
+    pub(super) scope_sockets: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Nothing {}
+
+/// From the agent to a runner.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Request {
+    #[prost(oneof = "RequestKind", tags = "1, 2, 3")]
+    pub(super) kind: Option<RequestKind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(super) enum RequestKind {
+    /// Start a process. With it: stdout, stderr, and stdin where `stdin` says so.
+    #[prost(message, tag = "1")]
+    Start(Start),
+    /// The same; the `Start` is the whole of a memory file, which is the last descriptor.
+    #[prost(message, tag = "2")]
+    StartInMemory(Nothing),
+    /// Kill what runs. Without a running call it means nothing: the call had ended by itself.
+    #[prost(message, tag = "3")]
+    Cancel(Nothing),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Start {
+    /// A shell script if set, else `arguments`.
+    #[prost(string, optional, tag = "1")]
+    pub(super) script: Option<String>,
+    #[prost(string, repeated, tag = "2")]
+    pub(super) arguments: Vec<String>,
+    #[prost(string, tag = "3")]
+    pub(super) working_directory: String,
+    #[prost(message, repeated, tag = "4")]
+    pub(super) environment: Vec<Variable>,
+    #[prost(bool, tag = "5")]
+    pub(super) stdin: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Variable {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, tag = "2")]
+    pub(super) value: String,
+}
+
+/// From a helper to the agent.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Reply {
+    #[prost(oneof = "ReplyKind", tags = "1, 2, 3, 4")]
+    pub(super) kind: Option<ReplyKind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(super) enum ReplyKind {
+    /// The maker: "map me", and then "the keeper is up", which carries its pidfd. A keeper or runner: "at work".
+    #[prost(message, tag = "1")]
+    Ready(Nothing),
+    /// The helper gives up.
+    #[prost(message, tag = "2")]
+    Failed(Failed),
+    #[prost(message, tag = "3")]
+    NotStarted(NotStarted),
+    #[prost(message, tag = "4")]
+    Ended(Ended),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Failed {
+    /// A `Step`.
+    #[prost(int32, tag = "1")]
+    pub(super) step: i32,
+    #[prost(string, tag = "2")]
+    pub(super) detail: String,
+    /// The operating system's error number, or 0: then `text` says it.
+    #[prost(int32, tag = "3")]
+    pub(super) errno: i32,
+    #[prost(string, tag = "4")]
+    pub(super) text: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct NotStarted {
+    #[prost(enumeration = "StartFault", tag = "1")]
+    pub(super) fault: i32,
+    #[prost(string, tag = "2")]
+    pub(super) message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub(super) enum StartFault {
+    Refused = 0,
+    NotFound = 1,
+    TooLarge = 2,
+}
+
+/// The call's process has ended, and everything that it left behind has been killed and reaped.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Ended {
+    /// As wait(2) encodes it.
+    #[prost(int32, tag = "1")]
+    pub(super) status: i32,
+    #[prost(uint64, tag = "2")]
+    pub(super) user_cpu_us: u64,
+    #[prost(uint64, tag = "3")]
+    pub(super) system_cpu_us: u64,
+    #[prost(uint64, tag = "4")]
+    pub(super) max_rss_bytes: u64,
+    /// From the start until the process itself had ended.
+    #[prost(uint64, tag = "5")]
+    pub(super) execution_us: u64,
+}
+
+impl From<RequestKind> for Request {
+    fn from(kind: RequestKind) -> Self {
+        Self { kind: Some(kind) }
+    }
+}
+
+impl From<ReplyKind> for Reply {
+    fn from(kind: ReplyKind) -> Self {
+        Self { kind: Some(kind) }
+    }
+}

@@ -1,0 +1,181 @@
+//! A slot to test on, and short ways to run things in it.
+
+use std::{
+    fs,
+    io::{self, Read},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tool_executor::{
+    sandbox::slot::{Runner, RunnerEnd, Slot, SlotConfig, Stdio, empty_trash, trash_beside},
+    tool::job::{Exit, Process, Program, Usage},
+};
+
+/// Overrides the program, where the built one cannot be reached.
+pub(crate) const PROGRAM: &str = "TOOL_EXECUTOR_TEST_PROGRAM";
+
+pub(crate) fn program() -> PathBuf {
+    std::env::var_os(PROGRAM).map_or_else(|| env!("CARGO_BIN_EXE_tool-executor").into(), PathBuf::from)
+}
+
+/// Whether slots get users of their own here: root without a mapping onto another user can do so.
+pub(crate) fn own_ids() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap();
+    rustix::process::geteuid().is_root() && map.split_ascii_whitespace().nth(2).unwrap().len() > 5
+}
+
+pub(crate) fn config(directory: PathBuf) -> SlotConfig {
+    // No two slots of a machine may share an id, whatever else is being tested on it.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let id = || 200_000 + std::process::id() % 30_000 * 100 + NEXT.fetch_add(1, Ordering::Relaxed);
+    SlotConfig { host_id: own_ids().then(id), program: program(), ..SlotConfig::new(directory) }
+}
+
+pub(crate) struct Bed {
+    pub(crate) slot: Slot,
+    pub(crate) runner: Runner,
+    pub(crate) config: SlotConfig,
+    _home: TempDir,
+}
+
+impl Bed {
+    pub(crate) async fn new() -> Self {
+        Self::with(|_| ()).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut SlotConfig)) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let mut config = config(home.path().join("slots/0"));
+        change(&mut config);
+        let slot = Slot::create(&config).await.unwrap();
+        let runner = slot.runner().await.unwrap();
+        Self { slot, runner, config, _home: home }
+    }
+
+    pub(crate) async fn sh(&mut self, script: &str) -> Done {
+        sh(&mut self.runner, script).await
+    }
+
+    /// Standard output of a script that must succeed, without its last newline.
+    pub(crate) async fn out(&mut self, script: &str) -> String {
+        self.sh(script).await.succeeded()
+    }
+
+    /// Ends the slot and proves that nothing of it is left.
+    pub(crate) async fn end(self) {
+        let Self { slot, runner, config, _home } = self;
+        slot.destroy().await.unwrap();
+        assert!(runner.ended().await.is_err());
+        empty_trash(&trash_beside(&config.directory)).unwrap();
+        let left: Vec<_> = fs::read_dir(&config.directory).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(config.directory.to_str().unwrap()));
+        if let Some(id) = config.host_id {
+            assert_eq!(processes_of(id), Vec::<String>::new());
+        }
+    }
+}
+
+/// All processes of a user, zombies included.
+pub(crate) fn processes_of(id: u32) -> Vec<String> {
+    use std::os::unix::fs::MetadataExt;
+    let process = |path: &Path| {
+        let status = fs::read_to_string(path.join("status")).ok()?;
+        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().next()?;
+        (fs::metadata(path).ok()?.uid() == id || uid.parse() == Ok(id)).then_some(status)
+    };
+    fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| process(&entry.path())).collect()
+}
+
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) end: RunnerEnd,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Done {
+    pub(crate) fn exit(&self) -> Exit {
+        match &self.end {
+            RunnerEnd::Ended { exit, .. } => *exit,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn usage(&self) -> (Usage, Duration) {
+        match &self.end {
+            RunnerEnd::Ended { usage, execution, .. } => (*usage, *execution),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn succeeded(self) -> String {
+        assert_eq!(self.exit(), Exit::Code(0), "{self:?}");
+        self.stdout.trim_end_matches('\n').to_owned()
+    }
+}
+
+pub(crate) fn shell(script: &str) -> Process {
+    Process { program: Program::Shell(script.into()), ..Process::default() }
+}
+
+pub(crate) fn argv<const N: usize>(arguments: [&str; N]) -> Process {
+    Process { program: Program::Argv(arguments.map(String::from).to_vec()), ..Process::default() }
+}
+
+pub(crate) async fn sh(runner: &mut Runner, script: &str) -> Done {
+    run(runner, &shell(script)).await
+}
+
+pub(crate) async fn run(runner: &mut Runner, process: &Process) -> Done {
+    let (stdio, stdout, stderr) = pipes(None);
+    runner.start(process, stdio).await.unwrap();
+    let end = runner.ended().await.unwrap();
+    Done { end, stdout: stdout.await.unwrap(), stderr: stderr.await.unwrap() }
+}
+
+pub(crate) type Output = tokio::task::JoinHandle<String>;
+
+/// Standard streams whose output is read to its end meanwhile.
+pub(crate) fn pipes(stdin: Option<OwnedFd>) -> (Stdio, Output, Output) {
+    let (stdout, stdout_write) = io::pipe().unwrap();
+    let (stderr, stderr_write) = io::pipe().unwrap();
+    let read = |mut pipe: io::PipeReader| {
+        tokio::task::spawn_blocking(move || {
+            let mut bytes = Vec::new();
+            pipe.read_to_end(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    };
+    (Stdio { stdin, stdout: stdout_write.into(), stderr: stderr_write.into() }, read(stdout), read(stderr))
+}
+
+/// Streams of a call that says when it has started, by its first byte of output.
+pub(crate) async fn start_and_wait_for_output(runner: &mut Runner, script: &str) -> io::PipeReader {
+    let (mut stdout, write) = io::pipe().unwrap();
+    let stderr = write.try_clone().unwrap();
+    let stdio = Stdio { stdin: None, stdout: write.into(), stderr: stderr.into() };
+    runner.start(&shell(script), stdio).await.unwrap();
+    tokio::task::spawn_blocking(move || {
+        stdout.read_exact(&mut [0]).unwrap();
+        stdout
+    })
+    .await
+    .unwrap()
+}
+
+/// How many processes a call sees: where nothing else runs, its runner and its shell.
+pub(crate) const PROCESSES: &str = "set -- /proc/[0-9]*; echo $#";
+
+pub(crate) fn has_program(name: &str) -> bool {
+    let found = Path::new("/usr/bin").join(name).exists();
+    if !found {
+        eprintln!("skipped: no {name} on this machine");
+    }
+    found
+}

@@ -1,0 +1,180 @@
+//! How slots come and go, and what is left of them: nothing.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Read, Write},
+    os::fd::AsFd,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use tool_executor::{
+    sandbox::slot::{Slot, SlotError, empty_trash, trash_beside},
+    tool::job::Exit,
+};
+
+use super::bed::{self, Bed, PROGRAM, config, own_ids, shell, start_and_wait_for_output};
+
+#[tokio::test]
+async fn a_new_slot_in_an_old_ones_place_is_empty() {
+    let mut bed = Bed::new().await;
+    bed.out("mkdir -p a/b; echo > a/b/f; chmod 000 a/b; chmod 500 a .; echo > /tmp/f").await;
+    let Bed { slot, runner, config, .. } = &mut bed;
+    let mut old = Slot::create(config).await.unwrap();
+    std::mem::swap(slot, &mut old);
+    *runner = slot.runner().await.unwrap();
+    drop(old);
+    assert_eq!(bed.out("ls -A . /tmp").await, ".:\n\n/tmp:");
+    let trash = trash_beside(&bed.config.directory);
+    assert_eq!(std::fs::read_dir(&trash).unwrap().count(), 1);
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_slot_that_is_dropped_leaves_no_process() {
+    let mut bed = Bed::new().await;
+    let mut output = start_and_wait_for_output(&mut bed.runner, "echo x; setsid sleep 1000 & sleep 1000").await;
+    let (id, Bed { slot, runner, config, .. }) = (bed.config.host_id, bed);
+    drop(slot);
+    // Whoever could write to it is gone.
+    output.read_to_end(&mut Vec::new()).unwrap();
+    assert!(matches!(runner.ended().await, Err(SlotError::Gone("runner"))));
+    assert_eq!(id.map(bed::processes_of).unwrap_or_default(), Vec::<String>::new());
+    empty_trash(&trash_beside(&config.directory)).unwrap();
+}
+
+#[tokio::test]
+async fn a_creation_that_nobody_waits_for_leaves_no_process() {
+    let home = tempfile::tempdir().unwrap();
+    let config = config(home.path().join("slots/0"));
+    // Let it begin, and then drop it.
+    tokio::select! {
+        biased;
+        _ = Slot::create(&config) => {}
+        () = tokio::task::yield_now() => {}
+    }
+    // The next one in its place can only be made once the workspace is there to be moved; then the first has ended or
+    // is ended by its drop.
+    let slot = Slot::create(&config).await.unwrap();
+    slot.runner().await.unwrap();
+    slot.destroy().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_death_of_the_keeper_is_noticed_by_everybody() {
+    let mut bed = Bed::new().await;
+    let keeper = keeper_of(std::process::id(), bed.config.host_id);
+    let output = start_and_wait_for_output(&mut bed.runner, "echo x; sleep 1000").await;
+    rustix::process::kill_process(rustix::process::Pid::from_raw(keeper).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
+    bed.slot.lost().await;
+    assert!(matches!(bed.runner.ended().await, Err(SlotError::Gone("runner"))));
+    let (stdio, ..) = bed::pipes(None);
+    assert!(matches!(bed.runner.start(&shell("true"), stdio).await, Err(SlotError::Gone("runner"))));
+    assert!(matches!(bed.slot.runner().await, Err(SlotError::Gone(_))));
+    bed.slot.lost().await;
+    drop(output);
+    bed.end().await;
+}
+
+/// The newest keeper that is a child of `parent`, and of the user `id` if slots have users of their own.
+fn keeper_of(parent: u32, id: Option<u32>) -> i32 {
+    let is_keeper = |pid: i32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+        let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let uid = id.is_none_or(|id| field("Uid:") == Some(&id.to_string()));
+        (field("PPid:")? == parent.to_string() && uid && cmdline == b"slot\0keeper\0").then_some(pid)
+    };
+    let pids = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    pids.filter_map(is_keeper).max().unwrap()
+}
+
+/// Runs one test of this program, an ignored one, in another process.
+pub(crate) fn rerun(test: &str, through: &[&str]) -> Command {
+    let this = env::current_exe().unwrap();
+    let mut command = match through.split_first() {
+        Some((program, arguments)) => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(this);
+            command
+        }
+        None => Command::new(this),
+    };
+    command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]);
+    command
+}
+
+#[tokio::test]
+#[ignore = "run by the_death_of_the_agent_ends_everything, which kills it"]
+async fn an_agent_that_is_killed() {
+    let mut bed = Bed::new().await;
+    let stdout = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
+    let stdio = tool_executor::sandbox::slot::Stdio { stdin: None, stderr: stdout.try_clone().unwrap(), stdout };
+    let script = "setsid sleep 1000 & trap '' TERM; echo; echo started; sleep 1000 & wait";
+    bed.runner.start(&shell(script), stdio).await.unwrap();
+    bed.slot.lost().await;
+}
+
+#[test]
+fn the_death_of_the_agent_ends_everything() {
+    let mut agent = rerun("slot::lifetime::an_agent_that_is_killed", &[]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(agent.stdout.take().unwrap());
+    let mut line = String::new();
+    while line != "started\n" {
+        line.clear();
+        assert_ne!(output.read_line(&mut line).unwrap(), 0, "it ended early");
+    }
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    // The call's processes have it open: its end is theirs.
+    output.read_to_end(&mut Vec::new()).unwrap();
+}
+
+/// Everything here again, as an ordinary user who has a home and nothing else.
+#[test]
+fn an_ordinary_user_has_slots_too() {
+    if !rustix::process::geteuid().is_root() || !own_ids() || !bed::has_program("setpriv") {
+        return;
+    }
+    // Where an ordinary user can get at them.
+    let home = tempfile::tempdir().unwrap();
+    let place = |from: &Path, name: &str| {
+        let to = home.path().join(name);
+        std::fs::copy(from, &to).unwrap();
+        to
+    };
+    let program = place(&bed::program(), "program");
+    let tests = place(&env::current_exe().unwrap(), "tests");
+    let own = home.path().join("home");
+    std::fs::create_dir(&own).unwrap();
+    std::os::unix::fs::chown(&own, Some(65_533), Some(65_533)).unwrap();
+    std::fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let run = Command::new("setpriv")
+        .args(["--reuid=65533", "--regid=65533", "--clear-groups", "--inh-caps=-all"])
+        .arg(tests)
+        .args(["slot::", "--test-threads=2"])
+        .env_clear()
+        .envs([("HOME", &own), ("TMPDIR", &own)])
+        .env(PROGRAM, program)
+        .current_dir("/")
+        .output()
+        .unwrap();
+    std::io::stdout().write_all(&run.stdout).unwrap();
+    std::io::stderr().write_all(&run.stderr).unwrap();
+    assert!(run.status.success());
+}
+
+#[tokio::test]
+async fn long_paths_are_no_obstacle() {
+    let home = tempfile::tempdir().unwrap();
+    let mut directory = home.path().to_owned();
+    for _ in 0..12 {
+        directory.push("n".repeat(200));
+    }
+    let config = config(directory.join("slot"));
+    let slot = Slot::create(&config).await.unwrap();
+    let mut runner = slot.runner().await.unwrap();
+    assert_eq!(bed::sh(&mut runner, "pwd").await.exit(), Exit::Code(0));
+    slot.destroy().await.unwrap();
+}

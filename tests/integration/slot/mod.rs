@@ -1,0 +1,11 @@
+//! Slots as the agent uses them, with real isolation.
+//!
+//! What could harm the machine if isolation failed is in [`hostile`], and runs in a pid namespace of its own only.
+
+mod bed;
+mod calls;
+mod files;
+mod hostile;
+mod isolation;
+mod lifetime;
+mod speed;
