@@ -287,3 +287,20 @@ fn log_filters_have_two_names() {
     assert_eq!(filter(&[("RUST_LOG", "")]), "info");
     assert_eq!(only_mistake(&environment(&[("LOG", "a=loud")])).0, "TOOL_EXECUTOR_LOG");
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_value_crashes_it(key in 0..KEYS.len(), value in "[0-9a-z. ,:/_-]{0,12}|\\PC{0,12}", place in 0..4) {
+        let key = &KEYS[key];
+        let mut all = sources();
+        match place {
+            0 => all.file = Some(FileSource { path: "f".into(), text: format!("{} = {value}", key.path) }),
+            1 => all.dotenv = Some(format!("{}={value}", key.variable())),
+            2 => _ = all.environment.insert(key.number_variable().unwrap_or(key.variable()), value),
+            _ => all.flags.set = vec![format!("{}={value}", key.path)],
+        }
+        if let Ok(loaded) = load(&all) {
+            render(&loaded);
+        }
+    }
+}
