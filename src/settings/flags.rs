@@ -2,19 +2,19 @@
 
 use std::path::PathBuf;
 
-/// Settings by flag: they win over everything else.
+/// Settings by flag: they win over everything else, and a later flag over an earlier one.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ServeFlags {
     /// The settings file [default: tool-executor.toml, if there is one here]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", overrides_with = "config")]
     pub config: Option<PathBuf>,
 
     /// Where to listen; port 0 takes a free one [default: 127.0.0.1:9001]
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", overrides_with = "listen")]
     pub listen: Option<String>,
 
     /// The directory for sockets, workspaces and what a restart needs
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", overrides_with = "state_dir")]
     pub state_dir: Option<String>,
 
     /// Any other setting, by its name in the settings file; may be given more than once
@@ -46,5 +46,27 @@ impl ServeFlags {
         };
         let plain = [named("--listen", "listen", &self.listen), named("--state-dir", "state_dir", &self.state_dir)];
         set.chain(plain.into_iter().flatten()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        flags: ServeFlags,
+    }
+
+    #[test]
+    fn the_later_flag_wins() {
+        let line = ["serve", "--listen", "a:1", "--set", "slots=1", "--listen", "b:2", "--set=lease = 1h = x"];
+        let given = Program::try_parse_from(line).unwrap_or_else(|error| panic!("{error}")).flags.given();
+        let settings: Vec<_> = given.into_iter().filter_map(|given| given.setting).collect();
+        let expected = [("slots", "1"), ("lease", "1h = x"), ("listen", "b:2")];
+        assert_eq!(settings, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
 }
