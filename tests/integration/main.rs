@@ -1,5 +1,6 @@
 //! Every integration test is part of this one program: it is linked once.
 
+mod architecture;
 mod serve;
 mod slot;
 mod support;
