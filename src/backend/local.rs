@@ -18,7 +18,7 @@ use std::{
     fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -63,7 +63,8 @@ pub struct LocalConfig {
 pub struct LocalBackend {
     config: LocalConfig,
     node: String,
-    running: Mutex<Running>,
+    /// Shared with whoever watches over a container.
+    running: Arc<Mutex<Running>>,
 }
 
 #[derive(Default)]
@@ -84,17 +85,12 @@ struct Entry {
 impl LocalBackend {
     pub fn new(config: LocalConfig) -> Self {
         let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Self { config, node, running: Mutex::default() }
-    }
-
-    fn running(&self) -> std::sync::MutexGuard<'_, Running> {
-        // Each change is whole before the lock is given back.
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { config, node, running: Arc::default() }
     }
 
     /// The lowest range of user ids that no container has.
     fn take_ordinal(&self) -> u32 {
-        let mut running = self.running();
+        let mut running = lock(&self.running);
         let ordinal = (0..).find(|ordinal| !running.ordinals.contains(ordinal)).unwrap_or(u32::MAX);
         running.ordinals.insert(ordinal);
         ordinal
@@ -131,6 +127,11 @@ impl LocalBackend {
     }
 }
 
+fn lock(running: &Mutex<Running>) -> MutexGuard<'_, Running> {
+    // Each change is whole before the lock is given back.
+    running.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("could not {step}: {source}")]
 struct LaunchError {
@@ -140,12 +141,12 @@ struct LaunchError {
 
 /// An error with all of its causes, for evidence.
 fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[async_trait]
-impl Backend for Arc<LocalBackend> {
+impl Backend for LocalBackend {
     fn name(&self) -> &'static str {
         "local"
     }
@@ -158,7 +159,7 @@ impl Backend for Arc<LocalBackend> {
             Ok(launched) => launched,
             Err(error) => {
                 remove(&directory);
-                self.running().ordinals.remove(&ordinal);
+                lock(&self.running).ordinals.remove(&ordinal);
                 return Err(StartError { evidence: Evidence { cause: error.to_string(), ..Evidence::default() } });
             }
         };
@@ -166,8 +167,8 @@ impl Backend for Arc<LocalBackend> {
         let (events, receiver) = mpsc::channel(1);
         let (stop, stopping) = watch::channel(false);
         let (gone, is_gone) = watch::channel(false);
-        self.running().containers.push(Entry { id: id.clone(), stop, gone: is_gone });
-        let backend = self.clone();
+        lock(&self.running).containers.push(Entry { id: id.clone(), stop, gone: is_gone });
+        let all = self.running.clone();
         let watched = id.clone();
         // Ends with the agent.
         tokio::spawn(async move {
@@ -178,7 +179,7 @@ impl Backend for Arc<LocalBackend> {
             if let Err(error) = cleared {
                 warn!(error = &error as &dyn std::error::Error, "could not clear a container's directory away");
             }
-            let mut running = backend.running();
+            let mut running = lock(&all);
             running.ordinals.remove(&ordinal);
             running.containers.retain(|entry| entry.id != watched);
             gone.send_replace(true);
@@ -188,7 +189,7 @@ impl Backend for Arc<LocalBackend> {
 
     async fn stop(&self, container: &ContainerId) {
         let gone = {
-            let running = self.running();
+            let running = lock(&self.running);
             let Some(entry) = running.containers.iter().find(|entry| entry.id == *container) else { return };
             entry.stop.send_replace(true);
             entry.gone.clone()

@@ -97,7 +97,8 @@ async fn a_command_has_its_directory_environment_and_input() {
     stream.batch(vec![command("0", argv(&["mkdir", "sub"])), command("1", full)]).await;
     assert!(stream.result().await.success);
     let result = stream.result().await;
-    assert_eq!(&result.stdout.expect("stdout").data[..], b"/workspace/sub\na value\nfrom stdin");
+    let stdout = result.stdout.clone().expect("stdout").data;
+    assert_eq!(&stdout[..], b"/workspace/sub\na value\nfrom stdin");
     assert_eq!(result.exit, Some(Exit::ExitCode(7)));
     assert_eq!((result.outcome(), result.reason()), (Outcome::Failed, Reason::ExitStatus));
     assert_eq!(result.attribution(), Attribution::Client, "the trainer chose it");
