@@ -11,7 +11,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
-    time::timeout,
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -23,7 +23,7 @@ use crate::{
     id::PoolName,
     sandbox::{
         client::LinkOptions,
-        slot::{self, SlotConfig},
+        slot::{self, Isolation, SlotConfig, Unavailable},
     },
     scheduler::{self, ContainerState, PoolConfig},
     settings::{self, ServeFlags, Settings},
@@ -57,7 +57,7 @@ pub(super) fn run(flags: ServeFlags) -> Done {
 async fn serve(settings: Settings) -> Done {
     let mut signals = Signals::listen()?;
     let state = StateDir::take(&settings.state_dir)?;
-    let isolation = slot::probe(&probe_config(&settings, state.path())).await?;
+    let isolation = probe(&settings, state.path()).await?;
     info!(%isolation, network = settings.sandbox.network, state = %state.path().display(), "slots can be made");
 
     let options = LinkOptions {
@@ -122,9 +122,10 @@ async fn serve(settings: Settings) -> Done {
     scheduling.await?;
     closing.cancel();
     // Clients that do not read what they were sent are not waited for.
-    match timeout(CLOSING, served).await {
-        Ok(ended) => ended??,
-        Err(_) => info!("some connections did not close in {CLOSING:?}"),
+    tokio::select! {
+        ended = &mut served => ended??,
+        () = sleep(CLOSING) => info!("some connections did not close in {CLOSING:?}"),
+        () = signals.next() => {}
     }
     info!("ended");
     Ok(ExitCode::SUCCESS)
@@ -174,8 +175,15 @@ fn uid_base(settings: &Settings) -> Option<u32> {
     slot::can_assign_ids(base..base.saturating_add(ids)).then_some(base)
 }
 
-/// A slot like those that agents make, to see whether it can be made.
-pub(super) fn probe_config(settings: &Settings, state: &Path) -> SlotConfig {
+/// Whether slots like those that agents make can be made.
+pub(super) async fn probe(settings: &Settings, state: &Path) -> Result<Isolation, Unavailable> {
+    let probed = slot::probe(&probe_config(settings, state)).await;
+    // What cannot be removed is in nobody's way: the next probe is given the same place.
+    let _ = std::fs::remove_dir_all(state.join("probe"));
+    probed
+}
+
+fn probe_config(settings: &Settings, state: &Path) -> SlotConfig {
     let sandbox = &settings.sandbox;
     SlotConfig {
         host_id: uid_base(settings),
@@ -184,7 +192,7 @@ pub(super) fn probe_config(settings: &Settings, state: &Path) -> SlotConfig {
         tmp_bytes: sandbox.tmp_bytes,
         max_open_files: sandbox.max_open_files,
         max_processes: Some(sandbox.max_processes),
-        ..SlotConfig::new(state.join("probe"))
+        ..SlotConfig::new(state.join("probe/slot"))
     }
 }
 

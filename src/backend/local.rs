@@ -99,11 +99,7 @@ impl LocalBackend {
     /// Makes the container's directory and starts its agent there.
     fn launch(&self, id: &ContainerId, directory: &Path, ordinal: u32) -> Result<(Agent, Endpoint), LaunchError> {
         let step = |step| move |source| LaunchError { step, source };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(step("make its directory"))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(step("make its directory"))?;
         let token = uuid::Uuid::new_v4().to_string();
         let config = agent::Config {
             container_id: id.to_string(),

@@ -78,10 +78,9 @@ fn notice_event(notice: Notice) -> pb::notice::Event {
             location: Some(location(&place)),
             isolation: isolation.to_string(),
         }),
-        Notice::SandboxLost { generation, evidence: known } => Event::SandboxLost(pb::SandboxLost {
-            generation: generation.0,
-            evidence: Some(evidence(&known)),
-        }),
+        Notice::SandboxLost { generation, evidence: known } => {
+            Event::SandboxLost(pb::SandboxLost { generation: generation.0, evidence: Some(evidence(&known)) })
+        }
         Notice::Draining { remaining } => {
             Event::Draining(pb::Draining { deadline: Some(timestamp(SystemTime::now() + remaining)) })
         }

@@ -2,10 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::AtomicU64,
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -166,11 +163,7 @@ impl Driver {
     }
 
     /// Tells the core of something, and carries out what it decides.
-    fn act<T>(
-        &mut self,
-        pool: usize,
-        act: impl FnOnce(&mut Core<TrajectoryKey>, Instant, &mut Vec<Effect>) -> T,
-    ) -> T {
+    fn act<T>(&mut self, pool: usize, act: impl FnOnce(&mut Core<TrajectoryKey>, Instant, &mut Vec<Effect>) -> T) -> T {
         let mut effects = Vec::new();
         let now = tokio::time::Instant::now().into_std();
         let answer = act(&mut self.pools[pool].core, now, &mut effects);

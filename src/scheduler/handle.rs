@@ -97,10 +97,17 @@ pub enum WaitEvent {
 /// Why no slot was had.
 #[derive(Debug, Clone)]
 pub enum WaitFailure {
-    TimedOut { waited: Duration },
+    TimedOut {
+        waited: Duration,
+    },
     /// In all that time no container could be started.
-    StartFailed { evidence: Arc<Evidence>, retry_after: Duration },
-    LineFull { retry_after: Duration },
+    StartFailed {
+        evidence: Arc<Evidence>,
+        retry_after: Duration,
+    },
+    LineFull {
+        retry_after: Duration,
+    },
     ShuttingDown,
 }
 

@@ -36,12 +36,23 @@ pub(super) struct News {
 }
 
 pub(super) enum ContainerNews {
-    Ready { id: ContainerId, node: String, link: Link, attached: Attached },
+    Ready {
+        id: ContainerId,
+        node: String,
+        link: Link,
+        attached: Attached,
+    },
     /// It could not be started, and nothing is left of it.
     Failed(Arc<Evidence>),
     Draining,
-    SlotReady { slot: u32, kept: bool },
-    SlotQuarantined { slot: u32, cause: String },
+    SlotReady {
+        slot: u32,
+        kept: bool,
+    },
+    SlotQuarantined {
+        slot: u32,
+        cause: String,
+    },
     /// It is lost; `Gone` follows once nothing is left of it.
     Lost,
     Gone,
@@ -85,7 +96,13 @@ impl Supervisor {
     }
 
     /// Until the container is gone.
-    async fn watch(&self, id: &ContainerId, node: &str, connected: Connected, mut events: mpsc::Receiver<ContainerEvent>) {
+    async fn watch(
+        &self,
+        id: &ContainerId,
+        node: &str,
+        connected: Connected,
+        mut events: mpsc::Receiver<ContainerEvent>,
+    ) {
         let Connected { link, attached, events: mut link_events } = connected;
         info!(container = %id, isolation = attached.isolation, slots = attached.slots, "a container is ready");
         self.tell(ContainerNews::Ready { id: id.clone(), node: node.to_owned(), link: link.clone(), attached });
@@ -106,9 +123,8 @@ impl Supervisor {
                     None => break evidence("its link ended".to_owned()),
                 },
                 () = self.stop.cancelled() => {
-                    self.backend.stop(id).await;
                     link.lose(&at(evidence("it was stopped".to_owned()), id, node));
-                    return;
+                    return self.backend.stop(id).await;
                 }
             }
         };

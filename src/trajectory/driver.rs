@@ -1,21 +1,11 @@
 //! The task that owns a trajectory: feeds its state what happens, and carries out what the state decides.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    future::pending,
-    sync::Arc,
-    time::Duration,
-};
-
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::{Instant, sleep_until},
-};
-use tokio_stream::StreamExt;
+use std::{collections::HashMap, future::pending, sync::Arc, time::Duration};
 
 use super::{
+    connection::{Connection, Heard, Responses},
     directory::Shared,
-    request::{Call, Open, OpenError, Request, Requests, Response, StreamError, StreamFault},
+    request::{Call, Open, OpenError, Requests, Response, StreamError},
     state::{Description, Effect, Moment, Place, State, Tally, Waiter},
 };
 use crate::{
@@ -24,13 +14,10 @@ use crate::{
     scheduler::{Grant, Lease, WaitEvent, WaitFailure, Waiting},
     tool::{CallResult, Verdict},
 };
-
-/// How many messages may wait between a trajectory and its client's connection; the log and the windows of live
-/// output bound what waits behind them.
-const RESPONSES: usize = 8;
-
-/// What the attached client receives. It ends after an error.
-pub type Responses = mpsc::Receiver<Result<Response, Box<StreamError>>>;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
 
 /// The answer to a unary call.
 #[derive(Debug)]
@@ -55,20 +42,6 @@ pub(super) struct OpenCommand {
     pub(super) fresh: bool,
     pub(super) requests: Requests,
     pub(super) reply: oneshot::Sender<Result<Responses, OpenError>>,
-}
-
-/// The attached stream.
-struct Connection {
-    /// `None` after the client's half-close.
-    requests: Option<Requests>,
-    responses: mpsc::Sender<Result<Response, Box<StreamError>>>,
-    outbox: VecDeque<Outgoing>,
-}
-
-struct Outgoing {
-    response: Response,
-    /// The call whose output this is, and how much of it: it may send as much again once this has left.
-    output: Option<(CallNumber, u32)>,
 }
 
 /// See the module.
@@ -101,9 +74,7 @@ struct Counted {
 
 enum Happening {
     Command(Option<Command>),
-    Request(Option<Result<Request, StreamFault>>),
-    Writable,
-    Detached,
+    Connection(Heard),
     Wait(WaitEvent),
     Slot(SlotEvent),
     Deadline,
@@ -139,10 +110,8 @@ impl Driver {
             let receipt = match self.next().await {
                 Happening::Command(Some(command)) => self.on_command(command),
                 Happening::Command(None) => return,
-                Happening::Request(request) => self.on_request(request),
-                Happening::Writable => None,
-                Happening::Detached => {
-                    self.detach();
+                Happening::Connection(heard) => {
+                    self.on_heard(heard);
                     None
                 }
                 Happening::Wait(event) => self.on_wait(event),
@@ -165,35 +134,16 @@ impl Driver {
 
     async fn next(&mut self) -> Happening {
         let deadline = self.state.deadline().map(Instant::from_std);
-        let (requests, responses) = match &mut self.connection {
-            Some(connection) => (
-                connection.requests.as_mut(),
-                Some((&connection.responses, !connection.outbox.is_empty())),
-            ),
-            None => (None, None),
-        };
+        let connection = self.connection.as_mut();
         // Fair between its branches, so that none of them starves another.
         tokio::select! {
             command = self.commands.recv() => Happening::Command(command),
-            request = async {
-                match requests {
-                    Some(requests) => requests.next().await,
+            heard = async {
+                match connection {
+                    Some(connection) => connection.next().await,
                     None => pending().await,
                 }
-            } => Happening::Request(request),
-            happening = async {
-                match responses {
-                    Some((responses, true)) => match responses.reserve().await {
-                        Ok(_) => Happening::Writable,
-                        Err(_) => Happening::Detached,
-                    },
-                    Some((responses, false)) => {
-                        responses.closed().await;
-                        Happening::Detached
-                    }
-                    None => pending().await,
-                }
-            } => happening,
+            } => Happening::Connection(heard),
             event = async {
                 match &mut self.waiting {
                     Some(waiting) => waiting.next().await,
@@ -243,8 +193,7 @@ impl Driver {
 
     fn on_open(&mut self, command: OpenCommand, at: Moment) {
         let OpenCommand { open, fresh, requests, reply } = command;
-        let (sender, responses) = mpsc::channel(RESPONSES);
-        let connection = Connection { requests: Some(requests), responses: sender, outbox: VecDeque::new() };
+        let (connection, responses) = Connection::new(requests);
         match self.state.on_open(open, fresh, at) {
             Ok(()) => {
                 self.arriving = Some(connection);
@@ -255,30 +204,21 @@ impl Driver {
         }
     }
 
-    fn on_request(&mut self, request: Option<Result<Request, StreamFault>>) -> Option<Receipt> {
+    fn on_heard(&mut self, heard: Heard) {
         let at = self.shared.moment();
-        match request {
-            Some(Ok(request)) => self.state.on_request(request, at),
-            Some(Err(StreamFault::Lost)) => self.detach(),
-            Some(Err(StreamFault::Malformed { field, description })) => {
-                self.state.on_stream_fault(StreamError::Malformed { field, description }, at);
-            }
-            Some(Err(StreamFault::TooLarge { description })) => {
-                self.state.on_stream_fault(StreamError::TooLarge { description }, at);
-            }
-            None => {
-                if let Some(connection) = &mut self.connection {
-                    connection.requests = None;
-                }
-                self.state.on_half_close(at);
-            }
+        match heard {
+            Heard::Request(request) => self.state.on_request(request, at),
+            Heard::Malformed(error) => self.state.on_stream_fault(error, at),
+            Heard::HalfClose => self.state.on_half_close(at),
+            // The flush that follows makes use of it.
+            Heard::Writable => {}
+            Heard::Gone => self.detach(),
         }
-        None
     }
 
     fn detach(&mut self) {
         if let Some(connection) = self.connection.take() {
-            connection.outbox.iter().for_each(|outgoing| self.grant(outgoing.output));
+            connection.waiting_output().for_each(|output| self.grant(Some(output)));
         }
         self.state.on_detached(self.shared.moment());
     }
@@ -320,10 +260,10 @@ impl Driver {
         for effect in self.state.take_effects() {
             match effect {
                 Effect::Attach => self.connection = self.arriving.take(),
-                Effect::Send(response) => self.post(Outgoing { response, output: None }),
+                Effect::Send(response) => self.post(response, None),
                 Effect::SendOutput(call, output) => {
                     let bytes = u32::try_from(output.data.len()).unwrap_or(u32::MAX);
-                    self.post(Outgoing { response: Response::Output(Box::new(output)), output: Some((call, bytes)) });
+                    self.post(Response::Output(Box::new(output)), Some((call, bytes)));
                 }
                 Effect::EndStream(error) => self.end_stream(error),
                 Effect::Answer { waiter, result, replayed } => {
@@ -374,41 +314,29 @@ impl Driver {
         }
     }
 
-    fn post(&mut self, outgoing: Outgoing) {
+    fn post(&mut self, response: Response, output: Option<(CallNumber, u32)>) {
         if let Some(connection) = &mut self.connection {
-            connection.outbox.push_back(outgoing);
+            connection.post(response, output);
         }
     }
 
     /// Moves to the connection what it has room for.
     fn flush(&mut self) {
-        let Some(connection) = &mut self.connection else { return };
-        while !connection.outbox.is_empty()
-            && let Ok(permit) = connection.responses.try_reserve()
-            && let Some(Outgoing { response, output }) = connection.outbox.pop_front()
+        while let Some(connection) = &mut self.connection
+            && let Some((sent, output)) = connection.send_one()
         {
-            if let Response::Result { result, .. } = &response {
-                self.state.sent(result.sequence, self.shared.moment());
+            if let Some(sequence) = sent {
+                self.state.sent(sequence, self.shared.moment());
             }
-            permit.send(Ok(response));
-            if let (Some((call, bytes)), Some(lease)) = (output, &mut self.lease) {
-                lease.slot().grant_output(call, bytes);
-            }
+            self.grant(output);
         }
     }
 
     /// What was sent to a stream still reaches it, at the pace of its client, who holds up nobody else.
     fn end_stream(&mut self, error: Option<StreamError>) {
-        let Some(Connection { responses, outbox, .. }) = self.connection.take() else { return };
-        outbox.iter().for_each(|outgoing| self.grant(outgoing.output));
-        let last = error.map(|error| Err(Box::new(error)));
-        self.shared.tasks.spawn(async move {
-            for message in outbox.into_iter().map(|outgoing| Ok(outgoing.response)).chain(last) {
-                if responses.send(message).await.is_err() {
-                    return;
-                }
-            }
-        });
+        let Some(connection) = self.connection.take() else { return };
+        connection.waiting_output().for_each(|output| self.grant(Some(output)));
+        self.shared.tasks.spawn(connection.finish(error));
     }
 
     /// Brings the service's totals up to date with this trajectory.

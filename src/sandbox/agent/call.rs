@@ -9,11 +9,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
-use tokio::{
-    net::unix::pipe,
-    sync::mpsc,
-    time::{sleep_until, timeout_at},
-};
+use tokio::{net::unix::pipe, sync::mpsc, time::sleep_until};
 
 use super::capture::Capture;
 use crate::{
@@ -41,7 +37,10 @@ const LARGE_PIPE: usize = 256 << 10;
 /// What is asked of a call that runs.
 #[derive(Debug)]
 pub(super) enum Control {
-    Input { data: Bytes, end_of_file: bool },
+    Input {
+        data: Bytes,
+        end_of_file: bool,
+    },
     Cancel,
     /// More live output, in bytes.
     Grant(u32),
@@ -95,7 +94,11 @@ struct Running {
 
 impl Call {
     /// Runs it to its end, answers, and gives the runner back if it can take another.
-    pub(super) async fn run(mut self, mut runner: Runner, mut control: mpsc::UnboundedReceiver<Control>) -> Option<Runner> {
+    pub(super) async fn run(
+        mut self,
+        mut runner: Runner,
+        mut control: mpsc::UnboundedReceiver<Control>,
+    ) -> Option<Runner> {
         let mut early = Vec::new();
         while let Ok(control) = control.try_recv() {
             if matches!(control, Control::Cancel) {
@@ -123,11 +126,7 @@ impl Call {
             stdout: Output { pipe: Some(stdout), capture: Capture::new(self.limits) },
             stderr: Output { pipe: Some(stderr), capture: Capture::new(self.limits) },
             max_pending: self.max_pending_input.max(initial.len()),
-            stdin: stdin.map(|pipe| Input {
-                pipe,
-                pending: BytesMut::from(initial),
-                ends: !self.process.interactive,
-            }),
+            stdin: stdin.map(|pipe| Input { pipe, pending: BytesMut::from(initial), ends: !self.process.interactive }),
             live: self.stream_output.then_some(Live { credit: LIVE_WINDOW, starved: None }),
             stop: None,
             buffer: Vec::new(),
@@ -185,14 +184,11 @@ impl Running {
             }
         };
         let ended_at = Instant::now();
-        self.drain().await;
+        self.drain(&runner, &mut control).await;
         let collection = ended_at.elapsed();
         let since_arrival = ended_at.duration_since(self.call.arrived);
-        let phases = |execution: Duration| Phases {
-            dispatch: since_arrival.saturating_sub(execution),
-            execution,
-            collection,
-        };
+        let phases =
+            |execution: Duration| Phases { dispatch: since_arrival.saturating_sub(execution), execution, collection };
         match ended {
             Ok(RunnerEnd::NotStarted { kind, message }) => {
                 self.call.answer(End::NotStarted { kind, message }, phases(Duration::ZERO));
@@ -341,16 +337,27 @@ impl Running {
     }
 
     /// Reads what is left after the end. Nothing holds the pipes open any more, unless it was handed to another call.
-    async fn drain(&mut self) {
-        let deadline = tokio::time::Instant::now() + DRAIN;
-        for stderr in [false, true] {
-            loop {
-                let output = if stderr { &self.stderr } else { &self.stdout };
-                if output.pipe.is_none() || timeout_at(deadline, readable(output)).await.is_err() {
-                    break;
+    async fn drain(&mut self, runner: &Runner, control: &mut mpsc::UnboundedReceiver<Control>) {
+        let mut deadline = tokio::time::Instant::now() + DRAIN;
+        while self.stdout.pipe.is_some() || self.stderr.pipe.is_some() {
+            let starved = self.live.as_ref().filter(|live| !live.may_read()).and_then(|live| live.starved);
+            let side = tokio::select! {
+                () = readable(&self.stdout), if starved.is_none() => Side::Stdout,
+                () = readable(&self.stderr), if starved.is_none() => Side::Stderr,
+                // Its sender lives as long as the call.
+                Some(control) = control.recv() => {
+                    self.on_control(control, runner);
+                    continue;
                 }
-                self.read(stderr);
-            }
+                () = sleep_until(starved.map_or(deadline, |since| since + LIVE_PATIENCE)) => {
+                    if starved.is_none() {
+                        return;
+                    }
+                    deadline = tokio::time::Instant::now() + DRAIN;
+                    continue;
+                }
+            };
+            self.read(matches!(side, Side::Stderr));
         }
     }
 }

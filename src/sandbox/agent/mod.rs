@@ -15,12 +15,7 @@ mod files;
 mod server;
 mod slot;
 
-use std::{
-    io,
-    os::fd::AsFd,
-    path::Path,
-    sync::Arc,
-};
+use std::{io, os::fd::AsFd, path::Path, sync::Arc};
 
 use tokio::{
     net::UnixListener,

@@ -16,8 +16,7 @@ use tracing::{info, warn};
 use super::{config::Config, slot::SlotHandle};
 use crate::{
     pb::sandbox::{
-        Attach, Attached, Event, Events, LinkRequest, LinkResponse, Requests, link_request, link_response,
-        request,
+        Attach, Attached, Event, Events, LinkRequest, LinkResponse, Requests, link_request, link_response, request,
         sandbox_service_server::{SandboxService, SandboxServiceServer},
     },
     sandbox::{

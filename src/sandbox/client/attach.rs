@@ -11,9 +11,7 @@ use super::{
     Address, Endpoint, LinkOptions, MAX_MESSAGE_BYTES, WINDOW,
     outgoing::{Body, Conversation},
 };
-use crate::pb::sandbox::{
-    self as pb, LinkResponse, link_response, sandbox_service_client::SandboxServiceClient,
-};
+use crate::pb::sandbox::{self as pb, LinkResponse, link_response, sandbox_service_client::SandboxServiceClient};
 
 /// For one attempt.
 const ATTEMPT: Duration = Duration::from_secs(5);
@@ -125,6 +123,7 @@ async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let directory = rustix::fs::openat(CWD, directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let directory =
+        rustix::fs::openat(CWD, directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     UnixStream::connect(Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name)).await
 }

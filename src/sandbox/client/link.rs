@@ -245,8 +245,7 @@ impl Keeper {
         loop {
             self.connection += 1;
             let received = self.inbox.received();
-            let attempt =
-                attach(&self.endpoint, &self.options, &self.shared.conversation, self.connection, received);
+            let attempt = attach(&self.endpoint, &self.options, &self.shared.conversation, self.connection, received);
             tokio::select! {
                 attempt = attempt => match attempt {
                     Ok(attachment) => return Ok(attachment),

@@ -36,17 +36,11 @@ pub enum SlotEvent {
         data: Bytes,
     },
     /// The one answer to a run.
-    Ended {
-        call: CallNumber,
-        ending: Ending,
-        receipt: Receipt,
-    },
+    Ended { call: CallNumber, ending: Ending, receipt: Receipt },
     /// The workspace is empty, as a reset asked.
     Reset,
     /// The slot's processes died, or it could not be emptied.
-    SlotLost {
-        cause: String,
-    },
+    SlotLost { cause: String },
     /// The last event of all: nothing that runs will be answered.
     ContainerLost(Arc<Evidence>),
 }

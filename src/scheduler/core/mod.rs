@@ -29,14 +29,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::{
-    container::{ContainerKey, Counts, Phase},
-    line::Ticket,
-};
 use self::{
     container::{Container, Slot},
     free::Free,
     line::Line,
+};
+pub use self::{
+    container::{ContainerKey, Counts, Phase},
+    line::Ticket,
 };
 use super::config::PoolConfig;
 
@@ -51,14 +51,21 @@ pub struct SlotKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// The slot is now this waiter's; `kept`: with the files that it left there.
-    Grant { ticket: Ticket, slot: SlotKey, kept: bool },
+    Grant {
+        ticket: Ticket,
+        slot: SlotKey,
+        kept: bool,
+    },
     /// The waiter's time is over.
     TimedOut(Ticket),
     Start(ContainerKey),
     /// End the container, whatever it does.
     Stop(ContainerKey),
     /// Tell the agent that the slot was given back: it answers that the slot is ready again, or never will be.
-    Release { slot: SlotKey, keep: bool },
+    Release {
+        slot: SlotKey,
+        keep: bool,
+    },
 }
 
 /// The line is as long as it may be.
@@ -386,9 +393,9 @@ impl<O: Clone + Eq + Hash> Core<O> {
     }
 
     fn end_if_drained(&mut self, key: ContainerKey, now: Instant, effects: &mut Vec<Effect>) {
-        let drained = self.container(key).is_some_and(|container| {
-            container.phase == Phase::Draining && container.idle_since().is_some()
-        });
+        let drained = self
+            .container(key)
+            .is_some_and(|container| container.phase == Phase::Draining && container.idle_since().is_some());
         if drained {
             self.end(key, effects);
             self.look_again(now);

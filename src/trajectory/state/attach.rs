@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Effect, Moment, Releasing, State, Stream,
+use super::{
+    Effect, Moment, Releasing, State, Stream,
     slot::{Resetting, Slot},
 };
 use crate::{

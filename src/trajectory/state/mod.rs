@@ -28,8 +28,8 @@ use std::{
 
 use bytes::Bytes;
 
-use self::slot::{Resetting, Slot};
 pub(super) use self::slot::Place;
+use self::slot::{Resetting, Slot};
 use super::{
     ledger::{Ledger, Phase},
     request::{Limits, Output, ReleaseCause, Response, StreamError},

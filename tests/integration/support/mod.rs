@@ -1,5 +1,5 @@
 //! What tests share.
 
-pub mod client;
-pub mod process;
-pub mod server;
+pub(crate) mod client;
+pub(crate) mod process;
+pub(crate) mod server;

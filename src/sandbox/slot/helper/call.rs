@@ -18,10 +18,12 @@ use super::super::{
 };
 
 /// The whole environment of a call, before its own additions.
-pub(super) const ENVIRONMENT: [(&str, &str); 3] = [
+pub(super) const ENVIRONMENT: [(&str, &str); 4] = [
     ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
     ("HOME", WORKSPACE),
     ("LANG", "C.UTF-8"),
+    // A slot's user 0 can give files to nobody else, and tar would try to, for every archive of somebody else's.
+    ("TAR_OPTIONS", "--no-same-owner"),
 ];
 
 const SHELL: &str = "/bin/sh";
@@ -94,7 +96,7 @@ fn check_environment(start: &Start) -> Result<(), NotStarted> {
 
 fn shell(script: &str) -> Command {
     let mut command = Command::new(SHELL);
-    command.arg0("sh").arg("-c");
+    command.arg("-c");
     if script.starts_with(['-', '+']) {
         // Else the shell would take the script for an option.
         command.arg("--");
