@@ -251,9 +251,9 @@ impl Driver {
                 }
                 self.act(pool, |core, now, effects| core.container_draining(container, now, effects));
             }
-            ContainerNews::SlotReady { slot: index, kept } => {
+            ContainerNews::SlotReady { slot: index } => {
                 let slot = SlotKey { container, index };
-                self.act(pool, |core, now, effects| core.slot_ready(slot, kept, now, effects));
+                self.act(pool, |core, now, effects| core.slot_ready(slot, now, effects));
             }
             ContainerNews::SlotQuarantined { slot: index, cause } => {
                 warn!(slot = index, cause, "a slot is never used again");

@@ -47,7 +47,6 @@ pub(super) enum ContainerNews {
     Draining,
     SlotReady {
         slot: u32,
-        kept: bool,
     },
     SlotQuarantined {
         slot: u32,
@@ -114,7 +113,9 @@ impl Supervisor {
                     None => break evidence("nobody watches over it any more".to_owned()),
                 },
                 event = link_events.recv() => match event {
-                    Some(LinkEvent::SlotReady { slot, kept }) => self.tell(ContainerNews::SlotReady { slot, kept }),
+                    // One that was kept is its owner's, and nothing has happened to it.
+                    Some(LinkEvent::SlotReady { kept: true, .. }) => {}
+                    Some(LinkEvent::SlotReady { slot, kept: false }) => self.tell(ContainerNews::SlotReady { slot }),
                     Some(LinkEvent::SlotQuarantined { slot, cause }) => {
                         self.tell(ContainerNews::SlotQuarantined { slot, cause });
                     }

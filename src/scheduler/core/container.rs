@@ -25,8 +25,8 @@ pub(super) enum Slot<O> {
     /// Free, with the files of an owner who may come back.
     Kept(O),
     Leased(O),
-    /// At the agent, being emptied; or about to be kept for this owner.
-    Resetting(Option<O>),
+    /// At the agent, being emptied.
+    Resetting,
     Quarantined,
 }
 
@@ -116,14 +116,14 @@ impl<O> Container<O> {
             Slot::Clean => self.clean.retain(|clean| *clean != index),
             Slot::Kept(_) => self.kept -= 1,
             Slot::Leased(_) => self.leased -= 1,
-            Slot::Resetting(_) => self.resetting -= 1,
+            Slot::Resetting => self.resetting -= 1,
             Slot::Quarantined => self.quarantined -= 1,
         }
         match &self.slots[index as usize] {
             Slot::Clean => self.clean.push(index),
             Slot::Kept(_) => self.kept += 1,
             Slot::Leased(_) => self.leased += 1,
-            Slot::Resetting(_) => self.resetting += 1,
+            Slot::Resetting => self.resetting += 1,
             Slot::Quarantined => self.quarantined += 1,
         }
         debug_assert!(!became_clean || self.clean.last() == Some(&index));

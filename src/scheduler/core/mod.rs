@@ -5,8 +5,8 @@
 //! container:  Starting --ready--> Ready --drained, or stopped--> Ending --gone--> (none)
 //!                 '----failed------'----------lost------------------'-----------> (none)
 //! slot:       Clean --grant--> Leased --release--> Resetting --ready--> Clean
-//!               ^                 ^                    '-- ready, kept --> Kept --wipe--> Resetting
-//!               '--               '------- grant to the same owner ---------'
+//!                                 ^ '--release, keep--> Kept --wiped--> Resetting
+//!                                 '-grant to its owner---'
 //!                                                  Resetting --cannot be emptied--> Quarantined
 //! ```
 //!
@@ -156,35 +156,33 @@ impl<O: Clone + Eq + Hash> Core<O> {
         let Some(Slot::Leased(owner)) = self.slot(slot) else { return };
         let keep = (keep && self.is_ready(slot.container) && !self.kept.contains_key(owner)).then(|| owner.clone());
         effects.push(Effect::Release { slot, keep: keep.is_some() });
-        self.change(slot, Slot::Resetting(keep), now);
-        self.advance(now, effects);
-    }
-
-    /// The agent has made the slot ready: empty, or with its files kept.
-    pub fn slot_ready(&mut self, slot: SlotKey, kept: bool, now: Instant, effects: &mut Vec<Effect>) {
-        let Some(Slot::Resetting(owner)) = self.slot(slot) else { return };
-        let owner = owner.clone().filter(|owner| kept && !self.kept.contains_key(owner));
-        match owner {
+        match keep {
+            // The agent does what it is told in order: whatever comes next finds the files kept.
             Some(owner) => {
                 self.kept_serial += 1;
                 self.kept.insert(owner.clone(), (slot, self.kept_serial));
                 self.kept_order.push_back((owner.clone(), self.kept_serial));
                 self.change(slot, Slot::Kept(owner), now);
             }
-            // Files that nobody can come back to.
-            None if kept => {
-                effects.push(Effect::Release { slot, keep: false });
-                self.change(slot, Slot::Resetting(None), now);
-            }
-            None => self.change(slot, Slot::Clean, now),
+            None => self.change(slot, Slot::Resetting, now),
         }
+        self.end_if_drained(slot.container, now, effects);
+        self.advance(now, effects);
+    }
+
+    /// The agent has emptied the slot.
+    pub fn slot_ready(&mut self, slot: SlotKey, now: Instant, effects: &mut Vec<Effect>) {
+        if !matches!(self.slot(slot), Some(Slot::Resetting)) {
+            return;
+        }
+        self.change(slot, Slot::Clean, now);
         self.end_if_drained(slot.container, now, effects);
         self.advance(now, effects);
     }
 
     /// The slot could not be emptied, and is never used again.
     pub fn slot_quarantined(&mut self, slot: SlotKey, now: Instant, effects: &mut Vec<Effect>) {
-        if !matches!(self.slot(slot), Some(Slot::Resetting(_))) {
+        if !matches!(self.slot(slot), Some(Slot::Resetting)) {
             return;
         }
         self.change(slot, Slot::Quarantined, now);
@@ -235,9 +233,7 @@ impl<O: Clone + Eq + Hash> Core<O> {
             return;
         }
         self.set_phase(key, Phase::Draining);
-        let kept: Vec<O> =
-            self.kept.iter().filter(|(_, (slot, _))| slot.container == key).map(|(owner, _)| owner.clone()).collect();
-        kept.iter().for_each(|owner| self.forget_kept(owner));
+        self.forget_kept_in(key);
         self.end_if_drained(key, now, effects);
         self.advance(now, effects);
     }
@@ -311,7 +307,7 @@ impl<O: Clone + Eq + Hash> Core<O> {
             && let Some(slot) = self.oldest_kept()
         {
             effects.push(Effect::Release { slot, keep: false });
-            self.change(slot, Slot::Resetting(None), now);
+            self.change(slot, Slot::Resetting, now);
         }
         if self.retry_at.is_some_and(|at| now < at) {
             return;
@@ -365,6 +361,11 @@ impl<O: Clone + Eq + Hash> Core<O> {
         }
     }
 
+    /// Nobody can come back to a container that ends.
+    fn forget_kept_in(&mut self, key: ContainerKey) {
+        self.kept.retain(|_, (slot, _)| slot.container != key);
+    }
+
     fn back_off(&mut self, jitter: f64, now: Instant) {
         let backoff = MIN_BACKOFF.saturating_mul(1 << self.failures.min(10)).min(MAX_BACKOFF);
         self.failures += 1;
@@ -404,9 +405,7 @@ impl<O: Clone + Eq + Hash> Core<O> {
 
     fn end(&mut self, key: ContainerKey, effects: &mut Vec<Effect>) {
         self.set_phase(key, Phase::Ending);
-        let kept: Vec<O> =
-            self.kept.iter().filter(|(_, (slot, _))| slot.container == key).map(|(owner, _)| owner.clone()).collect();
-        kept.iter().for_each(|owner| self.forget_kept(owner));
+        self.forget_kept_in(key);
         effects.push(Effect::Stop(key));
     }
 
@@ -440,11 +439,7 @@ impl<O: Clone + Eq + Hash> Core<O> {
         let container = self.containers[key.index as usize].take()?;
         self.vacant.push(key.index);
         self.recount(key, before, Counts::default());
-        for slot in &container.slots {
-            if let Slot::Kept(owner) = slot {
-                self.forget_kept(owner);
-            }
-        }
+        self.forget_kept_in(key);
         Some(container)
     }
 

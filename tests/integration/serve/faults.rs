@@ -78,7 +78,7 @@ async fn a_dead_agent_is_noticed_at_once_and_replaced() {
         .await;
     assert_eq!(generation, 2);
     let after = stream.bash("refused", "ls -A").await;
-    assert_eq!((after.success, &*after.output, after.generation), (true, "", 2));
+    assert_eq!((after.success, &*after.output, after.generation), (true, "", 2), "{after:?}");
 
     let gone = Instant::now();
     while tree.iter().any(|pid| process::is_alive(*pid)) {
