@@ -342,8 +342,9 @@ impl Running {
 
     /// Reads what is left after the end. Nothing holds the pipes open any more, unless it was handed to another call.
     async fn drain(&mut self) {
-        let deadline = tokio::time::Instant::now() + DRAIN;
         for stderr in [false, true] {
+            // For each anew: the runtime must have looked once before it can say that there is nothing.
+            let deadline = tokio::time::Instant::now() + DRAIN;
             loop {
                 let output = if stderr { &self.stderr } else { &self.stdout };
                 if output.pipe.is_none() || timeout_at(deadline, readable(output)).await.is_err() {
