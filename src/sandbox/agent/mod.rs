@@ -36,7 +36,7 @@ use tracing::{info, warn};
 pub use self::config::{Config, ConfigError};
 use self::{server::AgentService, slot::SlotTask};
 use super::{
-    client::WINDOW,
+    client::{KEEPALIVE, WINDOW},
     outgoing::Outgoing,
     slot::{SlotConfig, SlotError, Unavailable, empty_trash, probe},
 };
@@ -117,6 +117,9 @@ async fn serve(directory: &Path, config: Config) -> Result<(), AgentError> {
     let served = Server::builder()
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
+        // An executor whose machine or network is gone is gone, though nobody says so: else nothing here would end.
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(service.into_server())
         .serve_with_incoming(UnixListenerStream::new(listener));
     let outcome = tokio::select! {

@@ -8,7 +8,7 @@ use tokio::net::UnixStream;
 use tonic::{Code, Status, Streaming, transport};
 
 use super::{
-    Address, Endpoint, LinkOptions, MAX_MESSAGE_BYTES, WINDOW,
+    Address, Endpoint, KEEPALIVE, LinkOptions, MAX_MESSAGE_BYTES, WINDOW,
     outgoing::{Body, Conversation},
 };
 use crate::pb::sandbox::{
@@ -17,8 +17,6 @@ use crate::pb::sandbox::{
 
 /// For one attempt.
 const ATTEMPT: Duration = Duration::from_secs(5);
-/// Of silence, before the agent is asked whether it is there; and for its answer.
-const KEEPALIVE: Duration = Duration::from_secs(3);
 
 /// What an agent says of itself when it is attached.
 #[derive(Debug, Clone, PartialEq, Eq)]

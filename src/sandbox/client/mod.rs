@@ -41,3 +41,5 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 pub(super) const MAX_BATCH_BYTES: usize = MAX_MESSAGE_BYTES / 4;
 /// A connection carries one stream.
 pub(super) const WINDOW: u32 = 8 << 20;
+/// Of silence, before either side asks the other whether it is there; and for the answer.
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(3);
