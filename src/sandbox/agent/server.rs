@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use prost::Message;
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 use tokio_stream::Stream;
@@ -16,8 +17,7 @@ use tracing::{info, warn};
 use super::{config::Config, slot::SlotHandle};
 use crate::{
     pb::sandbox::{
-        Attach, Attached, Event, Events, LinkRequest, LinkResponse, Requests, link_request, link_response,
-        request,
+        Attach, Attached, Event, Events, LinkRequest, LinkResponse, Requests, link_request, link_response, request,
         sandbox_service_server::{SandboxService, SandboxServiceServer},
     },
     sandbox::{
@@ -27,6 +27,10 @@ use crate::{
     },
 };
 
+/// So many requests, or bytes of them, are acknowledged though there is no event to go with: their sender keeps them
+/// until then.
+const OWED_REQUESTS: usize = 256;
+const OWED_BYTES: usize = 1 << 20;
 const LIMITS: BatchLimits = BatchLimits { messages: 1024, bytes: MAX_BATCH_BYTES };
 
 /// See the module. Cheap to clone.
@@ -51,6 +55,8 @@ struct Session {
     epoch: u64,
     /// Of its requests.
     inbox: Inbox,
+    /// What has come since it was last told what was received: requests, and their bytes.
+    owed: (usize, usize),
     /// Counts the links that there were.
     connection: u64,
     fence: Fence,
@@ -178,14 +184,21 @@ impl Shared {
     /// False if another link has taken this one's place.
     fn receive(&self, connection: u64, requests: Requests) -> bool {
         let Requests { first, requests, events_acknowledged } = requests;
-        self.events.acknowledge(events_acknowledged);
-        let known = {
+        let (known, owes) = {
             let mut session = self.session();
             if session.connection != connection {
                 return false;
             }
-            session.inbox.accept(first, requests.len())
+            // Inside the lock: what another executor has dealt with is nothing to the one that is obeyed now.
+            self.events.acknowledge(events_acknowledged);
+            session.owed.0 += requests.len();
+            session.owed.1 += requests.iter().map(Message::encoded_len).sum::<usize>();
+            let owes = session.owed.0 >= OWED_REQUESTS || session.owed.1 >= OWED_BYTES;
+            (session.inbox.accept(first, requests.len()), owes)
         };
+        if owes {
+            self.events.nudge();
+        }
         for request in requests.into_iter().skip(known).filter_map(|request| request.request) {
             match slot_of(&request) {
                 None => self.end.cancel(),
@@ -247,7 +260,10 @@ impl Stream for Body {
                 // The fence comes down with the newer connection.
                 Poll::Ready(None) => return Poll::Pending,
                 Poll::Ready(Some((first, events))) => {
-                    let requests_received = self.shared.session().inbox.received();
+                    let mut session = self.shared.session();
+                    session.owed = (0, 0);
+                    let requests_received = session.inbox.received();
+                    drop(session);
                     link_response::Message::Events(Events { first, events, requests_received })
                 }
             }
