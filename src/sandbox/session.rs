@@ -98,6 +98,11 @@ pub(super) struct Dealt {
 }
 
 impl Dealt {
+    /// Those up to here were another's to deal with.
+    pub(super) fn begin_after(&mut self, number: u64) {
+        self.through = self.through.max(number);
+    }
+
     pub(super) fn with(&mut self, number: u64) {
         if number > self.through {
             self.beyond.insert(number);
@@ -130,6 +135,16 @@ mod tests {
         outbox.resume_after(2);
         assert_eq!(outbox.take(9, 100, |_| 1), (3, vec![3, 4, 5]));
         assert_eq!(outbox.waiting(), 0);
+    }
+
+    #[test]
+    fn what_was_anothers_leaves_no_gap() {
+        let mut dealt = Dealt::default();
+        dealt.begin_after(6);
+        dealt.with(8);
+        assert_eq!(dealt.through(), 6);
+        dealt.with(7);
+        assert_eq!(dealt.through(), 8);
     }
 
     #[test]

@@ -83,12 +83,15 @@ pub async fn connect(
     options: LinkOptions,
 ) -> Result<Connected, ConnectError> {
     let conversation = Arc::new(Conversation::new(options.max_batch_size));
+    // Each attempt is a connection of its own: what is left of an earlier one must not take any requests.
+    let mut connection = 1;
     let attachment = loop {
-        match attach(&endpoint, &options, &conversation, 1, 0).await {
+        match attach(&endpoint, &options, &conversation, connection, 0).await {
             Ok(attachment) => break attachment,
             Err(error) if error.is_final() => return Err(error),
             Err(error) => debug!(%container, error = &error as &dyn std::error::Error, "the agent does not answer yet"),
         }
+        connection += 1;
         sleep(BACKOFF).await;
     };
     let slots = Slots { holders: (0..attachment.attached.slots).map(|_| None).collect(), lost: None };
@@ -96,7 +99,7 @@ pub async fn connect(
         Arc::new(Shared { container, conversation, slots: Mutex::new(slots), ended: CancellationToken::new() });
     let attached = attachment.attached.clone();
     let (events, receiver) = mpsc::unbounded_channel();
-    let keeper = Keeper { shared: shared.clone(), endpoint, options, inbox: Inbox::default(), connection: 1, events };
+    let keeper = Keeper { shared: shared.clone(), endpoint, options, inbox: Inbox::default(), connection, events };
     // Ends by itself: when the link is lost, or not wanted any more.
     tokio::spawn(keeper.run(attachment));
     Ok(Connected { link: Link { shared }, attached, events: receiver })
@@ -183,26 +186,35 @@ enum Broken {
 }
 
 impl Keeper {
-    async fn run(mut self, mut attachment: Attachment) {
-        let last = loop {
+    async fn run(mut self, attachment: Attachment) {
+        let last = self.keep(attachment).await;
+        // Else the body of the last connection would wait for requests, and hold it open, for ever.
+        self.shared.conversation.requests.close();
+        if let Some(last) = last {
+            self.watch(last);
+        }
+    }
+
+    /// Until the link is lost, or not wanted any more.
+    async fn keep(&mut self, mut attachment: Attachment) -> Option<LinkEvent> {
+        loop {
             let requests = &self.shared.conversation.requests;
             requests.acknowledge(attachment.requests_received);
             requests.resume(self.connection, attachment.requests_received);
-            let cause = match self.converse(attachment.responses).await {
-                Broken::Lost(cause) => cause,
-                Broken::Stale => break LinkEvent::Stale,
-                Broken::NotWanted => return,
+            let mended = match self.converse(attachment.responses).await {
+                Broken::Lost(cause) => {
+                    info!(container = %self.shared.container, cause, "the link is broken");
+                    self.mend(cause).await
+                }
+                other => Err(other),
             };
-            info!(container = %self.shared.container, cause, "the link is broken");
-            match self.mend(cause).await {
+            match mended {
                 Ok(mended) => attachment = mended,
-                Err(Broken::Lost(cause)) => break LinkEvent::Lost { cause },
-                Err(Broken::Stale) => break LinkEvent::Stale,
-                Err(Broken::NotWanted) => return,
+                Err(Broken::Lost(cause)) => return Some(LinkEvent::Lost { cause }),
+                Err(Broken::Stale) => return Some(LinkEvent::Stale),
+                Err(Broken::NotWanted) => return None,
             }
-        };
-        // Whoever does not watch any more needs no telling.
-        let _ = self.events.send(last);
+        }
     }
 
     /// Reads events until the connection breaks.
@@ -245,8 +257,7 @@ impl Keeper {
         loop {
             self.connection += 1;
             let received = self.inbox.received();
-            let attempt =
-                attach(&self.endpoint, &self.options, &self.shared.conversation, self.connection, received);
+            let attempt = attach(&self.endpoint, &self.options, &self.shared.conversation, self.connection, received);
             tokio::select! {
                 attempt = attempt => match attempt {
                     Ok(attachment) => return Ok(attachment),
@@ -271,6 +282,9 @@ impl Keeper {
     fn route(&mut self, events: Events) {
         let Events { first, events, requests_received } = events;
         self.shared.conversation.requests.acknowledge(requests_received);
+        if self.inbox.received() == 0 && !events.is_empty() {
+            self.shared.conversation.begin_with(first);
+        }
         let known = self.inbox.accept(first, events.len());
         for (number, Event { event }) in (first..).zip(events).skip(known) {
             if let Some(event) = event {

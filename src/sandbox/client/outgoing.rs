@@ -44,6 +44,11 @@ impl Conversation {
         self.requests.push(Request { request: Some(request) });
     }
 
+    /// The first event that came has this number: an earlier executor has dealt with those before it.
+    pub(super) fn begin_with(&self, event: u64) {
+        self.events().dealt.begin_after(event.saturating_sub(1));
+    }
+
     pub(super) fn deal_with(&self, event: u64) {
         self.events().dealt.with(event);
     }
