@@ -25,7 +25,9 @@ fn main() {
         let (events, time) = run(slots);
         let cost = time.as_secs_f64() * 1e9 / events as f64;
         let rate = events as f64 / time.as_secs_f64();
-        println!("{slots:7} slots, {TRAJECTORIES} trajectories: {cost:6.0} ns an event, {rate:9.0} events/s   goal >= 1000000");
+        println!(
+            "{slots:7} slots, {TRAJECTORIES} trajectories: {cost:6.0} ns an event, {rate:9.0} events/s   goal >= 1000000"
+        );
         costs.push(cost);
     }
     println!("cost at 100,000 slots / cost at 100: {:.2}   goal < 2", costs[2] / costs[0]);

@@ -145,7 +145,11 @@ impl World {
             return;
         }
         if !self.line.is_empty() {
-            assert_eq!(uses(&|life, slot| life == Life::Ready && slot == Use::Empty), 0, "nothing free while one waits");
+            assert_eq!(
+                uses(&|life, slot| life == Life::Ready && slot == Use::Empty),
+                0,
+                "nothing free while one waits"
+            );
             let wiping = uses(&|life, slot| life == Life::Ready && slot == Use::Wiping);
             let kept = uses(&|life, slot| life == Life::Ready && matches!(slot, Use::Kept(_)));
             assert!(kept == 0 || wiping >= self.line.len(), "kept files do not keep others waiting");
