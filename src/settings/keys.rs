@@ -89,8 +89,8 @@ pub(super) const KEYS: &[Key] = &[
     // A trajectory that waits costs about a kilobyte.
     Key::new("max_waiting_trajectories", "100000"),
     //
-    // The link to a container. The window bounds the wait of a call that goes with others under load: an idle link
-    // adds none. The old system waited its 20 ms always; its name and number are taken as a bound.
+    // The link to a container. The old system held every call for its window, so that others could go with it. Here a
+    // call goes as soon as the connection takes it, with whatever else waits then; the name is taken, and never waited.
     Key::new("batch_window", "20ms").or(Number::Milliseconds),
     Key::new("max_batch_size", "200"),
     // A silent link is retried for so long before its container is given up.

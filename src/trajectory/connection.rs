@@ -82,6 +82,11 @@ impl Connection {
         heard
     }
 
+    /// How many messages wait for the client to read.
+    pub(super) fn unread(&self) -> usize {
+        self.outbox.len()
+    }
+
     pub(super) fn post(&mut self, response: Response, output: Option<LiveOutput>) {
         self.outbox.push_back((response, output));
     }

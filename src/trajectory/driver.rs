@@ -9,7 +9,7 @@ use super::{
     state::{Description, Effect, Moment, Place, State, Tally, Waiter},
 };
 use crate::{
-    id::{CallNumber, Sequence, TrajectoryKey},
+    id::{CallNumber, TrajectoryKey},
     sandbox::client::{Receipt, SlotEvent},
     scheduler::{Grant, Lease, WaitEvent, WaitFailure, Waiting},
     tool::{CallResult, Verdict},
@@ -207,7 +207,10 @@ impl Driver {
     fn on_heard(&mut self, heard: Heard) {
         let at = self.shared.moment();
         match heard {
-            Heard::Request(request) => self.state.on_request(request, at),
+            Heard::Request(request) => {
+                let unread = self.connection.as_ref().map_or(0, Connection::unread);
+                self.state.on_request(request, unread, at);
+            }
             Heard::Malformed(error) => self.state.on_stream_fault(error, at),
             Heard::HalfClose => self.state.on_half_close(at),
             // The flush that follows makes use of it.
@@ -270,7 +273,6 @@ impl Driver {
                     let sequence = result.sequence;
                     if let Some(reply) = self.waiters.remove(&waiter)
                         && reply.send(Ok(Answer { result, replayed })).is_ok()
-                        && sequence > Sequence(0)
                     {
                         self.state.sent(sequence, self.shared.moment());
                     }

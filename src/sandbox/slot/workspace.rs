@@ -224,15 +224,14 @@ fn errno_failure(error: Errno) -> FileFailure {
     match error {
         Errno::NOENT => FileFailure::NotFound,
         Errno::XDEV => FileFailure::OutsideWorkspace,
-        // A socket, or a FIFO without a reader; a directory that was to be written.
-        Errno::NXIO | Errno::ISDIR => FileFailure::NotAFile,
+        // A socket, or a FIFO without a reader.
+        Errno::NXIO => FileFailure::NotAFile,
         other => failure(other.into()),
     }
 }
 
 fn failure(error: io::Error) -> FileFailure {
-    let text = error.to_string();
-    FileFailure::Other(text.split(" (os error").next().unwrap_or(&text).to_owned())
+    FileFailure::Other(error.to_string())
 }
 
 /// This thread's effective user and group are the slot's while it lives. Real and saved ids stay, so that the slot's
