@@ -79,9 +79,13 @@ impl Workspace {
             }
             other => other?,
         };
-        file.set_len(0).map_err(failure)?;
+        let size = content.len() as u64;
         file.write_all(content).map_err(failure)?;
-        Ok(content.len() as u64)
+        // Not emptied before: ext4 takes that for the replacement of a precious file, and goes to the disk at its close.
+        if file.metadata().map_err(failure)?.len() > size {
+            file.set_len(size).map_err(failure)?;
+        }
+        Ok(size)
     }
 
     fn open_regular(&self, path: &Path, flags: OFlags) -> Result<File, FileFailure> {
