@@ -169,14 +169,18 @@ impl Running {
         let mut left = 2 * LARGEST_PIPE;
         let mut deadline = None;
         while left > 0 {
-            let (may_read, held_up) = self.may_read();
-            if may_read {
-                let read = self.read(false, Output::read_now) + self.read(true, Output::read_now);
-                left = left.saturating_sub(read);
-                if read > 0 {
-                    continue;
+            let mut read = 0;
+            for is_stderr in [false, true] {
+                // The other stream may have used up what may be sent.
+                if self.may_read().0 {
+                    read += self.read(is_stderr, Output::read_now);
                 }
             }
+            left = left.saturating_sub(read);
+            if read > 0 {
+                continue;
+            }
+            let (may_read, held_up) = self.may_read();
             if !self.stdout.is_open() && !self.stderr.is_open() {
                 return;
             }
