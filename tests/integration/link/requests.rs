@@ -5,11 +5,12 @@ use tonic::Code;
 use tool_executor::{
     id::CallNumber,
     pb::sandbox::{AssignSlot, CancelCall, request::Request},
-    tool::job::{Exit, Order, Stop},
+    sandbox::client::SlotEvent,
+    tool::job::{End, Ending, Exit, Order, Stop},
 };
 
 use super::{
-    bed::{assign, attach, end_of, interactive, output_of},
+    bed::{assign, attach, end_of, interactive, next, output_of, run, shell},
     raw::Raw,
 };
 use crate::support::{agent::Agent, client::PATIENCE, proxy::Proxy};
@@ -68,4 +69,26 @@ async fn input_that_cannot_be_brought_to_the_agent_has_a_limit() {
     }
     proxy.go_on();
     assert_eq!(end_of(&mut slot, 2).await.stop, Some(Stop::InputLimit));
+}
+
+/// It would break the link each time that it was sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_too_large_is_answered_and_the_link_lives() {
+    let agent = Agent::start(1);
+    let proxy = Proxy::start(&agent.socket());
+    let connected = attach(proxy.path()).await;
+    let mut slot = assign(&connected.link, 0);
+    slot.run(CallNumber(1), shell(&" ".repeat(64 << 20)));
+    match next(&mut slot).await {
+        SlotEvent::Ended { call: CallNumber(1), ending: Ending { end: End::NotRun(_), .. }, .. } => {}
+        other => panic!("{other:?}"),
+    }
+    // The largest that go are the kernel's to refuse.
+    slot.run(CallNumber(2), shell(&" ".repeat(63 << 20)));
+    match next(&mut slot).await {
+        SlotEvent::Ended { call: CallNumber(2), ending: Ending { end: End::NotStarted { .. }, .. }, .. } => {}
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(run(&mut slot, 3, shell("true")).await.exit, Exit::Code(0));
+    assert_eq!(proxy.connections(), 1);
 }

@@ -213,6 +213,56 @@ async fn a_cancel_keeps_what_was_said_and_leaves_nothing() {
     assert!(asked.elapsed() < std::time::Duration::from_millis(900), "{:?}", asked.elapsed());
 }
 
+/// A call may hand its output to another one, which then holds it open, or writes on. The call ends all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_ends_though_another_holds_its_output() {
+    const TAKE: &str = "import os, socket
+listener = socket.socket(socket.AF_UNIX)
+listener.bind('socket')
+listener.listen()
+os.rename('socket', 'ready')
+_, taken, _, _ = socket.recv_fds(listener.accept()[0], 1, 1)
+os.write(taken[0], b'taken ')
+open('taken', 'w')
+while True:
+    WRITE
+";
+    const GIVE: &str = "import os, socket, time
+sender = socket.socket(socket.AF_UNIX)
+while not os.path.exists('ready'):
+    time.sleep(0.01)
+sender.connect('ready')
+socket.send_fds(sender, [b'x'], [1])
+while not os.path.exists('taken'):
+    time.sleep(0.01)
+os.write(1, b'done')
+";
+    if !std::path::Path::new("/usr/bin/python3").exists() {
+        return eprintln!("skipped: no python3 on this machine");
+    }
+    let agent = Agent::start(1);
+    let connected = attach(agent.socket()).await;
+    let mut slot = assign(&connected.link, 0);
+    let python = |code: &str| shell(&format!("exec /usr/bin/python3 -c \"{code}\""));
+    for (round, (write, exactly)) in
+        [("import time; time.sleep(1)", true), ("os.write(taken[0], bytes(9999))", false)].into_iter().enumerate()
+    {
+        let (taker, giver) = (CallNumber(10 * round as u64), CallNumber(10 * round as u64 + 1));
+        slot.run(taker, python(&TAKE.replace("WRITE", write)));
+        slot.run(giver, python(GIVE));
+        let end = end_of(&mut slot, giver.0).await;
+        assert_eq!(end.exit, Exit::Code(0));
+        assert!(end.stdout.head.starts_with(b"taken "));
+        if exactly {
+            assert_eq!(&end.stdout.head[..], b"taken done");
+        }
+        slot.cancel(taker);
+        end_of(&mut slot, taker.0).await;
+        slot.reset(Generation(round as u64 + 2));
+        assert!(matches!(next(&mut slot).await, SlotEvent::Reset));
+    }
+}
+
 /// A file is read in its slot, and in no other way than calls see it.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_need_an_owner_too() {
