@@ -4,7 +4,10 @@
 //!
 //! `cargo bench --bench scheduler`
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use tool_executor::{
     id::PoolName,
@@ -47,10 +50,9 @@ fn run(slots: u32) -> (u64, Duration) {
         spread: false,
         max_waiting: TRAJECTORIES as usize,
     });
-    let mut random = fastrand::Rng::with_seed(7);
     let start = Instant::now();
     let mut effects = Vec::new();
-    let (mut leased, mut wiping): (Vec<SlotKey>, Vec<SlotKey>) = (Vec::new(), Vec::new());
+    let (mut leased, mut wiping): (VecDeque<SlotKey>, VecDeque<SlotKey>) = Default::default();
     let mut starting: Vec<ContainerKey> = Vec::new();
     let mut events = 0_u64;
     let mut next_owner = 0_u64;
@@ -64,8 +66,8 @@ fn run(slots: u32) -> (u64, Duration) {
     while events < 4 * TRAJECTORIES {
         for effect in effects.drain(..) {
             match effect {
-                Effect::Grant { slot, .. } => leased.push(slot),
-                Effect::Release { slot, .. } => wiping.push(slot),
+                Effect::Grant { slot, .. } => leased.push_back(slot),
+                Effect::Release { slot, .. } => wiping.push_back(slot),
                 Effect::Start(container) => starting.push(container),
                 Effect::Stop(_) | Effect::TimedOut(_) => {}
             }
@@ -75,18 +77,18 @@ fn run(slots: u32) -> (u64, Duration) {
         if let Some(container) = starting.pop() {
             core.container_ready(container, now, &mut effects);
         } else if events % LOSSES == 0
-            && let Some(slot) = leased.last()
+            && let Some(slot) = leased.front()
         {
             core.container_gone(slot.container, 0.0, now, &mut effects);
         } else if events % 3 == 0 {
             let _ = core.acquire(next_owner, now, &mut effects);
             next_owner += 1;
-        } else if !wiping.is_empty() && events % 3 == 1 {
-            let slot = wiping.swap_remove(random.usize(..wiping.len()));
+        } else if events % 3 == 1
+            && let Some(slot) = wiping.pop_front()
+        {
             core.slot_ready(slot, now, &mut effects);
-        } else if !leased.is_empty() {
-            let slot = leased.swap_remove(random.usize(..leased.len()));
-            core.release(slot, false, now, &mut effects);
+        } else if let Some(slot) = leased.pop_front() {
+            core.release(slot, None, now, &mut effects);
         }
     }
     (events, begun.elapsed())

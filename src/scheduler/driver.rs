@@ -182,8 +182,8 @@ impl Driver {
                     self.pools[pool].core.leave(ticket);
                 }
             }
-            Message::Release { pool, slot, keep } => {
-                self.act(pool, |core, now, effects| core.release(slot, keep, now, effects));
+            Message::Release { pool, slot, keep_for } => {
+                self.act(pool, |core, now, effects| core.release(slot, keep_for, now, effects));
             }
             Message::Status(reply) => {
                 // Whoever does not wait any more needs no answer.

@@ -28,7 +28,7 @@ pub struct Handle {
 pub(super) enum Message {
     Acquire { waiter: u64, pool: PoolName, owner: TrajectoryKey, positions: mpsc::Sender<Position>, outcome: Outcome },
     Leave { waiter: u64 },
-    Release { pool: usize, slot: SlotKey, keep: bool },
+    Release { pool: usize, slot: SlotKey, keep_for: Option<TrajectoryKey> },
     Status(oneshot::Sender<Vec<PoolStatus>>),
     ShutDown(oneshot::Sender<()>),
 }
@@ -168,7 +168,7 @@ impl Grant {
     pub(super) fn new(scheduler: Handle, granted: Granted) -> Self {
         let Granted { pool, slot, owner, location, isolation, network_isolated, kept, link } = granted;
         let index = slot.index;
-        let slot = Slot { scheduler, pool, slot, keep: false };
+        let slot = Slot { scheduler, pool, slot, keep_for: None };
         Self { slot, owner, index, location, isolation, network_isolated, kept, link }
     }
 
@@ -193,7 +193,7 @@ impl Grant {
     /// Tells the agent whose it is, as the workspace of this generation.
     pub fn open(self, generation: Generation) -> Lease {
         let handle = self.link.assign(self.index, &self.owner, generation);
-        Lease { handle, slot: self.slot }
+        Lease { handle, owner: self.owner, slot: self.slot }
     }
 }
 
@@ -206,6 +206,7 @@ impl std::fmt::Debug for Grant {
 /// A slot in use. Dropped, it is given back.
 pub struct Lease {
     handle: SlotHandle,
+    owner: TrajectoryKey,
     slot: Slot,
 }
 
@@ -216,7 +217,7 @@ impl Lease {
 
     /// Gives it back; with `keep` the files stay for the same owner, should it come back while the slot is still free.
     pub fn release(mut self, keep: bool) {
-        self.slot.keep = keep;
+        self.slot.keep_for = keep.then(|| self.owner.clone());
     }
 }
 
@@ -225,11 +226,11 @@ struct Slot {
     scheduler: Handle,
     pool: usize,
     slot: SlotKey,
-    keep: bool,
+    keep_for: Option<TrajectoryKey>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.scheduler.tell(Message::Release { pool: self.pool, slot: self.slot, keep: self.keep });
+        self.scheduler.tell(Message::Release { pool: self.pool, slot: self.slot, keep_for: self.keep_for.take() });
     }
 }

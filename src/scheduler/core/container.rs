@@ -19,12 +19,12 @@ pub enum Phase {
     Ending,
 }
 
-#[derive(Debug)]
-pub(super) enum Slot<O> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slot {
     Clean,
     /// Free, with the files of an owner who may come back.
-    Kept(O),
-    Leased(O),
+    Kept,
+    Leased,
     /// At the agent, being emptied.
     Resetting,
     Quarantined,
@@ -65,15 +65,15 @@ impl Counts {
 }
 
 #[derive(Debug)]
-pub(super) struct Container<O> {
+pub(super) struct Container {
     pub(super) serial: u32,
     pub(super) phase: Phase,
     /// When it became ready.
     pub(super) since: Instant,
-    pub(super) slots: Vec<Slot<O>>,
-    /// Slots that may be clean; each clean one is among them exactly once.
-    clean: Vec<u32>,
+    /// One byte each, so that looking at all of them costs what looking at one does.
+    pub(super) slots: Box<[Slot]>,
     size: u32,
+    clean: u32,
     kept: u32,
     leased: u32,
     resetting: u32,
@@ -81,15 +81,15 @@ pub(super) struct Container<O> {
     idle_since: Option<Instant>,
 }
 
-impl<O> Container<O> {
+impl Container {
     pub(super) fn new(serial: u32, size: u32, now: Instant) -> Self {
         Self {
             serial,
             phase: Phase::Starting,
             since: now,
-            slots: Vec::new(),
-            clean: Vec::new(),
+            slots: Box::default(),
             size,
+            clean: 0,
             kept: 0,
             leased: 0,
             resetting: 0,
@@ -103,43 +103,39 @@ impl<O> Container<O> {
         self.phase = Phase::Ready;
         self.since = now;
         self.idle_since = Some(now);
-        self.slots = (0..self.size).map(|_| Slot::Clean).collect();
-        // The first slot is given first: it is the last of the stack.
-        self.clean = (0..self.size).rev().collect();
+        self.slots = vec![Slot::Clean; self.size as usize].into();
+        self.clean = self.size;
     }
 
-    pub(super) fn change(&mut self, index: u32, slot: Slot<O>, now: Instant) {
+    pub(super) fn change(&mut self, index: u32, slot: Slot, now: Instant) {
         let Some(place) = self.slots.get_mut(index as usize) else { return };
         let old = std::mem::replace(place, slot);
-        let became_clean = matches!(place, Slot::Clean);
-        match old {
-            Slot::Clean => self.clean.retain(|clean| *clean != index),
-            Slot::Kept(_) => self.kept -= 1,
-            Slot::Leased(_) => self.leased -= 1,
-            Slot::Resetting => self.resetting -= 1,
-            Slot::Quarantined => self.quarantined -= 1,
-        }
-        match &self.slots[index as usize] {
-            Slot::Clean => self.clean.push(index),
-            Slot::Kept(_) => self.kept += 1,
-            Slot::Leased(_) => self.leased += 1,
-            Slot::Resetting => self.resetting += 1,
-            Slot::Quarantined => self.quarantined += 1,
-        }
-        debug_assert!(!became_clean || self.clean.last() == Some(&index));
+        *self.count(old) -= 1;
+        *self.count(slot) += 1;
         match self.leased + self.resetting {
             0 => _ = self.idle_since.get_or_insert(now),
             _ => self.idle_since = None,
         }
     }
 
+    fn count(&mut self, slot: Slot) -> &mut u32 {
+        match slot {
+            Slot::Clean => &mut self.clean,
+            Slot::Kept => &mut self.kept,
+            Slot::Leased => &mut self.leased,
+            Slot::Resetting => &mut self.resetting,
+            Slot::Quarantined => &mut self.quarantined,
+        }
+    }
+
     pub(super) fn find_clean(&self) -> Option<u32> {
-        self.clean.last().copied()
+        let index = self.slots.iter().position(|slot| *slot == Slot::Clean)?;
+        u32::try_from(index).ok()
     }
 
     /// Slots that a new lease may have.
     pub(super) fn free(&self) -> u32 {
-        if self.phase == Phase::Ready { self.clean.len() as u32 } else { 0 }
+        if self.phase == Phase::Ready { self.clean } else { 0 }
     }
 
     /// No slot of it will ever be used again.
@@ -155,7 +151,7 @@ impl<O> Container<O> {
     pub(super) fn counts(&self) -> Counts {
         let (starting, ready) = (self.phase == Phase::Starting, self.phase == Phase::Ready);
         Counts {
-            available: if ready { self.clean.len() as u32 + self.kept } else { 0 },
+            available: if ready { self.clean + self.kept } else { 0 },
             acquired: self.leased,
             starting: if starting { self.size } else { 0 },
             resetting: if ready { self.resetting } else { 0 },

@@ -82,7 +82,7 @@ const SHORT_LIFE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Core<O> {
     config: PoolConfig,
-    containers: Vec<Option<Container<O>>>,
+    containers: Vec<Option<Container>>,
     /// Indexes of `containers` that are free.
     vacant: Vec<u32>,
     serial: u32,
@@ -138,7 +138,7 @@ impl<O: Clone + Eq + Hash> Core<O> {
         if let Some((slot, _)) = self.kept.get(&owner).copied() {
             self.forget_kept(&owner);
             self.line.leave(ticket);
-            self.change(slot, Slot::Leased(owner), now);
+            self.change(slot, Slot::Leased, now);
             effects.push(Effect::Grant { ticket, slot, kept: true });
         } else {
             self.advance(now, effects);
@@ -151,10 +151,12 @@ impl<O: Clone + Eq + Hash> Core<O> {
         self.line.leave(ticket);
     }
 
-    /// The lease of a slot is over.
-    pub fn release(&mut self, slot: SlotKey, keep: bool, now: Instant, effects: &mut Vec<Effect>) {
-        let Some(Slot::Leased(owner)) = self.slot(slot) else { return };
-        let keep = (keep && self.is_ready(slot.container) && !self.kept.contains_key(owner)).then(|| owner.clone());
+    /// The lease of a slot is over; its files may be kept for this owner.
+    pub fn release(&mut self, slot: SlotKey, keep_for: Option<O>, now: Instant, effects: &mut Vec<Effect>) {
+        if self.slot(slot) != Some(Slot::Leased) {
+            return;
+        }
+        let keep = keep_for.filter(|owner| self.is_ready(slot.container) && !self.kept.contains_key(owner));
         effects.push(Effect::Release { slot, keep: keep.is_some() });
         match keep {
             // The agent does what it is told in order: whatever comes next finds the files kept.
@@ -162,7 +164,7 @@ impl<O: Clone + Eq + Hash> Core<O> {
                 self.kept_serial += 1;
                 self.kept.insert(owner.clone(), (slot, self.kept_serial));
                 self.kept_order.push_back((owner.clone(), self.kept_serial));
-                self.change(slot, Slot::Kept(owner), now);
+                self.change(slot, Slot::Kept, now);
             }
             None => self.change(slot, Slot::Resetting, now),
         }
@@ -172,7 +174,7 @@ impl<O: Clone + Eq + Hash> Core<O> {
 
     /// The agent has emptied the slot.
     pub fn slot_ready(&mut self, slot: SlotKey, now: Instant, effects: &mut Vec<Effect>) {
-        if !matches!(self.slot(slot), Some(Slot::Resetting)) {
+        if self.slot(slot) != Some(Slot::Resetting) {
             return;
         }
         self.change(slot, Slot::Clean, now);
@@ -182,7 +184,7 @@ impl<O: Clone + Eq + Hash> Core<O> {
 
     /// The slot could not be emptied, and is never used again.
     pub fn slot_quarantined(&mut self, slot: SlotKey, now: Instant, effects: &mut Vec<Effect>) {
-        if !matches!(self.slot(slot), Some(Slot::Resetting)) {
+        if self.slot(slot) != Some(Slot::Resetting) {
             return;
         }
         self.change(slot, Slot::Quarantined, now);
@@ -297,9 +299,9 @@ impl<O: Clone + Eq + Hash> Core<O> {
         }
         while self.line.len() > 0
             && let Some(slot) = self.find_clean()
-            && let Some((ticket, owner)) = self.line.pop()
+            && let Some((ticket, _)) = self.line.pop()
         {
-            self.change(slot, Slot::Leased(owner), now);
+            self.change(slot, Slot::Leased, now);
             effects.push(Effect::Grant { ticket, slot, kept: false });
         }
         // Emptying a slot is quicker than starting a container.
@@ -434,7 +436,7 @@ impl<O: Clone + Eq + Hash> Core<O> {
         key
     }
 
-    fn remove(&mut self, key: ContainerKey) -> Option<Container<O>> {
+    fn remove(&mut self, key: ContainerKey) -> Option<Container> {
         let before = self.container(key)?.counts();
         let container = self.containers[key.index as usize].take()?;
         self.vacant.push(key.index);
@@ -451,7 +453,7 @@ impl<O: Clone + Eq + Hash> Core<O> {
         self.recount(key, before, after);
     }
 
-    fn change(&mut self, key: SlotKey, slot: Slot<O>, now: Instant) {
+    fn change(&mut self, key: SlotKey, slot: Slot, now: Instant) {
         let Some(container) = self.container_mut(key.container) else { return };
         let before = container.counts();
         container.change(key.index, slot, now);
@@ -476,11 +478,11 @@ impl<O: Clone + Eq + Hash> Core<O> {
         keys.collect()
     }
 
-    fn container(&self, key: ContainerKey) -> Option<&Container<O>> {
+    fn container(&self, key: ContainerKey) -> Option<&Container> {
         self.containers.get(key.index as usize)?.as_ref().filter(|container| container.serial == key.serial)
     }
 
-    fn container_mut(&mut self, key: ContainerKey) -> Option<&mut Container<O>> {
+    fn container_mut(&mut self, key: ContainerKey) -> Option<&mut Container> {
         self.containers.get_mut(key.index as usize)?.as_mut().filter(|container| container.serial == key.serial)
     }
 
@@ -488,7 +490,7 @@ impl<O: Clone + Eq + Hash> Core<O> {
         self.phase(key) == Some(Phase::Ready)
     }
 
-    fn slot(&self, key: SlotKey) -> Option<&Slot<O>> {
-        self.container(key.container)?.slots.get(key.index as usize)
+    fn slot(&self, key: SlotKey) -> Option<Slot> {
+        self.container(key.container)?.slots.get(key.index as usize).copied()
     }
 }

@@ -242,7 +242,11 @@ fn take(world: &mut World, step: Step) {
         }
         Step::Release(choice, keep) => {
             if let Some(slot) = pick(&world.slots(|slot| matches!(slot, Use::Leased(_))), choice) {
-                world.act(|core, now, effects| core.release(slot, keep, now, effects));
+                let owner = match *world.slot(slot) {
+                    Use::Leased(owner) => Some(owner),
+                    _ => None,
+                };
+                world.act(|core, now, effects| core.release(slot, owner.filter(|_| keep), now, effects));
             }
         }
         Step::SlotReady(choice) => {
@@ -290,7 +294,7 @@ fn take(world: &mut World, step: Step) {
             if let Some(container) = pick(&gone, choice) {
                 let slot = SlotKey { container, index: u32::from(what) % SLOTS };
                 world.act(|core, now, effects| match what % 6 {
-                    0 => core.release(slot, true, now, effects),
+                    0 => core.release(slot, Some(0), now, effects),
                     1 => core.slot_ready(slot, now, effects),
                     2 => core.container_ready(container, now, effects),
                     3 => core.container_gone(container, 0.5, now, effects),
@@ -399,7 +403,7 @@ fn kept_files_wait_for_their_owner_until_somebody_needs_the_slot() {
     world.acquire(1);
     assert_eq!(world.slots(|slot| slot == Use::Leased(1)).len(), 1, "its owner gets it back at once");
     let slot = world.slots(|slot| slot == Use::Leased(1))[0];
-    world.act(|core, now, effects| core.release(slot, true, now, effects));
+    world.act(|core, now, effects| core.release(slot, Some(1), now, effects));
     world.acquire(3);
     assert_eq!(world.slots(|slot| slot == Use::Wiping).len(), 1, "another one has it emptied");
     take(&mut world, Step::SlotReady(0));
