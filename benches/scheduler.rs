@@ -76,11 +76,11 @@ fn run(slots: u32) -> (u64, Duration) {
         events += 1;
         if let Some(container) = starting.pop() {
             core.container_ready(container, now, &mut effects);
-        } else if events % LOSSES == 0
+        } else if events.is_multiple_of(LOSSES)
             && let Some(slot) = leased.front()
         {
             core.container_gone(slot.container, 0.0, now, &mut effects);
-        } else if events % 3 == 0 {
+        } else if events.is_multiple_of(3) {
             let _ = core.acquire(next_owner, now, &mut effects);
             next_owner += 1;
         } else if events % 3 == 1

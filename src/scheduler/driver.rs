@@ -16,16 +16,16 @@ use tracing::warn;
 
 use super::{
     config::PoolConfig,
-    core::{ContainerKey, Core, Effect, Phase, SlotKey, Ticket},
-    handle::{Grant, Granted, Handle, Message, Outcome, Position, WaitFailure},
-    status::{ContainerState, ContainerStatus, PoolStatus},
+    core::{ContainerKey, Core, Effect, SlotKey, Ticket},
+    handle::{Grant, Granted, Handle, Message, Position, WaitFailure},
+    pool::{Known, Pool, Ready, Waiter},
     supervise::{ContainerNews, News, Supervisor},
 };
 use crate::{
     backend::Backend,
-    id::{ContainerId, PoolName, TrajectoryKey},
-    sandbox::client::{Link, LinkOptions},
-    tool::{Evidence, Location},
+    id::{PoolName, TrajectoryKey},
+    sandbox::client::LinkOptions,
+    tool::Location,
 };
 
 /// How often those who wait hear of their place.
@@ -71,62 +71,6 @@ struct Driver {
     waiters: HashMap<u64, (usize, Ticket)>,
     supervisors: JoinSet<()>,
     ending: Option<Vec<oneshot::Sender<()>>>,
-}
-
-struct Pool {
-    config: PoolConfig,
-    core: Core<TrajectoryKey>,
-    waiting: HashMap<Ticket, Waiter>,
-    containers: HashMap<ContainerKey, Known>,
-    last_failure: Option<Arc<Evidence>>,
-}
-
-struct Waiter {
-    waiter: u64,
-    owner: TrajectoryKey,
-    positions: mpsc::Sender<Position>,
-    told: Option<u32>,
-    outcome: Outcome,
-}
-
-/// A container as the world sees it.
-struct Known {
-    stop: CancellationToken,
-    since: SystemTime,
-    ready: Option<Ready>,
-}
-
-struct Ready {
-    id: ContainerId,
-    node: String,
-    link: Link,
-    isolation: Arc<str>,
-    network_isolated: bool,
-}
-
-impl Pool {
-    fn new(config: PoolConfig) -> Self {
-        Self {
-            core: Core::new(config.clone()),
-            config,
-            waiting: HashMap::new(),
-            containers: HashMap::new(),
-            last_failure: None,
-        }
-    }
-
-    /// Why nobody gets a slot just now.
-    fn reason(&self) -> Option<String> {
-        if let Some(failure) = &self.last_failure {
-            return Some(format!("a container could not be started: {}", failure.cause));
-        }
-        let counts = self.core.counts();
-        if counts.containers_starting > 0 {
-            return Some(format!("{} containers are starting", counts.containers_starting));
-        }
-        let full = counts.containers >= self.config.max_containers;
-        full.then(|| format!("every slot is taken, and the pool has its {} containers", self.config.max_containers))
-    }
 }
 
 impl Driver {
@@ -187,7 +131,7 @@ impl Driver {
             }
             Message::Status(reply) => {
                 // Whoever does not wait any more needs no answer.
-                let _ = reply.send(self.pools.iter().map(status).collect());
+                let _ = reply.send(self.pools.iter().map(Pool::status).collect());
             }
             Message::ShutDown(reply) => {
                 self.ending.get_or_insert_default().push(reply);
@@ -382,45 +326,5 @@ impl Driver {
             let _ = reply.send(());
         }
         true
-    }
-}
-
-fn status(pool: &Pool) -> PoolStatus {
-    let counts = pool.core.counts();
-    let mut containers: Vec<ContainerStatus> = pool
-        .containers
-        .iter()
-        .filter_map(|(key, known)| {
-            let state = match pool.core.phase(*key)? {
-                Phase::Starting => ContainerState::Starting,
-                Phase::Ready => ContainerState::Ready,
-                Phase::Draining | Phase::Ending => ContainerState::Draining,
-            };
-            let ready = known.ready.as_ref();
-            Some(ContainerStatus {
-                id: ready.map(|ready| ready.id.clone()),
-                node: ready.map(|ready| ready.node.clone()).unwrap_or_default(),
-                state,
-                isolation: ready.map(|ready| ready.isolation.to_string()).unwrap_or_default(),
-                total_slots: pool.config.slots_per_container,
-                available_slots: pool.core.container_counts(*key).unwrap_or_default().available,
-                since: known.since,
-            })
-        })
-        .collect();
-    containers.sort_by(|a, b| a.id.cmp(&b.id));
-    PoolStatus {
-        name: pool.config.name.clone(),
-        total_slots: counts.available + counts.acquired + counts.starting + counts.resetting + counts.quarantined,
-        available_slots: counts.available,
-        acquired_slots: counts.acquired,
-        starting_slots: counts.starting,
-        resetting_slots: counts.resetting,
-        quarantined_slots: counts.quarantined,
-        waiting_trajectories: u32::try_from(counts.waiting).unwrap_or(u32::MAX),
-        min_containers: pool.config.min_containers,
-        max_containers: pool.config.max_containers,
-        containers,
-        last_start_failure: pool.last_failure.as_ref().map(|evidence| evidence.cause.clone()),
     }
 }

@@ -10,6 +10,7 @@ mod config;
 pub mod core;
 mod driver;
 mod handle;
+mod pool;
 mod status;
 mod supervise;
 

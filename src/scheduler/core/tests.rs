@@ -288,7 +288,7 @@ fn take(world: &mut World, step: Step) {
             }
         }
         Step::Late(choice, what) => {
-            let gone: Vec<ContainerKey> = world.all.iter().copied().collect();
+            let gone: Vec<ContainerKey> = world.all.clone();
             let alive = keys(world, &[Life::Starting, Life::Ready, Life::Draining, Life::Stopping]);
             let gone: Vec<ContainerKey> = gone.into_iter().filter(|key| !alive.contains(key)).collect();
             if let Some(container) = pick(&gone, choice) {
@@ -424,5 +424,5 @@ fn failed_starts_are_tried_again_later_and_later() {
         assert_eq!(world.containers.len(), 1);
     }
     assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]), "{waits:?}");
-    assert!(waits[9] <= MAX_BACKOFF);
+    assert!(waits[9] <= scaling::MAX_BACKOFF);
 }

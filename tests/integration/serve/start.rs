@@ -143,19 +143,26 @@ async fn a_successor_ends_the_agents_that_were_left() {
     assert!(tree.iter().all(|pid| !process::is_alive(*pid)));
 }
 
-/// `cargo run` as somebody who is not root, and has no more than a home.
-#[tokio::test]
-async fn an_ordinary_user_needs_a_home_and_nothing_else() {
-    let home = TempDir::new().expect("a directory");
+/// A command for somebody who is not root and has no more than a home, where the binary is.
+fn as_ordinary_user(program: &str, home: &TempDir) -> Command {
     let binary = home.path().join("tool-executor");
     std::fs::copy(env!("CARGO_BIN_EXE_tool-executor"), &binary).expect("the binary is copied");
-    let mut command = Command::new(&binary);
-    command.args(["serve", "--listen", "127.0.0.1:0"]).env_clear().env("HOME", home.path()).current_dir("/");
+    let mut command = Command::new(program);
+    command.env_clear().env("HOME", home.path()).env("PATH", "/usr/bin:/bin").current_dir(home.path());
     if rustix::process::getuid().is_root() {
         const NOBODY: u32 = 65534;
         std::os::unix::fs::chown(home.path(), Some(NOBODY), Some(NOBODY)).expect("root may give it away");
         command.uid(NOBODY).gid(NOBODY);
     }
+    command
+}
+
+/// `cargo run` as somebody who is not root, and has no more than a home.
+#[tokio::test]
+async fn an_ordinary_user_needs_a_home_and_nothing_else() {
+    let home = TempDir::new().expect("a directory");
+    let mut command = as_ordinary_user("./tool-executor", &home);
+    command.args(["serve", "--listen", "127.0.0.1:0"]).env_remove("PATH");
     let server = Server::run(command, home);
     let result = execute(&server, "ordinary", bash("a", "id -u; echo x > f; cat f; ls -ln f | cut -d' ' -f3")).await;
     assert_eq!(result.output, "0\nx\n0", "{}", result.error);
@@ -166,13 +173,11 @@ async fn an_ordinary_user_needs_a_home_and_nothing_else() {
 /// A user namespace that allows none below it is a machine without them.
 #[test]
 fn where_slots_cannot_be_made_it_does_not_start() {
-    let state = TempDir::new().expect("a directory");
-    let mut command = Command::new("unshare");
+    let home = TempDir::new().expect("a directory");
+    let mut command = as_ordinary_user("unshare", &home);
     command
         .args(["--user", "--map-root-user", "sh", "-c"])
-        .arg("echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" serve --listen 127.0.0.1:0 --state-dir \"$1\"")
-        .arg(env!("CARGO_BIN_EXE_tool-executor"))
-        .arg(state.path())
+        .arg("echo 0 > /proc/sys/user/max_user_namespaces && exec ./tool-executor serve --listen 127.0.0.1:0 --state-dir state")
         .stdin(Stdio::null());
     let Output { status, stderr, stdout } = command.output().expect("unshare runs");
     let said = String::from_utf8_lossy(&stderr).into_owned();
