@@ -17,7 +17,7 @@ use tracing::warn;
 use super::{
     config::PoolConfig,
     core::{ContainerKey, Core, Effect, SlotKey, Ticket},
-    handle::{Grant, Granted, Handle, Message, Position, WaitFailure},
+    handle::{Grant, Granted, Handle, Message, WaitFailure},
     pool::{Known, Pool, Ready, Waiter},
     supervise::{ContainerNews, News, Supervisor},
 };
@@ -155,19 +155,26 @@ impl Driver {
         };
         let now = tokio::time::Instant::now().into_std();
         let mut effects = Vec::new();
+        let mut joined = None;
         match self.pools[pool].core.acquire(waiter.owner.clone(), now, &mut effects) {
             Ok(ticket) => {
                 self.waiters.insert(waiter.waiter, (pool, ticket));
                 self.pools[pool].waiting.insert(ticket, waiter);
+                joined = Some(ticket);
             }
             Err(super::core::LineFull) => {
                 let _ = waiter.outcome.send(Err(WaitFailure::LineFull { retry_after: LINE_RETRY }));
             }
         }
         effects.into_iter().for_each(|effect| self.carry_out(pool, effect));
-        // Whoever did not get a slot at once is told where they stand.
-        if self.pools[pool].core.counts().waiting > 0 {
-            self.tell_positions();
+        // Whoever did not get a slot at once is told where they stand: at the end of the line.
+        let pool = &mut self.pools[pool];
+        if let Some(ticket) = joined
+            && pool.waiting.contains_key(&ticket)
+        {
+            let position = u32::try_from(pool.core.counts().waiting).unwrap_or(u32::MAX);
+            let reason = pool.reason();
+            pool.tell(ticket, position, reason);
         }
     }
 
@@ -305,13 +312,9 @@ impl Driver {
                 continue;
             }
             let reason = pool.reason();
-            for (position, ticket) in (1..).zip(pool.core.waiting().take(TOLD)) {
-                if let Some(waiter) = pool.waiting.get_mut(&ticket)
-                    && waiter.told != Some(position)
-                    && waiter.positions.try_send(Position { position, reason: reason.clone() }).is_ok()
-                {
-                    waiter.told = Some(position);
-                }
+            let tickets: Vec<Ticket> = pool.core.waiting().take(TOLD).collect();
+            for (position, ticket) in (1..).zip(tickets) {
+                pool.tell(ticket, position, reason.clone());
             }
         }
     }

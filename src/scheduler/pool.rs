@@ -72,6 +72,16 @@ impl Pool {
         full.then(|| format!("every slot is taken, and the pool has its {} containers", self.config.max_containers))
     }
 
+    /// Tells somebody who waits where they stand, if that is news.
+    pub(super) fn tell(&mut self, ticket: Ticket, position: u32, reason: Option<String>) {
+        if let Some(waiter) = self.waiting.get_mut(&ticket)
+            && waiter.told != Some(position)
+            && waiter.positions.try_send(Position { position, reason }).is_ok()
+        {
+            waiter.told = Some(position);
+        }
+    }
+
     /// For whoever asks how it is.
     pub(super) fn status(&self) -> PoolStatus {
         let pool = self;

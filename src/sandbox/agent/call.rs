@@ -166,6 +166,8 @@ impl Running {
     /// Reads what is left after the end: all of it is in the pipes. They end with it, unless one was handed to another
     /// call, which has nothing to say in this one.
     async fn drain(&mut self, mut control: mpsc::UnboundedReceiver<Control>) {
+        self.stdout.let_end();
+        self.stderr.let_end();
         let mut left = 2 * LARGEST_PIPE;
         let mut deadline = None;
         while left > 0 {

@@ -186,8 +186,8 @@ async fn serve_slots(
 
 /// Nothing of a slot outlives an agent that ends in good order.
 fn tidy(slots: &Path) -> io::Result<()> {
-    empty_trash(&slots.join("trash"))?;
-    match std::fs::remove_dir_all(slots) {
+    empty_trash(slots)?;
+    match std::fs::remove_dir(slots) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

@@ -24,6 +24,9 @@ const LARGE_PIPE: usize = 256 << 10;
 pub(super) struct Output {
     /// None after its end.
     pipe: Option<pipe::Receiver>,
+    /// The process's end, held open for as long as it runs: else its last breath would wake the agent once for each
+    /// stream, and then again for the end that the runner tells.
+    writer: Option<OwnedFd>,
     capture: Capture,
     has_large_pipe: bool,
 }
@@ -33,12 +36,18 @@ impl Output {
     pub(super) fn new(limits: OutputLimits) -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
         let pipe = Some(pipe::Receiver::from_owned_fd(ours)?);
-        Ok((Self { pipe, capture: Capture::new(limits), has_large_pipe: false }, theirs))
+        let writer = Some(theirs.try_clone()?);
+        Ok((Self { pipe, writer, capture: Capture::new(limits), has_large_pipe: false }, theirs))
     }
 
     /// More may come.
     pub(super) fn is_open(&self) -> bool {
         self.pipe.is_some()
+    }
+
+    /// Everything of the call has ended: from now on the stream ends where nothing more is in it.
+    pub(super) fn let_end(&mut self) {
+        self.writer = None;
     }
 
     /// Ready when there is something to read, or nothing more to come; never after that.

@@ -171,3 +171,26 @@ async fn more_input_than_is_read_ends_the_call() {
     assert_eq!((result.outcome(), result.reason()), (Outcome::LimitExceeded, Reason::InputLimit));
     assert_eq!((result.executed(), result.attribution()), (Executed::Yes, Attribution::Client));
 }
+
+/// What a model has made is cleared away, however deep it goes.
+#[tokio::test]
+async fn a_dead_agents_files_are_cleared_away() {
+    let server = Server::with(&[("MAX_CONTAINERS", "1")]);
+    let mut stream = Stream::open(&server, "deep").await;
+    let dig =
+        "i=0; while [ $i -lt 3000 ]; do mkdir d && cd -P d 2>/dev/null; i=$((i+1)); done; ln -s / link; chmod 000 .";
+    stream.bash("dig", dig).await;
+    let containers = server.state.path().join("containers");
+    let list = || -> Vec<_> {
+        std::fs::read_dir(&containers).expect("it is there").flatten().map(|entry| entry.path()).collect()
+    };
+    let first = list();
+    assert_eq!(first.len(), 1);
+    server.agents().into_iter().for_each(kill);
+    let asked = Instant::now();
+    while first[0].exists() {
+        assert!(asked.elapsed() < Duration::from_secs(20), "it should have been cleared away: {:?}", list());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    server.pool_until("another container", |pool| pool.available_slots > 0).await;
+}
