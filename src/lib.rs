@@ -10,5 +10,6 @@ pub mod pb;
 pub mod sandbox;
 pub mod scheduler;
 pub mod settings;
+pub mod telemetry;
 pub mod tool;
 pub mod trajectory;

@@ -86,6 +86,13 @@ pub(crate) fn raw_spawn(calls: usize, time: Duration) -> Figures {
     Figures { median, p99, rate: calls as f64 / start.elapsed().as_secs_f64() }
 }
 
+type Answers = mpsc::Sender<std::result::Result<TrajectoryResponse, Status>>;
+
+/// How a floor answers the calls of one stream.
+trait Floor: Send + Sync + 'static {
+    fn answer(&self, call_id: String, answers: Answers) -> impl Future<Output = ()> + Send;
+}
+
 /// Answers every call at once.
 struct Echo;
 
@@ -93,7 +100,27 @@ struct Echo;
 struct Relay {
     link: mpsc::Sender<LinkRequest>,
     waiting: Arc<Mutex<HashMap<u64, oneshot::Sender<CallEnded>>>>,
-    calls: Arc<AtomicU64>,
+    calls: AtomicU64,
+}
+
+impl Floor for Echo {
+    async fn answer(&self, call_id: String, answers: Answers) {
+        let _ = answers.send(Ok(result(call_id))).await;
+    }
+}
+
+impl Floor for Relay {
+    async fn answer(&self, call_id: String, answers: Answers) {
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        let (reply, answer) = oneshot::channel();
+        if let Ok(mut waiting) = self.waiting.lock() {
+            waiting.insert(call, reply);
+        }
+        let _ = self.link.send(run(call)).await;
+        if answer.await.is_ok() {
+            let _ = answers.send(Ok(result(call_id))).await;
+        }
+    }
 }
 
 fn result(call_id: String) -> TrajectoryResponse {
@@ -108,82 +135,64 @@ fn ids(request: TrajectoryRequest) -> Vec<String> {
     }
 }
 
-macro_rules! only_trajectory {
-    () => {
-        async fn execute(&self, _: Request<pb::ExecuteRequest>) -> std::result::Result<Response<pb::ExecuteResponse>, Status> {
-            Err(Status::not_found("a floor"))
-        }
-        async fn release(&self, _: Request<pb::ReleaseRequest>) -> std::result::Result<Response<pb::ReleaseResponse>, Status> {
-            Err(Status::not_found("a floor"))
-        }
-        async fn list_tools(&self, _: Request<pb::ListToolsRequest>) -> std::result::Result<Response<pb::ListToolsResponse>, Status> {
-            Err(Status::not_found("a floor"))
-        }
-        async fn get_status(&self, _: Request<pb::GetStatusRequest>) -> std::result::Result<Response<pb::GetStatusResponse>, Status> {
-            Err(Status::not_found("a floor"))
-        }
-        async fn list_trajectories(
-            &self,
-            _: Request<pb::ListTrajectoriesRequest>,
-        ) -> std::result::Result<Response<pb::ListTrajectoriesResponse>, Status> {
-            Err(Status::not_found("a floor"))
-        }
-    };
-}
+/// A floor as the service that it is the floor of.
+struct Service<F>(Arc<F>);
 
 #[tonic::async_trait]
-impl ToolExecutor for Echo {
+impl<F: Floor> ToolExecutor for Service<F> {
     type TrajectoryStream = Responses<TrajectoryResponse>;
 
     async fn trajectory(
         &self,
         request: Request<Streaming<TrajectoryRequest>>,
     ) -> std::result::Result<Response<Self::TrajectoryStream>, Status> {
-        let (sender, responses) = mpsc::channel(8);
+        let (answers, responses) = mpsc::channel(8);
         let mut requests = request.into_inner();
+        let floor = self.0.clone();
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
                 for id in ids(request) {
-                    let _ = sender.send(Ok(result(id))).await;
+                    floor.answer(id, answers.clone()).await;
                 }
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
     }
 
-    only_trajectory!();
-}
-
-#[tonic::async_trait]
-impl ToolExecutor for Relay {
-    type TrajectoryStream = Responses<TrajectoryResponse>;
-
-    async fn trajectory(
+    async fn execute(
         &self,
-        request: Request<Streaming<TrajectoryRequest>>,
-    ) -> std::result::Result<Response<Self::TrajectoryStream>, Status> {
-        let (sender, responses) = mpsc::channel(8);
-        let mut requests = request.into_inner();
-        let (link, waiting, calls) = (self.link.clone(), self.waiting.clone(), self.calls.clone());
-        tokio::spawn(async move {
-            while let Ok(Some(request)) = requests.message().await {
-                for id in ids(request) {
-                    let call = calls.fetch_add(1, Ordering::Relaxed);
-                    let (reply, answer) = oneshot::channel();
-                    if let Ok(mut waiting) = waiting.lock() {
-                        waiting.insert(call, reply);
-                    }
-                    let _ = link.send(run(call)).await;
-                    if answer.await.is_ok() {
-                        let _ = sender.send(Ok(result(id))).await;
-                    }
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
+        _: Request<pb::ExecuteRequest>,
+    ) -> std::result::Result<Response<pb::ExecuteResponse>, Status> {
+        Err(Status::not_found("a floor"))
     }
 
-    only_trajectory!();
+    async fn release(
+        &self,
+        _: Request<pb::ReleaseRequest>,
+    ) -> std::result::Result<Response<pb::ReleaseResponse>, Status> {
+        Err(Status::not_found("a floor"))
+    }
+
+    async fn list_tools(
+        &self,
+        _: Request<pb::ListToolsRequest>,
+    ) -> std::result::Result<Response<pb::ListToolsResponse>, Status> {
+        Err(Status::not_found("a floor"))
+    }
+
+    async fn get_status(
+        &self,
+        _: Request<pb::GetStatusRequest>,
+    ) -> std::result::Result<Response<pb::GetStatusResponse>, Status> {
+        Err(Status::not_found("a floor"))
+    }
+
+    async fn list_trajectories(
+        &self,
+        _: Request<pb::ListTrajectoriesRequest>,
+    ) -> std::result::Result<Response<pb::ListTrajectoriesResponse>, Status> {
+        Err(Status::not_found("a floor"))
+    }
 }
 
 fn run(call: u64) -> LinkRequest {
@@ -224,13 +233,13 @@ impl SandboxService for Echo {
     }
 }
 
-async fn serve_tcp(service: impl ToolExecutor) -> Result<()> {
+async fn serve_tcp(floor: impl Floor) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("listening on http://{}", listener.local_addr()?);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Server::builder()
         .max_concurrent_streams(100_000)
-        .add_service(ToolExecutorServer::new(service))
+        .add_service(ToolExecutorServer::new(Service(Arc::new(floor))))
         .serve_with_incoming(incoming)
         .await?;
     Ok(())
@@ -259,7 +268,7 @@ pub(crate) fn serve_relay() -> Result<()> {
         let (link, requests) = mpsc::channel(1024);
         let mut answers = SandboxServiceClient::new(channel).link(ReceiverStream::new(requests)).await?.into_inner();
         let waiting: Arc<Mutex<HashMap<u64, oneshot::Sender<CallEnded>>>> = Arc::default();
-        let relay = Relay { link, waiting: waiting.clone(), calls: Arc::default() };
+        let relay = Relay { link, waiting: waiting.clone(), calls: AtomicU64::new(0) };
         tokio::spawn(async move {
             while let Ok(Some(response)) = answers.message().await {
                 let Some(link_response::Message::Events(events)) = response.message else { continue };

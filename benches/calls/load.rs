@@ -6,9 +6,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 use tool_executor::pb::toolexecutor::{
-    Batch, Call, CallResult, Open, ToolCall, TrajectoryRequest, TrajectoryResponse,
-    call::Action, tool_call::Arguments, tool_executor_client::ToolExecutorClient, trajectory_request,
-    trajectory_response,
+    Batch, Call, CallResult, Open, ToolCall, TrajectoryRequest, TrajectoryResponse, call::Action, tool_call::Arguments,
+    tool_executor_client::ToolExecutorClient, trajectory_request, trajectory_response,
 };
 
 use crate::Result;
@@ -63,7 +62,11 @@ impl Trajectory {
         loop {
             let response = self.responses.message().await?.ok_or("the stream ended")?;
             if let Some(trajectory_response::Message::Result(result)) = response.message {
-                return if result.success { Ok(result) } else { Err(format!("the call failed: {}", result.error).into()) };
+                return if result.success {
+                    Ok(result)
+                } else {
+                    Err(format!("the call failed: {}", result.error).into())
+                };
             }
         }
     }

@@ -60,7 +60,10 @@ fn measure() -> Result<()> {
                 println!("    rate / raw spawn's rate         {:5.2}   goal >= 0.80", figures.rate / spawn.rate);
             }
             Kind::Read | Kind::Write => {
-                println!("    p50 / two hops                  {:5.2}   goal <= 1.60", ratio(figures.median, two_hops.median));
+                println!(
+                    "    p50 / two hops                  {:5.2}   goal <= 1.60",
+                    ratio(figures.median, two_hops.median)
+                );
                 println!("    rate / two hops' rate           {:5.2}   goal >= 0.50", figures.rate / two_hops.rate);
             }
         }

@@ -1,1 +1,80 @@
-//! Wires the rooms together: `serve`, `sandbox`, `check`.
+//! Wires the rooms together, one file a subcommand.
+
+mod check;
+mod serve;
+mod state_dir;
+
+use std::{error::Error, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    sandbox::agent,
+    settings::{LogFormat, LogSettings, ServeFlags},
+    telemetry::{self, Format},
+};
+
+/// Runs the tool calls of agent trajectories in isolated slots.
+#[derive(Parser)]
+#[command(name = "tool-executor", version, args_conflicts_with_subcommands = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeFlags,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve trainers (the default)
+    Serve(ServeFlags),
+    /// Say what this machine can do, and with which settings `serve` would start
+    Check(ServeFlags),
+    /// Run the agent of a container; started by the executor
+    #[command(hide = true)]
+    Sandbox {
+        /// The container's directory
+        #[arg(long)]
+        directory: PathBuf,
+    },
+}
+
+/// The program, after `main` has seen to it that it is no helper process of a slot.
+pub fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    let done = match line.command.unwrap_or(Command::Serve(line.serve)) {
+        Command::Serve(flags) => serve::run(flags),
+        Command::Check(flags) => check::run(flags),
+        Command::Sandbox { directory } => sandbox(&directory),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tool-executor: {}", chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Done = Result<ExitCode, Box<dyn Error>>;
+
+fn sandbox(directory: &std::path::Path) -> Done {
+    let filter = std::env::var("TOOL_EXECUTOR_LOG").unwrap_or_default();
+    telemetry::init(Format::Text, &filter)?;
+    agent::run(directory)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn log(settings: &LogSettings) -> Result<(), telemetry::InitError> {
+    let format = match settings.format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    telemetry::init(format, &settings.filter)
+}
+
+/// An error with all of its causes, in one line.
+fn chain(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

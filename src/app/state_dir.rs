@@ -74,17 +74,6 @@ impl StateDir {
         Ok(epoch)
     }
 
-    /// A name that stays the same over restarts, for whoever has chosen none.
-    pub(super) fn executor_id(&self) -> Result<String, StateDirError> {
-        let path = self.path.join("executor_id");
-        if let Some(id) = self.read(&path)? {
-            return Ok(id.trim().to_owned());
-        }
-        let id = uuid::Uuid::now_v7().to_string();
-        self.write(&path, &id)?;
-        Ok(id)
-    }
-
     fn read(&self, path: &Path) -> Result<Option<String>, StateDirError> {
         match fs::read_to_string(path) {
             Ok(text) => Ok(Some(text)),
@@ -113,11 +102,10 @@ mod tests {
         let path = home.path().join("deep/state");
         let first = StateDir::take(&path).unwrap();
         assert!(matches!(StateDir::take(&path), Err(StateDirError::InUse(_))));
-        let id = first.executor_id().unwrap();
         assert_eq!((first.next_epoch().unwrap(), first.next_epoch().unwrap()), (1, 2));
         drop(first);
         let second = StateDir::take(&path).unwrap();
-        assert_eq!((second.executor_id().unwrap(), second.next_epoch().unwrap()), (id, 3));
+        assert_eq!(second.next_epoch().unwrap(), 3);
         fs::write(path.join("epoch"), "nonsense").unwrap();
         assert!(matches!(second.next_epoch(), Err(StateDirError::Damaged { .. })));
     }

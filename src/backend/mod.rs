@@ -1,9 +1,12 @@
 //! Where containers come from. A backend starts and stops containers and says when one has ended; it yields the
 //! address of each one's agent and never sees a tool call.
 
+mod local;
+
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
+pub use self::local::{LocalBackend, LocalConfig, end_leftovers};
 pub use crate::sandbox::client::{Address, Endpoint, Token};
 use crate::{
     id::{ContainerId, PoolName},

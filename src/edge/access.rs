@@ -34,7 +34,11 @@ impl Access {
             Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") => given.trim(),
             _ => return Err(Refused::NoToken),
         };
-        if bool::from(given.as_bytes().ct_eq(token.as_bytes())) { Ok(Tenant::anonymous()) } else { Err(Refused::WrongToken) }
+        if bool::from(given.as_bytes().ct_eq(token.as_bytes())) {
+            Ok(Tenant::anonymous())
+        } else {
+            Err(Refused::WrongToken)
+        }
     }
 }
 

@@ -78,10 +78,9 @@ fn notice_event(notice: Notice) -> pb::notice::Event {
             location: Some(location(&place)),
             isolation: isolation.to_string(),
         }),
-        Notice::SandboxLost { generation, evidence: known } => Event::SandboxLost(pb::SandboxLost {
-            generation: generation.0,
-            evidence: Some(evidence(&known)),
-        }),
+        Notice::SandboxLost { generation, evidence: known } => {
+            Event::SandboxLost(pb::SandboxLost { generation: generation.0, evidence: Some(evidence(&known)) })
+        }
         Notice::Draining { remaining } => {
             Event::Draining(pb::Draining { deadline: Some(timestamp(SystemTime::now() + remaining)) })
         }
@@ -267,10 +266,9 @@ fn container(container: &ContainerStatus) -> pb::ContainerStatus {
         ContainerState::Starting => pb::ContainerState::Starting,
         ContainerState::Ready => pb::ContainerState::Ready,
         ContainerState::Draining => pb::ContainerState::Draining,
-        ContainerState::Lost => pb::ContainerState::Lost,
     };
     pb::ContainerStatus {
-        container_id: container.id.to_string(),
+        container_id: container.id.as_ref().map(ToString::to_string).unwrap_or_default(),
         node: container.node.clone(),
         state: state.into(),
         isolation: container.isolation.clone(),

@@ -49,7 +49,10 @@ impl ToolExecutor for Service {
         let open = match requests.message().await? {
             Some(pb::TrajectoryRequest { message: Some(pb::trajectory_request::Message::Open(open)) }) => open,
             _ => {
-                return Err(crate::pb::codec::invalid_argument("open", "the first message of a stream must be an open"));
+                return Err(crate::pb::codec::invalid_argument(
+                    "open",
+                    "the first message of a stream must be an open",
+                ));
             }
         };
         let (id, open) = self.parser.open(open).map_err(|error| status::violation(&error))?;
@@ -149,8 +152,7 @@ impl Service {
     }
 
     fn key(&self, tenant: Tenant, id: &str) -> Result<TrajectoryKey, Status> {
-        let id: TrajectoryId =
-            parse::trajectory_id(id, "trajectory_id").map_err(|error| status::violation(&error))?;
+        let id: TrajectoryId = parse::trajectory_id(id, "trajectory_id").map_err(|error| status::violation(&error))?;
         Ok(TrajectoryKey { tenant, id })
     }
 }
@@ -171,7 +173,8 @@ fn malformed(Violation { field, description }: Violation) -> StreamFault {
 fn fault(status: &Status) -> StreamFault {
     match status.code() {
         Code::InvalidArgument => {
-            let violation = status.get_details_bad_request().and_then(|details| details.field_violations.into_iter().next());
+            let violation =
+                status.get_details_bad_request().and_then(|details| details.field_violations.into_iter().next());
             let (field, description) = match violation {
                 Some(violation) => (violation.field, violation.description),
                 None => (String::new(), status.message().to_owned()),

@@ -14,11 +14,20 @@ pub enum Record {
     /// A life begins afresh: nothing of an earlier one under the same id is kept.
     Opened(Arc<Options>),
     /// A call will be answered exactly once, by a result in the log. Precedes any attempt to run it.
-    Accepted { call: CallHash, number: CallNumber, action: ActionHash },
+    Accepted {
+        call: CallHash,
+        number: CallNumber,
+        action: ActionHash,
+    },
     /// The answer to an accepted call; it carries the next sequence. Precedes its being sent.
-    Ended { call: CallHash, result: Arc<CallResult> },
+    Ended {
+        call: CallHash,
+        result: Arc<CallResult>,
+    },
     /// Results up to this sequence are no longer kept; their ids stay known.
-    Dropped { through: Sequence },
+    Dropped {
+        through: Sequence,
+    },
     Workspace(Workspace),
     /// The client is done with it. The ledger stays a while.
     Released,

@@ -6,7 +6,9 @@ use std::marker::PhantomData;
 use prost::Message;
 use tonic::{
     Code, Status,
-    codec::{BufferSettings, Codec as TonicCodec, DecodeBuf, Decoder as TonicDecoder, EncodeBuf, Encoder as TonicEncoder},
+    codec::{
+        BufferSettings, Codec as TonicCodec, DecodeBuf, Decoder as TonicDecoder, EncodeBuf, Encoder as TonicEncoder,
+    },
 };
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -74,7 +76,8 @@ impl<U: Message + Default> TonicDecoder for Decoder<U> {
     }
 }
 
-/// prost names the way to the field as `Message.field: Message.field: what is wrong`.
+/// prost names the way to the field as `Message.field: Message.field: what is wrong`, the innermost first, and a oneof
+/// by its own name.
 fn malformed(error: &str) -> Status {
     let mut rest = error.strip_prefix("failed to decode Protobuf message: ").unwrap_or(error);
     let mut path = Vec::new();
@@ -82,12 +85,13 @@ fn malformed(error: &str) -> Status {
         && let Some((message, field)) = step.split_once('.')
         && [message, field].iter().all(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
     {
-        // A oneof's own name is no part of a field's path.
+        // The name of the one oneof that is all of its message says nothing.
         if field != "message" {
             path.push(field);
         }
         rest = after;
     }
+    path.reverse();
     invalid_argument(&path.join("."), rest)
 }
 
@@ -114,7 +118,7 @@ mod tests {
         let status = malformed(&error.to_string());
         assert_eq!(status.code(), Code::InvalidArgument);
         let violations = status.get_details_bad_request().expect("it has details").field_violations;
-        assert_eq!(violations[0].field, "batch.calls.call_id");
+        assert_eq!(violations[0].field, "calls.call_id");
         assert!(violations[0].description.contains("UTF-8"), "{}", violations[0].description);
     }
 }

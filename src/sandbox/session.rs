@@ -1,15 +1,24 @@
 //! A conversation over a connection that can break at any time: messages are numbered, kept until the other side needs
 //! them no more, and sent again after a reconnect. Pure: who moves the messages is none of its business.
 //!
-//! Invariants: what is pushed is taken in the same order; what was received once is never received again; nothing is
-//! forgotten before it is acknowledged.
+//! Invariants: what is pushed is taken in the same order; what was received once is never received again, and nothing
+//! is left out; nothing is forgotten before it is acknowledged, and nothing is kept after.
 
 use std::collections::{BTreeSet, VecDeque};
+
+/// The two sides do not speak of the same conversation. No reconnect mends that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Mismatch {
+    #[error("message {next} was to come, and {first} came")]
+    Gap { next: u64, first: u64 },
+    #[error("the other side has received {received} messages, where {acknowledged} to {sent} are possible")]
+    Forgotten { received: u64, acknowledged: u64, sent: u64 },
+}
 
 /// What one side has to say.
 #[derive(Debug)]
 pub(super) struct Outbox<M> {
-    /// Not acknowledged, oldest first. Bounded by what the two sides have under way.
+    /// Not acknowledged, oldest first.
     kept: VecDeque<M>,
     /// The number of the first of `kept`; the first of all is 1.
     first: u64,
@@ -22,8 +31,10 @@ impl<M: Clone> Outbox<M> {
         Self { kept: VecDeque::new(), first: 1, taken: 0 }
     }
 
-    pub(super) fn push(&mut self, message: M) {
+    /// The message's number.
+    pub(super) fn push(&mut self, message: M) -> u64 {
         self.kept.push_back(message);
+        self.last()
     }
 
     /// How many wait to be taken.
@@ -60,10 +71,24 @@ impl<M: Clone> Outbox<M> {
         }
     }
 
+    /// Everything up to this number has been acknowledged.
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.first - 1
+    }
+
     /// The connection is a new one, and this is the last message that the other side has received.
-    pub(super) fn resume_after(&mut self, received: u64) {
-        let received = received.saturating_add(1).saturating_sub(self.first);
-        self.taken = usize::try_from(received).unwrap_or(usize::MAX).min(self.kept.len());
+    pub(super) fn resume_after(&mut self, received: u64) -> Result<(), Mismatch> {
+        let (acknowledged, sent) = (self.acknowledged(), self.last());
+        if !(acknowledged..=sent).contains(&received) {
+            return Err(Mismatch::Forgotten { received, acknowledged, sent });
+        }
+        // As many as are kept, at most.
+        self.taken = usize::try_from(received - acknowledged).unwrap_or(self.kept.len());
+        Ok(())
+    }
+
+    fn last(&self) -> u64 {
+        self.acknowledged() + self.kept.len() as u64
     }
 }
 
@@ -74,13 +99,21 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
+    /// Of a conversation that this side joins after so many messages.
+    pub(super) fn after(received: u64) -> Self {
+        Self { received }
+    }
+
     /// How many of `count` messages, the first of which has number `first`, have been received before. The others
     /// count as received now.
-    pub(super) fn accept(&mut self, first: u64, count: usize) -> usize {
-        let last = first + count as u64;
-        let known = (self.received + 1).saturating_sub(first).min(count as u64);
-        self.received = self.received.max(last.saturating_sub(1));
-        usize::try_from(known).unwrap_or(count)
+    pub(super) fn accept(&mut self, first: u64, count: usize) -> Result<usize, Mismatch> {
+        let next = self.received.saturating_add(1);
+        if first > next {
+            return Err(Mismatch::Gap { next, first });
+        }
+        let known = usize::try_from(next - first).unwrap_or(usize::MAX).min(count);
+        self.received = self.received.saturating_add((count - known) as u64);
+        Ok(known)
     }
 
     /// The number of the last message received; 0 if there was none.
@@ -98,6 +131,11 @@ pub(super) struct Dealt {
 }
 
 impl Dealt {
+    /// Of a conversation that this side joins after so many messages.
+    pub(super) fn after(through: u64) -> Self {
+        Self { through, beyond: BTreeSet::new() }
+    }
+
     pub(super) fn with(&mut self, number: u64) {
         if number > self.through {
             self.beyond.insert(number);
@@ -113,93 +151,40 @@ impl Dealt {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+/// Which acknowledgement the other side has been sent last, and whether it can wait for the next. One that goes with
+/// a message that goes anyway costs nothing; but the other side keeps in memory what is not acknowledged.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    through: u64,
+    /// Of the messages received since.
+    bytes: usize,
+}
 
-    use super::*;
+impl Told {
+    const MAX_MESSAGES: u64 = 64;
+    const MAX_BYTES: usize = 256 << 10;
 
-    #[test]
-    fn a_batch_is_bounded_by_count_and_size() {
-        let mut outbox = Outbox::new();
-        (1..=5).for_each(|n| outbox.push(n));
-        assert_eq!(outbox.take(2, 100, |_| 1), (1, vec![1, 2]));
-        assert_eq!(outbox.take(9, 3, |_| 2), (3, vec![3]));
-        assert_eq!(outbox.take(9, 1, |_| 50), (4, vec![4]));
-        outbox.acknowledge(2);
-        outbox.resume_after(2);
-        assert_eq!(outbox.take(9, 100, |_| 1), (3, vec![3, 4, 5]));
-        assert_eq!(outbox.waiting(), 0);
+    /// So much was received.
+    pub(super) fn received(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    #[test]
-    fn only_what_has_no_gap_is_dealt_with() {
-        let mut dealt = Dealt::default();
-        [2, 3, 5].into_iter().for_each(|number| dealt.with(number));
-        assert_eq!(dealt.through(), 0);
-        dealt.with(1);
-        assert_eq!(dealt.through(), 3);
-        dealt.with(3);
-        dealt.with(4);
-        assert_eq!(dealt.through(), 5);
+    /// The acknowledgement that goes out now.
+    pub(super) fn tell(&mut self, through: u64) -> u64 {
+        *self = Self { through, bytes: 0 };
+        through
     }
 
-    #[derive(Debug, Clone)]
-    enum Step {
-        Push,
-        Take(usize),
-        Deliver,
-        Acknowledge,
-        Cut,
+    /// There is something to acknowledge.
+    pub(super) fn owes(&self, through: u64) -> bool {
+        through > self.through
     }
 
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            3 => Just(Step::Push),
-            3 => (1..4_usize).prop_map(Step::Take),
-            3 => Just(Step::Deliver),
-            1 => Just(Step::Acknowledge),
-            1 => Just(Step::Cut),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn every_message_arrives_exactly_once_and_in_order(steps in proptest::collection::vec(step(), 0..200)) {
-            let mut outbox = Outbox::new();
-            let mut inbox = Inbox::default();
-            let mut wire: VecDeque<(u64, Vec<u32>)> = VecDeque::new();
-            let (mut pushed, mut arrived) = (0, Vec::new());
-            let deliver = |wire: &mut VecDeque<(u64, Vec<u32>)>, inbox: &mut Inbox, arrived: &mut Vec<u32>| {
-                if let Some((first, messages)) = wire.pop_front() {
-                    let known = inbox.accept(first, messages.len());
-                    arrived.extend(messages.into_iter().skip(known));
-                }
-            };
-            for step in steps.into_iter().chain([Step::Cut, Step::Take(usize::MAX), Step::Deliver]) {
-                match step {
-                    Step::Push => {
-                        pushed += 1;
-                        outbox.push(pushed);
-                    }
-                    Step::Take(max) => {
-                        let batch = outbox.take(max, usize::MAX, |_| 1);
-                        if !batch.1.is_empty() {
-                            wire.push_back(batch);
-                        }
-                    }
-                    Step::Deliver => deliver(&mut wire, &mut inbox, &mut arrived),
-                    Step::Acknowledge => outbox.acknowledge(inbox.received()),
-                    Step::Cut => {
-                        wire.clear();
-                        outbox.resume_after(inbox.received());
-                    }
-                }
-                prop_assert!(outbox.kept.len() as u64 <= u64::from(pushed));
-            }
-            prop_assert_eq!(arrived, (1..=pushed).collect::<Vec<u32>>());
-            outbox.acknowledge(inbox.received());
-            prop_assert!(outbox.kept.is_empty());
-        }
+    /// So much that it should not wait.
+    pub(super) fn is_urgent(&self, through: u64) -> bool {
+        self.owes(through) && (through - self.through >= Self::MAX_MESSAGES || self.bytes >= Self::MAX_BYTES)
     }
 }
+
+#[cfg(test)]
+mod tests;

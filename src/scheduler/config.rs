@@ -4,12 +4,6 @@ use std::time::Duration;
 
 use crate::id::PoolName;
 
-/// What the scheduler is told at its start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    pub pools: Vec<PoolConfig>,
-}
-
 /// The rules of one pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolConfig {

@@ -24,7 +24,10 @@ mod tests;
 use std::time::{Duration, Instant};
 
 pub use self::containers::{ContainerCounts, ContainerState, SlotCounts};
-use self::{owners::Owners, pool::Pool};
+use self::{
+    owners::{Owners, Place},
+    pool::Pool,
+};
 use super::config::PoolConfig;
 
 /// A pool, by its place in the configuration.
@@ -174,7 +177,8 @@ impl Core {
             Event::Acquire { pool, owner } => {
                 turn.owners.admit(owner, now);
                 // What is kept for it in another pool is of no use to it any more.
-                if let Some(kept) = turn.owners.kept(owner)
+                if turn.owners.place(owner) == Place::Out
+                    && let Some(kept) = turn.owners.kept(owner)
                     && kept.container.pool != pool
                     && let Some(other) = pools.get_mut(usize::from(kept.container.pool.0))
                 {
@@ -185,7 +189,7 @@ impl Core {
                 }
             }
             Event::Leave { owner } => {
-                if turn.owners.place(owner) == owners::Place::Waiting {
+                if matches!(turn.owners.place(owner), Place::Waiting | Place::Returning) {
                     turn.owners.step_out(owner, turn.effects);
                 }
             }
@@ -218,6 +222,11 @@ impl Core {
     /// How many wait for a slot of the pool.
     pub fn waiting(&self, pool: PoolKey) -> u32 {
         self.owners.waiting(pool)
+    }
+
+    /// Whether this one waits in a line.
+    pub fn is_in_line(&self, owner: OwnerId) -> bool {
+        self.owners.place(owner) == Place::Waiting
     }
 
     /// Those who wait for a slot of the pool, the next first.

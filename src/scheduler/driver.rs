@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
-    config::{Config, PoolConfig},
+    config::PoolConfig,
     core::{self, ContainerKey, Core, Effect, Event, Failure, OwnerId, PoolKey, Return, Shortage, SlotKey},
     handle::{Command, Handle, WaitFailure},
-    lease::{Agent, Lease},
+    lease::{Agent, Grant},
     names::{Names, Wait},
     status::{ContainerState, ContainerStatus, PoolStatus},
     supervisor::{Report, Supervisor},
@@ -42,7 +42,7 @@ struct Pool {
 /// A container whose supervisor runs.
 struct Watched {
     stop: CancellationToken,
-    id: ContainerId,
+    id: Option<ContainerId>,
     node: String,
     agent: Option<Arc<Agent>>,
     since: SystemTime,
@@ -71,14 +71,14 @@ struct Driver {
 
 /// Starts the scheduler: the least number of containers of each pool at once, the others as they are needed. Its task
 /// ends after [`Handle::shut_down`], when every container is gone.
-pub fn spawn(config: Config, backend: Arc<dyn Backend>, link: LinkOptions) -> (Handle, JoinHandle<()>) {
+pub fn spawn(pools: Vec<PoolConfig>, backend: Arc<dyn Backend>, link: LinkOptions) -> (Handle, JoinHandle<()>) {
     // Each bounded by what it carries: see `Command` and `Report`.
     let (to_commands, commands) = mpsc::unbounded_channel();
     let (to_reports, reports) = mpsc::unbounded_channel();
-    let names = (0..).map(PoolKey).zip(&config.pools).map(|(key, pool)| (pool.name.clone(), key)).collect();
+    let names = (0..).map(PoolKey).zip(&pools).map(|(key, pool)| (pool.name.clone(), key)).collect();
     let driver = Driver {
-        core: Core::new(config.pools.iter().cloned()),
-        pools: config.pools.into_iter().map(|config| Pool { config, last_start_failure: None }).collect(),
+        core: Core::new(pools.iter().cloned()),
+        pools: pools.into_iter().map(|config| Pool { config, last_start_failure: None }).collect(),
         names: Names::default(),
         containers: HashMap::new(),
         backend,
@@ -162,7 +162,9 @@ impl Driver {
         self.tell(Event::Acquire { pool, owner });
         let position = self.core.waiting(pool);
         let reason = self.reason(pool);
-        if let Some(Some(wait)) = self.names.wait(owner) {
+        if self.core.is_in_line(owner)
+            && let Some(Some(wait)) = self.names.wait(owner)
+        {
             wait.tell(position, &reason);
             self.positions_at.get_or_insert_with(|| Instant::now() + POSITIONS_EVERY);
         }
@@ -221,14 +223,14 @@ impl Driver {
         match report {
             Report::Launched { id, node } => {
                 if let Some(watched) = watched {
-                    (watched.id, watched.node) = (id, node);
+                    (watched.id, watched.node) = (Some(id), node);
                 }
             }
             Report::Ready { link, location, attached } => {
                 let Some(watched) = watched else { return };
                 let crate::sandbox::client::Attached { isolation, network_isolated, slots } = attached;
                 info!(container = %location.container, slots, isolation, network_isolated, "a container is ready");
-                watched.agent = Some(Arc::new(Agent { link, location, isolation, network_isolated }));
+                watched.agent = Some(Arc::new(Agent { link, location, isolation: isolation.into(), network_isolated }));
                 watched.since = SystemTime::now();
                 if let Some(pool) = self.pools.get_mut(usize::from(container.pool().0)) {
                     pool.last_start_failure = None;
@@ -268,7 +270,7 @@ impl Driver {
     }
 
     fn name(&self, container: ContainerKey) -> String {
-        self.containers.get(&container).map_or_else(String::new, |watched| watched.id.to_string())
+        self.containers.get(&container).and_then(|watched| watched.id.as_ref()).map_or_else(String::new, ContainerId::to_string)
     }
 
     /// It came into another state.
@@ -347,14 +349,10 @@ impl Driver {
         else {
             return Some(unused);
         };
-        let lease = Lease::new(commands, slot, owner, key, agent, kept);
-        match wait.end.send(Ok(lease)) {
-            Ok(()) => None,
-            Err(undelivered) => {
-                let (slot, owner) = undelivered.ok()?.undelivered();
-                Some(Event::Return { slot, owner, how: Return::Unused })
-            }
-        }
+        // What cannot be delivered goes back at once, before its owner can ask again.
+        let undelivered = wait.end.send(Ok(Grant::new(commands, slot, owner, key, agent, kept))).err()?;
+        undelivered.ok()?.disarm();
+        Some(unused)
     }
 
     fn fail(&mut self, owner: OwnerId, failure: Failure) {
@@ -393,8 +391,8 @@ impl Driver {
         let span = info_span!("container", pool = %config.name);
         let task = self.supervisors.spawn(supervisor.run().instrument(span));
         self.supervised.insert(task.id(), container);
-        let (id, node) = (ContainerId::new(""), String::new());
-        self.containers.insert(container, Watched { stop, id, node, agent: None, since: SystemTime::now() });
+        let (node, since) = (String::new(), SystemTime::now());
+        self.containers.insert(container, Watched { stop, id: None, node, agent: None, since });
     }
 
     fn status(&self) -> Vec<PoolStatus> {
@@ -425,7 +423,8 @@ impl Driver {
                 }
                 Some(core::ContainerState::Ready) => (ContainerState::Ready, counts.clean + counts.kept),
                 Some(core::ContainerState::Draining | core::ContainerState::Stopping) => (ContainerState::Draining, 0),
-                None => (ContainerState::Lost, 0),
+                // It is being cleared away.
+                None => continue,
             };
             status.available_slots += available;
             status.acquired_slots += counts.leased;
@@ -435,7 +434,7 @@ impl Driver {
                 id: watched.id.clone(),
                 node: watched.node.clone(),
                 state,
-                isolation: watched.agent.as_ref().map_or_else(String::new, |agent| agent.isolation.clone()),
+                isolation: watched.agent.as_ref().map_or_else(String::new, |agent| agent.isolation.to_string()),
                 total_slots: counts.clean + counts.leased + counts.resetting + counts.kept + counts.quarantined,
                 available_slots: available,
                 since: watched.since,

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     core::{OwnerId, PoolKey, Return, SlotKey},
-    lease::Lease,
+    lease::Grant,
     status::PoolStatus,
 };
 use crate::{
@@ -28,7 +28,7 @@ pub(super) enum Command {
         pool: PoolKey,
         owner: TrajectoryKey,
         ticket: u64,
-        end: oneshot::Sender<Result<Lease, WaitFailure>>,
+        end: oneshot::Sender<Result<Grant, WaitFailure>>,
         position: watch::Sender<Position>,
     },
     Leave {
@@ -115,7 +115,7 @@ pub struct Waiting {
     owner: TrajectoryKey,
     ticket: u64,
     /// None after it has ended.
-    ended: Option<oneshot::Receiver<Result<Lease, WaitFailure>>>,
+    ended: Option<oneshot::Receiver<Result<Grant, WaitFailure>>>,
     positions: watch::Receiver<Position>,
 }
 
@@ -129,7 +129,7 @@ pub enum WaitEvent {
         position: u32,
         reason: Option<String>,
     },
-    Granted(Lease),
+    Granted(Grant),
     Failed(WaitFailure),
 }
 
@@ -163,7 +163,7 @@ impl Waiting {
             end = ended => {
                 self.ended = None;
                 match end {
-                    Ok(Ok(lease)) => WaitEvent::Granted(lease),
+                    Ok(Ok(grant)) => WaitEvent::Granted(grant),
                     Ok(Err(failure)) => WaitEvent::Failed(failure),
                     // The driver is gone.
                     Err(_) => WaitEvent::Failed(WaitFailure::ShuttingDown),
@@ -179,7 +179,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        // A lease that is under way goes with the receiver, and gives its slot back by itself.
+        // A grant that is under way goes with the receiver, and gives the slot back by itself.
         if self.ended.is_some() {
             // With the driver gone there is no line to leave.
             let _ = self.commands.send(Command::Leave { owner: self.owner.clone(), ticket: self.ticket });

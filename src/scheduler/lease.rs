@@ -19,24 +19,20 @@ pub(super) struct Agent {
     pub(super) link: Link,
     /// Of its first slot.
     pub(super) location: Location,
-    pub(super) isolation: String,
+    pub(super) isolation: Arc<str>,
     pub(super) network_isolated: bool,
 }
 
-/// A slot that belongs to one trajectory. Dropped, it is given back: as it was if it was never opened, else to be wiped.
-pub struct Lease {
-    commands: mpsc::UnboundedSender<Command>,
-    slot: SlotKey,
-    owner: OwnerId,
+/// A slot that is one trajectory's, and not yet opened. Dropped, it is given back as it is.
+pub struct Grant {
+    hold: Hold,
     key: TrajectoryKey,
     agent: Arc<Agent>,
     location: Location,
     kept: bool,
-    handle: Option<SlotHandle>,
-    given_back: bool,
 }
 
-impl Lease {
+impl Grant {
     pub(super) fn new(
         commands: mpsc::UnboundedSender<Command>,
         slot: SlotKey,
@@ -46,7 +42,7 @@ impl Lease {
         kept: bool,
     ) -> Self {
         let location = Location { slot: slot.index, ..agent.location.clone() };
-        Self { commands, slot, owner, key, agent, location, kept, handle: None, given_back: false }
+        Self { hold: Hold { commands, slot, owner, how: Some(Return::Unused) }, key, agent, location, kept }
     }
 
     /// Where it is.
@@ -55,7 +51,7 @@ impl Lease {
     }
 
     /// The name of its level of isolation.
-    pub fn isolation(&self) -> &str {
+    pub fn isolation(&self) -> &Arc<str> {
         &self.agent.isolation
     }
 
@@ -69,60 +65,57 @@ impl Lease {
         self.kept
     }
 
-    /// Assigns the slot to the trajectory at the agent, with the number of its workspace. Once, before anything else
-    /// is done with it.
-    pub fn open(&mut self, generation: Generation) {
-        self.opened(generation);
+    /// Assigns the slot to the trajectory at the agent, as the workspace of this generation.
+    pub fn open(mut self, generation: Generation) -> Lease {
+        self.hold.how = Some(Return::Wipe);
+        let slot = self.agent.link.assign(self.location.slot, &self.key, generation);
+        Lease { slot, hold: self.hold }
     }
 
-    /// The slot itself. One that was never opened is opened here, for the workspace before the first.
+    /// Takes it apart without giving it back: that is left to the caller.
+    pub(super) fn disarm(mut self) {
+        self.hold.how = None;
+    }
+}
+
+impl std::fmt::Debug for Grant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Grant").field("key", &self.key).field("location", &self.location).finish_non_exhaustive()
+    }
+}
+
+/// A slot in use. Dropped, it is given back to be wiped.
+pub struct Lease {
+    slot: SlotHandle,
+    hold: Hold,
+}
+
+impl Lease {
+    /// The slot itself.
     pub fn slot(&mut self) -> &mut SlotHandle {
-        self.opened(Generation::default())
-    }
-
-    fn opened(&mut self, generation: Generation) -> &mut SlotHandle {
-        self.handle.get_or_insert_with(|| self.agent.link.assign(self.slot.index, &self.key, generation))
+        &mut self.slot
     }
 
     /// Gives it back. `keep`: its files stay for this trajectory, as long as nobody else needs the slot.
     pub fn release(mut self, keep: bool) {
-        let how = match (&self.handle, keep) {
-            (Some(_), true) => Return::Keep,
-            (Some(_), false) => Return::Wipe,
-            (None, true) => Return::Unused,
-            (None, false) => {
-                if self.kept {
-                    Return::Wipe
-                } else {
-                    Return::Unused
-                }
-            }
-        };
-        self.give_back(how);
+        self.hold.how = Some(if keep { Return::Keep } else { Return::Wipe });
     }
+}
 
-    /// Takes it apart without giving it back: that is left to the caller.
-    pub(super) fn undelivered(mut self) -> (SlotKey, OwnerId) {
-        self.given_back = true;
-        (self.slot, self.owner)
-    }
+/// Gives the slot back when it goes.
+struct Hold {
+    commands: mpsc::UnboundedSender<Command>,
+    slot: SlotKey,
+    owner: OwnerId,
+    /// In which condition; `None` where it is not to be given back.
+    how: Option<Return>,
+}
 
-    fn give_back(&mut self, how: Return) {
-        if !std::mem::replace(&mut self.given_back, true) {
-            // With the driver gone, the container is, too.
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some(how) = self.how {
+            // With the driver gone, so are the containers.
             let _ = self.commands.send(Command::Return { slot: self.slot, owner: self.owner, how });
         }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.give_back(if self.handle.is_some() { Return::Wipe } else { Return::Unused });
-    }
-}
-
-impl std::fmt::Debug for Lease {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lease").field("key", &self.key).field("location", &self.location).finish_non_exhaustive()
     }
 }

@@ -2,13 +2,13 @@
 //! and writes its calls straight to the container's link.
 //!
 //! ```text
-//! Handle --acquire--> Waiting --Granted--> Lease --dropped or released--.
-//!    |                                                                 |
-//!    '------------------> Driver (one task) <--------------------------'
-//!                          |  ^      core: events in, effects out
-//!               start, stop|  |ready, slots, draining, lost
-//!                          v  |
-//!                     Supervisor (one task a container) --> backend, sandbox::client
+//! Handle --acquire--> Waiting --> Grant --open--> Lease --dropped or released--.
+//!    |                                                                         |
+//!    '---------------------> Driver (one task) <-------------------------------'
+//!                             |  ^        core: events in, effects out
+//!                  start, stop|  |ready, slots, draining, lost
+//!                             v  |
+//!                        Supervisor (one task a container) --> backend, sandbox::client
 //! ```
 
 mod config;
@@ -21,9 +21,9 @@ mod status;
 mod supervisor;
 
 pub use self::{
-    config::{Config, PoolConfig},
+    config::PoolConfig,
     driver::spawn,
     handle::{Handle, WaitEvent, WaitFailure, Waiting},
-    lease::Lease,
+    lease::{Grant, Lease},
     status::{ContainerState, ContainerStatus, PoolStatus},
 };

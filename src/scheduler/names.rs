@@ -10,7 +10,7 @@ use tokio::{
 use super::{
     core::{OwnerId, PoolKey},
     handle::{Position, WaitFailure},
-    lease::Lease,
+    lease::Grant,
 };
 use crate::id::TrajectoryKey;
 
@@ -19,7 +19,7 @@ pub(super) struct Wait {
     pub(super) ticket: u64,
     pub(super) pool: PoolKey,
     pub(super) since: Instant,
-    pub(super) end: oneshot::Sender<Result<Lease, WaitFailure>>,
+    pub(super) end: oneshot::Sender<Result<Grant, WaitFailure>>,
     pub(super) position: watch::Sender<Position>,
 }
 

@@ -20,7 +20,6 @@ pub struct PoolStatus {
     pub waiting_trajectories: u32,
     pub min_containers: u32,
     pub max_containers: u32,
-    /// Those that are lost among them, until they have been cleared away.
     pub containers: Vec<ContainerStatus>,
     /// Why the last container failed to start, if none has started since.
     pub last_start_failure: Option<String>,
@@ -29,8 +28,8 @@ pub struct PoolStatus {
 /// One container at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerStatus {
-    /// Empty until the backend has named it.
-    pub id: ContainerId,
+    /// None until the backend has named it.
+    pub id: Option<ContainerId>,
     /// The machine that it runs on; empty until it is known.
     pub node: String,
     pub state: ContainerState,
@@ -49,5 +48,4 @@ pub enum ContainerState {
     Ready,
     /// Gives nothing new; or is being stopped.
     Draining,
-    Lost,
 }

@@ -91,7 +91,7 @@ impl Tool {
                     "timeout": {
                         "type": "number",
                         "description": "Seconds after which the script and all its processes are killed; what was \
-                                        printed until then is returned. Default 30.",
+                                        printed until then is returned.",
                     },
                     "background": {
                         "type": "boolean",

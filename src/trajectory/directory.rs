@@ -16,7 +16,8 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    driver::{Answer, Command, Driver, OpenCommand, Responses},
+    connection::Responses,
+    driver::{Answer, Command, Driver, OpenCommand},
     request::{Call, Limits, Open, OpenError, Requests},
     state::{Description, Moment, State},
 };

@@ -1,36 +1,23 @@
 //! The task that owns a trajectory: feeds its state what happens, and carries out what the state decides.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    future::pending,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, future::pending, sync::Arc, time::Duration};
 
+use super::{
+    connection::{Connection, Heard, Responses},
+    directory::Shared,
+    request::{Call, Open, OpenError, Requests, Response, StreamError},
+    state::{Description, Effect, Moment, Place, State, Tally, Waiter},
+};
+use crate::{
+    id::{CallNumber, TrajectoryKey},
+    sandbox::client::{Receipt, SlotEvent},
+    scheduler::{Grant, Lease, WaitEvent, WaitFailure, Waiting},
+    tool::{CallResult, Verdict},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
-use tokio_stream::StreamExt;
-
-use super::{
-    directory::Shared,
-    request::{Call, Open, OpenError, Request, Requests, Response, StreamError, StreamFault},
-    state::{Description, Effect, Moment, Place, State, Tally, Waiter},
-};
-use crate::{
-    id::{CallNumber, Sequence, TrajectoryKey},
-    sandbox::client::{Receipt, SlotEvent},
-    scheduler::{Lease, WaitEvent, WaitFailure, Waiting},
-    tool::{CallResult, Verdict},
-};
-
-/// How many messages may wait between a trajectory and its client's connection; the log and the windows of live
-/// output bound what waits behind them.
-const RESPONSES: usize = 8;
-
-/// What the attached client receives. It ends after an error.
-pub type Responses = mpsc::Receiver<Result<Response, Box<StreamError>>>;
 
 /// The answer to a unary call.
 #[derive(Debug)]
@@ -57,20 +44,6 @@ pub(super) struct OpenCommand {
     pub(super) reply: oneshot::Sender<Result<Responses, OpenError>>,
 }
 
-/// The attached stream.
-struct Connection {
-    /// `None` after the client's half-close.
-    requests: Option<Requests>,
-    responses: mpsc::Sender<Result<Response, Box<StreamError>>>,
-    outbox: VecDeque<Outgoing>,
-}
-
-struct Outgoing {
-    response: Response,
-    /// The call whose output this is, and how much of it: it may send as much again once this has left.
-    output: Option<(CallNumber, u32)>,
-}
-
 /// See the module.
 pub(super) struct Driver {
     key: TrajectoryKey,
@@ -81,6 +54,8 @@ pub(super) struct Driver {
     /// The stream that is being attached.
     arriving: Option<Connection>,
     waiting: Option<Waiting>,
+    /// A slot that was granted and is about to be opened.
+    granted: Option<Grant>,
     lease: Option<Lease>,
     waiters: HashMap<Waiter, oneshot::Sender<Result<Answer, OpenError>>>,
     next_waiter: Waiter,
@@ -99,9 +74,7 @@ struct Counted {
 
 enum Happening {
     Command(Option<Command>),
-    Request(Option<Result<Request, StreamFault>>),
-    Writable,
-    Detached,
+    Connection(Heard),
     Wait(WaitEvent),
     Slot(SlotEvent),
     Deadline,
@@ -122,6 +95,7 @@ impl Driver {
             connection: None,
             arriving: None,
             waiting: None,
+            granted: None,
             lease: None,
             waiters: HashMap::new(),
             next_waiter: 0,
@@ -136,10 +110,8 @@ impl Driver {
             let receipt = match self.next().await {
                 Happening::Command(Some(command)) => self.on_command(command),
                 Happening::Command(None) => return,
-                Happening::Request(request) => self.on_request(request),
-                Happening::Writable => None,
-                Happening::Detached => {
-                    self.detach();
+                Happening::Connection(heard) => {
+                    self.on_heard(heard);
                     None
                 }
                 Happening::Wait(event) => self.on_wait(event),
@@ -162,35 +134,16 @@ impl Driver {
 
     async fn next(&mut self) -> Happening {
         let deadline = self.state.deadline().map(Instant::from_std);
-        let (requests, responses) = match &mut self.connection {
-            Some(connection) => (
-                connection.requests.as_mut(),
-                Some((&connection.responses, !connection.outbox.is_empty())),
-            ),
-            None => (None, None),
-        };
+        let connection = self.connection.as_mut();
         // Fair between its branches, so that none of them starves another.
         tokio::select! {
             command = self.commands.recv() => Happening::Command(command),
-            request = async {
-                match requests {
-                    Some(requests) => requests.next().await,
+            heard = async {
+                match connection {
+                    Some(connection) => connection.next().await,
                     None => pending().await,
                 }
-            } => Happening::Request(request),
-            happening = async {
-                match responses {
-                    Some((responses, true)) => match responses.reserve().await {
-                        Ok(_) => Happening::Writable,
-                        Err(_) => Happening::Detached,
-                    },
-                    Some((responses, false)) => {
-                        responses.closed().await;
-                        Happening::Detached
-                    }
-                    None => pending().await,
-                }
-            } => happening,
+            } => Happening::Connection(heard),
             event = async {
                 match &mut self.waiting {
                     Some(waiting) => waiting.next().await,
@@ -240,8 +193,7 @@ impl Driver {
 
     fn on_open(&mut self, command: OpenCommand, at: Moment) {
         let OpenCommand { open, fresh, requests, reply } = command;
-        let (sender, responses) = mpsc::channel(RESPONSES);
-        let connection = Connection { requests: Some(requests), responses: sender, outbox: VecDeque::new() };
+        let (connection, responses) = Connection::new(requests);
         match self.state.on_open(open, fresh, at) {
             Ok(()) => {
                 self.arriving = Some(connection);
@@ -252,30 +204,24 @@ impl Driver {
         }
     }
 
-    fn on_request(&mut self, request: Option<Result<Request, StreamFault>>) -> Option<Receipt> {
+    fn on_heard(&mut self, heard: Heard) {
         let at = self.shared.moment();
-        match request {
-            Some(Ok(request)) => self.state.on_request(request, at),
-            Some(Err(StreamFault::Lost)) => self.detach(),
-            Some(Err(StreamFault::Malformed { field, description })) => {
-                self.state.on_stream_fault(StreamError::Malformed { field, description }, at);
+        match heard {
+            Heard::Request(request) => {
+                let unread = self.connection.as_ref().map_or(0, Connection::unread);
+                self.state.on_request(request, unread, at);
             }
-            Some(Err(StreamFault::TooLarge { description })) => {
-                self.state.on_stream_fault(StreamError::TooLarge { description }, at);
-            }
-            None => {
-                if let Some(connection) = &mut self.connection {
-                    connection.requests = None;
-                }
-                self.state.on_half_close(at);
-            }
+            Heard::Malformed(error) => self.state.on_stream_fault(error, at),
+            Heard::HalfClose => self.state.on_half_close(at),
+            // The flush that follows makes use of it.
+            Heard::Writable => {}
+            Heard::Gone => self.detach(),
         }
-        None
     }
 
     fn detach(&mut self) {
         if let Some(connection) = self.connection.take() {
-            connection.outbox.iter().for_each(|outgoing| self.grant(outgoing.output));
+            connection.waiting_output().for_each(|output| self.grant(Some(output)));
         }
         self.state.on_detached(self.shared.moment());
     }
@@ -284,10 +230,10 @@ impl Driver {
         let at = self.shared.moment();
         match event {
             WaitEvent::Position { position, reason } => self.state.on_position(position, reason),
-            WaitEvent::Granted(lease) => {
+            WaitEvent::Granted(grant) => {
                 self.waiting = None;
-                let place = place(&lease);
-                self.lease = Some(lease);
+                let place = place(&grant);
+                self.granted = Some(grant);
                 self.state.on_granted(place, at);
             }
             WaitEvent::Failed(failure) => {
@@ -317,17 +263,16 @@ impl Driver {
         for effect in self.state.take_effects() {
             match effect {
                 Effect::Attach => self.connection = self.arriving.take(),
-                Effect::Send(response) => self.post(Outgoing { response, output: None }),
+                Effect::Send(response) => self.post(response, None),
                 Effect::SendOutput(call, output) => {
                     let bytes = u32::try_from(output.data.len()).unwrap_or(u32::MAX);
-                    self.post(Outgoing { response: Response::Output(Box::new(output)), output: Some((call, bytes)) });
+                    self.post(Response::Output(Box::new(output)), Some((call, bytes)));
                 }
                 Effect::EndStream(error) => self.end_stream(error),
                 Effect::Answer { waiter, result, replayed } => {
                     let sequence = result.sequence;
                     if let Some(reply) = self.waiters.remove(&waiter)
                         && reply.send(Ok(Answer { result, replayed })).is_ok()
-                        && sequence > Sequence(0)
                     {
                         self.state.sent(sequence, self.shared.moment());
                     }
@@ -340,7 +285,9 @@ impl Driver {
                 }
                 Effect::Acquire(pool) => self.waiting = Some(self.shared.scheduler.acquire(&pool, &self.key)),
                 Effect::LeaveLine => self.waiting = None,
-                Effect::OpenSlot(generation) => self.with_lease(|lease| lease.open(generation)),
+                Effect::OpenSlot(generation) => {
+                    self.lease = self.granted.take().map(|grant| grant.open(generation));
+                }
                 Effect::Run(call, order) => self.with_lease(|lease| lease.slot().run(call, order)),
                 Effect::CancelRun(call) => self.with_lease(|lease| lease.slot().cancel(call)),
                 Effect::Input { call, data, end_of_file } => {
@@ -369,41 +316,29 @@ impl Driver {
         }
     }
 
-    fn post(&mut self, outgoing: Outgoing) {
+    fn post(&mut self, response: Response, output: Option<(CallNumber, u32)>) {
         if let Some(connection) = &mut self.connection {
-            connection.outbox.push_back(outgoing);
+            connection.post(response, output);
         }
     }
 
     /// Moves to the connection what it has room for.
     fn flush(&mut self) {
-        let Some(connection) = &mut self.connection else { return };
-        while !connection.outbox.is_empty()
-            && let Ok(permit) = connection.responses.try_reserve()
-            && let Some(Outgoing { response, output }) = connection.outbox.pop_front()
+        while let Some(connection) = &mut self.connection
+            && let Some((sent, output)) = connection.send_one()
         {
-            if let Response::Result { result, .. } = &response {
-                self.state.sent(result.sequence, self.shared.moment());
+            if let Some(sequence) = sent {
+                self.state.sent(sequence, self.shared.moment());
             }
-            permit.send(Ok(response));
-            if let (Some((call, bytes)), Some(lease)) = (output, &mut self.lease) {
-                lease.slot().grant_output(call, bytes);
-            }
+            self.grant(output);
         }
     }
 
     /// What was sent to a stream still reaches it, at the pace of its client, who holds up nobody else.
     fn end_stream(&mut self, error: Option<StreamError>) {
-        let Some(Connection { responses, outbox, .. }) = self.connection.take() else { return };
-        outbox.iter().for_each(|outgoing| self.grant(outgoing.output));
-        let last = error.map(|error| Err(Box::new(error)));
-        self.shared.tasks.spawn(async move {
-            for message in outbox.into_iter().map(|outgoing| Ok(outgoing.response)).chain(last) {
-                if responses.send(message).await.is_err() {
-                    return;
-                }
-            }
-        });
+        let Some(connection) = self.connection.take() else { return };
+        connection.waiting_output().for_each(|output| self.grant(Some(output)));
+        self.shared.tasks.spawn(connection.finish(error));
     }
 
     /// Brings the service's totals up to date with this trajectory.
@@ -431,11 +366,11 @@ impl Drop for Driver {
     }
 }
 
-fn place(lease: &Lease) -> Place {
+fn place(grant: &Grant) -> Place {
     Place {
-        location: lease.location().clone(),
-        isolation: lease.isolation().into(),
-        network_isolated: lease.network_isolated(),
+        location: grant.location().clone(),
+        isolation: grant.isolation().clone(),
+        network_isolated: grant.network_isolated(),
     }
 }
 

@@ -1,13 +1,15 @@
 //! One episode of an agent: the order of its calls, its ledger, its stream, its lease.
 
+mod connection;
 mod directory;
 mod driver;
 mod ledger;
 mod request;
 mod state;
 
+pub use connection::Responses;
 pub use directory::{Counts, Directory, DirectoryError, Listed};
-pub use driver::{Answer, Responses};
+pub use driver::Answer;
 pub use request::{
     Call, Defaults, Limits, Notice, Open, OpenError, Opened, Output, ReleaseCause, Request, Requests, Response,
     StreamError, StreamFault, Unfit, Work,

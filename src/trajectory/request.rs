@@ -119,11 +119,23 @@ pub struct Output {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Notice {
-    WaitingForSlot { position: u32, reason: Option<String> },
-    SlotAssigned { generation: Generation, location: Box<Location>, isolation: Arc<str> },
-    SandboxLost { generation: Generation, evidence: Arc<Evidence> },
+    WaitingForSlot {
+        position: u32,
+        reason: Option<String>,
+    },
+    SlotAssigned {
+        generation: Generation,
+        location: Box<Location>,
+        isolation: Arc<str>,
+    },
+    SandboxLost {
+        generation: Generation,
+        evidence: Arc<Evidence>,
+    },
     /// What is accepted may finish for this long.
-    Draining { remaining: Duration },
+    Draining {
+        remaining: Duration,
+    },
     TakenOver,
 }
 

@@ -72,8 +72,8 @@ impl Config {
         let path = directory.join(Self::FILE);
         let file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path);
         let mut file = file.map_err(|source| ConfigError::Io { step: "create", path: path.clone(), source })?;
-        let text = serde_json::to_vec_pretty(self)
-            .map_err(|source| ConfigError::Malformed { path: path.clone(), source })?;
+        let text =
+            serde_json::to_vec_pretty(self).map_err(|source| ConfigError::Malformed { path: path.clone(), source })?;
         io::Write::write_all(&mut file, &text).map_err(|source| ConfigError::Io { step: "write", path, source })
     }
 }

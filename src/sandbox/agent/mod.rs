@@ -14,13 +14,11 @@ mod config;
 mod files;
 mod server;
 mod slot;
+mod state;
+mod stdio;
+mod sweeper;
 
-use std::{
-    io,
-    os::fd::AsFd,
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, os::fd::AsFd, path::Path, sync::Arc};
 
 use tokio::{
     net::UnixListener,
@@ -34,13 +32,16 @@ use tonic::transport::Server;
 use tracing::{info, warn};
 
 pub use self::config::{Config, ConfigError};
-use self::{server::AgentService, slot::SlotTask};
-use super::{
-    client::WINDOW,
-    outgoing::Outgoing,
-    slot::{SlotConfig, SlotError, Unavailable, empty_trash, probe},
+use self::{
+    server::AgentService,
+    slot::{Agent, SlotHandle, SlotTask},
+    sweeper::Sweeper,
 };
-use crate::pb::sandbox::Event;
+use super::{
+    client::{KEEPALIVE, WINDOW},
+    outgoing::Outgoing,
+    slot::{Isolation, SlotConfig, SlotError, Unavailable, empty_trash, probe},
+};
 
 /// Why an agent ends before its time.
 #[derive(Debug, thiserror::Error)]
@@ -81,50 +82,33 @@ pub fn run(directory: &Path) -> Result<(), AgentError> {
 async fn serve(directory: &Path, config: Config) -> Result<(), AgentError> {
     let step = |step| move |source| AgentError::Io { step, source };
     let listener = listener().map_err(step("listen on standard input"))?;
-    let end = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).map_err(step("listen for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(step("listen for SIGINT"))?;
-
-    let slots_directory = directory.join("slots");
-    let isolation = probe(&slot_config(&config, &slots_directory, "probe", config.slots)).await?;
-    let events: Arc<Outgoing<Event>> = Arc::new(Outgoing::new());
-    let mut tasks = JoinSet::new();
-    let mut slots = Vec::new();
-    for index in 0..config.slots {
-        let slot_config = slot_config(&config, &slots_directory, &index.to_string(), index);
-        let (task, handle) = SlotTask::new(index, slot_config, events.clone(), end.clone())
-            .await
-            .map_err(|source| AgentError::Slot { slot: index, source })?;
-        tasks.spawn(task.run());
-        slots.push(handle);
-    }
-    info!(container = %config.container_id, slots = config.slots, %isolation, "ready");
-
-    let (attached, mut is_attached) = watch::channel(false);
-    let orphan_timeout = config.orphan_timeout;
-    let service = AgentService::new(config, isolation.to_string(), slots, events, attached, end.clone());
-    let orphaned = async {
-        loop {
-            if is_attached.wait_for(|attached| !attached).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-            let found = is_attached.wait_for(|attached| *attached);
-            if tokio::time::timeout(orphan_timeout, found).await.is_err() {
-                return;
-            }
+    let signalled = async {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
         }
     };
-    let served = Server::builder()
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
-        .add_service(service.into_server())
-        .serve_with_incoming(UnixListenerStream::new(listener));
-    let outcome = tokio::select! {
-        served = served => served.map_err(AgentError::from),
-        () = end.cancelled() => Ok(info!("ends: the executor asks for it")),
-        () = orphaned => Ok(warn!("ends: no executor for {orphan_timeout:?}")),
-        _ = terminate.recv() => Ok(info!("ends: SIGTERM")),
-        _ = interrupt.recv() => Ok(info!("ends: SIGINT")),
+    tokio::pin!(signalled);
+
+    let slots_directory = directory.join("slots");
+    let end = CancellationToken::new();
+    let agent = Agent { events: Arc::new(Outgoing::new()), sweeper: Sweeper::default(), end: end.clone() };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(agent.sweeper.clone().run(slots_directory.join("trash"), end.clone()));
+    let made = tokio::select! {
+        made = make_slots(&config, &slots_directory, &agent, &mut tasks) => Some(made),
+        // What was made so far ends with its tasks.
+        signal = &mut signalled => {
+            info!("ends before it was ready: {signal}");
+            None
+        }
+    };
+    let outcome = match made {
+        Some(Ok((isolation, slots))) => serve_slots(listener, config, isolation, slots, agent, signalled).await,
+        Some(Err(error)) => Err(error),
+        None => Ok(()),
     };
     end.cancel();
     tasks.join_all().await;
@@ -132,6 +116,72 @@ async fn serve(directory: &Path, config: Config) -> Result<(), AgentError> {
         warn!(error = &error as &dyn std::error::Error, "could not remove the slots' directories");
     }
     outcome
+}
+
+/// Proves that the isolation can be had, and makes all slots, beside one another.
+async fn make_slots(
+    config: &Config,
+    directory: &Path,
+    agent: &Agent,
+    tasks: &mut JoinSet<()>,
+) -> Result<(Isolation, Vec<SlotHandle>), AgentError> {
+    let isolation = probe(&slot_config(config, directory, "probe", config.slots)).await?;
+    let mut making = JoinSet::new();
+    for index in 0..config.slots {
+        let slot = SlotTask::new(index, slot_config(config, directory, &index.to_string(), index), agent.clone());
+        making.spawn(async move { (index, slot.await) });
+    }
+    let mut made = BTreeMap::new();
+    while let Some(slot) = making.join_next().await {
+        let (index, slot) = slot.map_err(|failed| AgentError::Io { step: "make the slots", source: failed.into() })?;
+        made.insert(index, slot.map_err(|source| AgentError::Slot { slot: index, source })?);
+    }
+    let mut handles = Vec::new();
+    for (task, handle) in made.into_values() {
+        tasks.spawn(task.run());
+        handles.push(handle);
+    }
+    info!(container = %config.container_id, slots = config.slots, %isolation, "ready");
+    Ok((isolation, handles))
+}
+
+/// Until the agent is to end: because it is told to, or because nobody needs it.
+async fn serve_slots(
+    listener: UnixListener,
+    config: Config,
+    isolation: Isolation,
+    slots: Vec<SlotHandle>,
+    agent: Agent,
+    signalled: impl Future<Output = &'static str>,
+) -> Result<(), AgentError> {
+    let (attached, mut is_attached) = watch::channel(false);
+    let orphan_timeout = config.orphan_timeout;
+    let end = agent.end.clone();
+    let service = AgentService::new(config, isolation.to_string(), slots, agent.events, attached, agent.end);
+    let orphaned = async {
+        // An error would mean that the service is gone, and it outlives this.
+        while is_attached.wait_for(|attached| !attached).await.is_ok() {
+            let found = is_attached.wait_for(|attached| *attached);
+            if tokio::time::timeout(orphan_timeout, found).await.is_err() {
+                break;
+            }
+        }
+    };
+    let served = Server::builder()
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        // An executor whose machine or network is gone is gone, though nobody says so.
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(service.into_server())
+        .serve_with_incoming(UnixListenerStream::new(listener));
+    tokio::select! {
+        served = served => return served.map_err(AgentError::from),
+        () = end.cancelled() => info!("ends: the executor asks for it"),
+        () = orphaned => warn!("ends: no executor for {orphan_timeout:?}"),
+        signal = signalled => info!("ends: {signal}"),
+    }
+    Ok(())
 }
 
 /// Nothing of a slot outlives an agent that ends in good order.

@@ -2,12 +2,20 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
 
+use prost::Message as _;
 use subtle::ConstantTimeEq;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Request, Response, Status, Streaming};
@@ -16,18 +24,22 @@ use tracing::{info, warn};
 use super::{config::Config, slot::SlotHandle};
 use crate::{
     pb::sandbox::{
-        Attach, Attached, Event, Events, LinkRequest, LinkResponse, Requests, link_request, link_response,
+        Attach, Attached, Event, Events, LinkRequest, LinkResponse, Requests, event, link_request, link_response,
         request,
         sandbox_service_server::{SandboxService, SandboxServiceServer},
     },
     sandbox::{
-        client::{MAX_BATCH_BYTES, MAX_MESSAGE_BYTES},
+        client::{ACKNOWLEDGE_AFTER, MAX_BATCH_BYTES, MAX_MESSAGE_BYTES},
         outgoing::{BatchLimits, Outgoing},
-        session::Inbox,
+        session::{Inbox, Mismatch, Told},
+        wire,
     },
+    tool::job::{End, Ending, Phases},
 };
 
 const LIMITS: BatchLimits = BatchLimits { messages: 1024, bytes: MAX_BATCH_BYTES };
+/// How long whoever connects may take to say who it is.
+const INTRODUCTION: Duration = Duration::from_secs(5);
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -51,6 +63,7 @@ struct Session {
     epoch: u64,
     /// Of its requests.
     inbox: Inbox,
+    told: Told,
     /// Counts the links that there were.
     connection: u64,
     fence: Fence,
@@ -60,7 +73,7 @@ struct Session {
 #[derive(Clone, Default)]
 struct Fence {
     down: CancellationToken,
-    stale: Arc<std::sync::atomic::AtomicBool>,
+    stale: Arc<AtomicBool>,
 }
 
 impl AgentService {
@@ -89,8 +102,9 @@ impl SandboxService for AgentService {
 
     async fn link(&self, request: Request<Streaming<LinkRequest>>) -> Result<Response<Body>, Status> {
         let mut requests = request.into_inner();
-        let Some(LinkRequest { message: Some(link_request::Message::Attach(attach)) }) = requests.message().await?
-        else {
+        let first = timeout(INTRODUCTION, requests.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("there was no `attach`"))??;
+        let Some(LinkRequest { message: Some(link_request::Message::Attach(attach)) }) = first else {
             return Err(Status::invalid_argument("the first request is `attach`"));
         };
         let (connection, fence, attached) = self.shared.attach(&attach)?;
@@ -133,24 +147,31 @@ impl Shared {
             return Err(Status::failed_precondition(why));
         }
         let newer = attach.epoch > session.epoch;
+        let events_acknowledged = self.events.acknowledged();
+        // An executor that is new here has received nothing, and is sent whatever no other has dealt with.
+        let received = if newer { events_acknowledged } else { attach.events_received.max(events_acknowledged) };
+        let connection = session.connection + 1;
+        self.events.resume(connection, received).map_err(|mismatch| Status::out_of_range(mismatch.to_string()))?;
+        session.connection = connection;
         let fence = std::mem::take(&mut session.fence);
-        fence.stale.store(newer, std::sync::atomic::Ordering::Relaxed);
+        fence.stale.store(newer, Ordering::Relaxed);
         fence.down.cancel();
         if newer {
             session.epoch = attach.epoch;
             session.inbox = Inbox::default();
         }
-        session.connection += 1;
-        self.events.resume(session.connection, attach.events_received);
+        let requests_received = session.inbox.received();
+        session.told.tell(requests_received);
         self.attached.send_replace(true);
         let attached = Attached {
             container_id: self.config.container_id.clone(),
             isolation: self.isolation.clone(),
             network_isolated: !self.config.network,
-            requests_received: session.inbox.received(),
+            requests_received,
             slots: self.slots.iter().map(SlotHandle::snapshot).collect(),
+            events_acknowledged,
         };
-        Ok((session.connection, session.fence.clone(), attached))
+        Ok((connection, session.fence.clone(), attached))
     }
 
     /// The link is gone; everything goes on without it.
@@ -162,11 +183,22 @@ impl Shared {
     }
 
     async fn read(&self, connection: u64, mut requests: Streaming<LinkRequest>) {
+        let mut acknowledge_at = None;
         loop {
-            match requests.message().await {
+            let message = tokio::select! {
+                message = requests.message() => message,
+                () = at(acknowledge_at) => {
+                    acknowledge_at = None;
+                    self.acknowledge(connection);
+                    continue;
+                }
+            };
+            match message {
                 Ok(Some(LinkRequest { message: Some(link_request::Message::Requests(requests)) })) => {
-                    if !self.receive(connection, requests) {
-                        return;
+                    match self.receive(connection, requests) {
+                        Ok(true) => acknowledge_at = acknowledge_at.or(Some(Instant::now() + ACKNOWLEDGE_AFTER)),
+                        Ok(false) => {}
+                        Err(mismatch) => return warn!(%mismatch, "the executor leaves something out"),
                     }
                 }
                 Ok(Some(_)) => return warn!("the executor said something that makes no sense"),
@@ -175,27 +207,60 @@ impl Shared {
         }
     }
 
-    /// False if another link has taken this one's place.
-    fn receive(&self, connection: u64, requests: Requests) -> bool {
+    /// Whether there is something to acknowledge. Of a link whose place another has taken nothing is received.
+    fn receive(&self, connection: u64, requests: Requests) -> Result<bool, Mismatch> {
+        let bytes = requests.encoded_len();
         let Requests { first, requests, events_acknowledged } = requests;
-        self.events.acknowledge(events_acknowledged);
-        let known = {
+        let (known, urgent) = {
             let mut session = self.session();
             if session.connection != connection {
-                return false;
+                return Ok(false);
             }
-            session.inbox.accept(first, requests.len())
+            let known = session.inbox.accept(first, requests.len())?;
+            session.told.received(bytes);
+            (known, session.told.is_urgent(session.inbox.received()))
         };
+        self.events.acknowledge(events_acknowledged);
+        let something = !requests.is_empty();
         for request in requests.into_iter().skip(known).filter_map(|request| request.request) {
             match slot_of(&request) {
                 None => self.end.cancel(),
                 Some(slot) => match self.slots.get(slot as usize) {
                     Some(handle) => handle.ask(request),
-                    None => warn!(slot, "there is no such slot"),
+                    None => self.refuse(slot, &request),
                 },
             }
         }
-        true
+        if urgent {
+            self.events.nudge();
+        }
+        Ok(something && !urgent)
+    }
+
+    /// There is no such slot; but every run is answered.
+    fn refuse(&self, slot: u32, request: &request::Request) {
+        warn!(slot, "there is no such slot");
+        if let request::Request::Run(run) = request {
+            let end = End::NotRun("there is no such slot".to_owned());
+            let ended = wire::from_ending(slot, run.call, Ending { end, phases: Phases::default() });
+            self.events.push(Event { event: Some(event::Event::Ended(ended)) });
+        }
+    }
+
+    /// Says what was received, if no event has gone that said it.
+    fn acknowledge(&self, connection: u64) {
+        let session = self.session();
+        if session.connection == connection && session.told.owes(session.inbox.received()) {
+            self.events.nudge();
+        }
+    }
+}
+
+/// Never, if there is no time for it.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -232,7 +297,7 @@ impl Stream for Body {
         }
         if self.down.as_mut().poll(cx).is_ready() {
             self.ended = true;
-            let stale = self.fence.stale.load(std::sync::atomic::Ordering::Relaxed);
+            let stale = self.fence.stale.load(Ordering::Relaxed);
             return Poll::Ready(Some(Err(if stale {
                 Status::failed_precondition("the agent obeys a later executor")
             } else {
@@ -247,7 +312,10 @@ impl Stream for Body {
                 // The fence comes down with the newer connection.
                 Poll::Ready(None) => return Poll::Pending,
                 Poll::Ready(Some((first, events))) => {
-                    let requests_received = self.shared.session().inbox.received();
+                    let mut session = self.shared.session();
+                    let requests_received = session.inbox.received();
+                    session.told.tell(requests_received);
+                    drop(session);
                     link_response::Message::Events(Events { first, events, requests_received })
                 }
             }

@@ -1,42 +1,39 @@
 //! One slot's task: assigns it, runs calls in it, empties it. Requests are carried out in the order in which they came;
-//! calls run beside one another.
+//! calls run beside one another. What the slot may become is in [`super::state`].
 //!
-//! ```text
-//!            assign                    release keep
-//!   Clean ------------> Assigned ------------------------> Kept
-//!     ^  <-- release --'  |  ^ '-- its processes die --.    | assign by the same owner: Assigned
-//!     |                   |  '-- reset --.             v    | release: Clean
-//!     '---- release ------+------------- Lost <--------'----'  its processes die: Lost
-//!                          '-- cannot be emptied: Quarantined, for good
-//! ```
-//!
-//! Invariants: every run is answered by exactly one CallEnded; a slot is clean only with an empty workspace and new
-//! processes.
+//! Invariants: every run is answered by exactly one CallEnded; before a release or a reset is answered, nothing that
+//! ran in the slot is left, and everything that ran is answered.
 
 use std::{
     collections::HashMap,
+    error::Error,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::{self, JoinError, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{
     call::{Call, Control},
     files,
+    state::{Holder, State},
+    sweeper::Sweeper,
 };
 use crate::{
     pb::sandbox::{
-        Event, RunCall, SlotLost, SlotQuarantined, SlotReady, SlotSnapshot, SlotState, event, request::Request,
+        Event, RunCall, SendInput, SlotLost, SlotQuarantined, SlotReady, SlotSnapshot, event, request::Request,
     },
     sandbox::{
         outgoing::Outgoing,
-        slot::{Runner, Slot, SlotConfig, SlotError, empty_trash, trash_beside},
+        slot::{Runner, Slot, SlotConfig, SlotError},
         wire,
     },
-    tool::job::{End, Ending, Job, Phases},
+    tool::job::{End, Ending, Job, Order, Phases},
 };
 
 /// Runners that wait for a call: the next one in order finds one, and so does one beside it.
@@ -63,114 +60,100 @@ impl SlotHandle {
     }
 }
 
+/// What a slot's task needs of the agent.
+#[derive(Clone)]
+pub(super) struct Agent {
+    pub(super) events: Arc<Outgoing<Event>>,
+    pub(super) sweeper: Sweeper,
+    /// The agent ends.
+    pub(super) end: CancellationToken,
+}
+
 /// See the module.
 pub(super) struct SlotTask {
     index: u32,
     config: SlotConfig,
-    events: Arc<Outgoing<Event>>,
-    end: CancellationToken,
+    agent: Agent,
     requests: mpsc::UnboundedReceiver<Request>,
     snapshot: Arc<Mutex<SlotSnapshot>>,
     state: State,
     /// None only where it could not be made.
     slot: Option<Slot>,
     idle: Vec<Runner>,
-    running: JoinSet<(u64, Option<Runner>)>,
-    controls: HashMap<u64, mpsc::UnboundedSender<Control>>,
-    /// Empties what resets have left behind, one at a time.
-    sweeping: Option<tokio::task::JoinHandle<()>>,
+    /// The tasks of `calls`.
+    running: JoinSet<Option<Runner>>,
+    calls: Calls,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
-    Clean,
-    Assigned { owner: String, generation: u64 },
-    Kept { owner: String, generation: u64 },
-    Lost,
-    Quarantined,
+/// The calls that run, by number, and the way to each.
+#[derive(Default)]
+struct Calls {
+    controls: HashMap<u64, mpsc::UnboundedSender<Control>>,
+    tasks: HashMap<task::Id, u64>,
 }
 
 impl SlotTask {
     /// Makes the slot and its first runner.
-    pub(super) async fn new(
-        index: u32,
-        config: SlotConfig,
-        events: Arc<Outgoing<Event>>,
-        end: CancellationToken,
-    ) -> Result<(Self, SlotHandle), SlotError> {
+    pub(super) async fn new(index: u32, config: SlotConfig, agent: Agent) -> Result<(Self, SlotHandle), SlotError> {
         let (sender, requests) = mpsc::unbounded_channel();
         let snapshot = Arc::new(Mutex::new(SlotSnapshot::default()));
         let handle = SlotHandle { requests: sender, snapshot: snapshot.clone() };
         let mut task = Self {
             index,
             config,
-            events,
-            end,
+            agent,
             requests,
             snapshot,
             state: State::Clean,
             slot: None,
             idle: Vec::new(),
             running: JoinSet::new(),
-            controls: HashMap::new(),
-            sweeping: None,
+            calls: Calls::default(),
         };
         task.make().await?;
         task.picture();
         Ok((task, handle))
     }
 
+    /// Until the agent ends; then nothing is left of the slot.
     pub(super) async fn run(mut self) {
+        let end = self.agent.end.clone();
         loop {
             tokio::select! {
                 request = self.requests.recv() => match request {
                     Some(request) => self.on_request(request).await,
                     None => break,
                 },
-                Some(ended) = self.running.join_next() => self.on_ended(ended),
+                Some(ended) = self.running.join_next_with_id() => self.on_ended(ended),
                 () = lost(self.slot.as_ref()) => self.on_lost().await,
-                () = self.end.cancelled() => break,
+                () = end.cancelled() => break,
             }
             self.picture();
         }
-        self.end_calls().await;
-        self.idle.clear();
-        if let Some(slot) = self.slot.take()
-            && let Err(error) = slot.destroy().await
-        {
-            warn!(slot = self.index, error = &error as &dyn std::error::Error, "could not end the slot");
-        }
-        self.running.join_all().await;
-        if let Some(sweeping) = self.sweeping {
-            // An error means that it has panicked, which is logged already.
-            let _ = sweeping.await;
+        self.calls.cancel();
+        if let Err(error) = self.clear().await {
+            warn!(slot = self.index, error = &error as &dyn Error, "could not end the slot");
         }
     }
 
     async fn on_request(&mut self, request: Request) {
         match request {
-            Request::Assign(assign) => self.assign(assign.owner, assign.generation),
-            Request::Run(run) => self.start(run).await,
-            Request::Input(input) => {
-                self.control(input.call, Control::Input { data: input.data, end_of_file: input.end_of_file });
+            Request::Assign(assign) => {
+                let to = Holder { owner: assign.owner, generation: assign.generation };
+                if let Err(cause) = self.state.assign(to) {
+                    self.tell_lost(cause);
+                }
             }
-            Request::Cancel(cancel) => self.control(cancel.call, Control::Cancel),
-            Request::GrantOutput(grant) => self.control(grant.call, Control::Grant(grant.bytes)),
+            Request::Run(run) => self.start(run).await,
+            Request::Input(SendInput { call, over_limit: true, .. }) => self.calls.tell(call, Control::InputLost),
+            Request::Input(SendInput { call, data, end_of_file, .. }) => {
+                self.calls.tell(call, Control::Input { data, end_of_file });
+            }
+            Request::Cancel(cancel) => self.calls.tell(cancel.call, Control::Cancel),
+            Request::GrantOutput(grant) => self.calls.tell(grant.call, Control::Grant(grant.bytes)),
             Request::Reset(reset) => self.reset(reset.generation).await,
             Request::Release(release) => self.release(release.keep).await,
-            Request::Shutdown(_) => self.end.cancel(),
-        }
-    }
-
-    fn assign(&mut self, owner: String, generation: u64) {
-        match &self.state {
-            State::Clean => self.state = State::Assigned { owner, generation },
-            State::Kept { owner: keeper, .. } if *keeper == owner => self.state = State::Assigned { owner, generation },
-            other => {
-                let cause = format!("the slot was given away while it was {other:?}");
-                error!(slot = self.index, cause);
-                self.tell(event::Event::Lost(SlotLost { slot: self.index, cause }));
-            }
+            Request::Shutdown(_) => self.agent.end.cancel(),
         }
     }
 
@@ -179,146 +162,124 @@ impl SlotTask {
         let number = run.call;
         let order = match wire::to_order(run) {
             Ok(order) => order,
-            Err(error) => return self.refuse(number, error.to_string()),
+            Err(error) => return self.answer(number, End::NotRun(error.to_string())),
         };
-        let (State::Assigned { .. }, Some(slot)) = (&self.state, &self.slot) else {
-            return self.refuse(number, format!("the slot is {:?}", self.state));
+        let Some(slot) = self.slot.as_ref().filter(|_| self.state.is_usable()) else {
+            return self.answer(number, End::NotRun(format!("the slot is {}", self.state)));
         };
-        match order.job {
+        let Order { job, timeout, limits, stream_output, max_pending_input } = order;
+        let process = match job {
             Job::ReadFile { path, max_bytes } => {
-                let ending = files::read(&slot.workspace(), &path, max_bytes);
-                self.tell_ended(number, ending);
+                return self.tell_ended(number, files::read(&slot.workspace(), &path, max_bytes));
             }
             Job::WriteFile { path, content } => {
-                let ending = files::write(&slot.workspace(), &path, &content);
-                self.tell_ended(number, ending);
+                return self.tell_ended(number, files::write(&slot.workspace(), &path, &content));
             }
-            Job::Process(process) => {
-                let runner = match self.idle.pop() {
-                    Some(runner) => runner,
-                    None => match slot.runner().await {
-                        Ok(runner) => runner,
-                        Err(error) => return self.refuse(number, format!("no runner could be made: {error}")),
-                    },
-                };
-                let (controls, control) = mpsc::unbounded_channel();
-                self.controls.insert(number, controls);
-                let call = Call {
-                    slot: self.index,
-                    number,
-                    process,
-                    timeout: order.timeout,
-                    limits: order.limits,
-                    stream_output: order.stream_output,
-                    max_pending_input: order.max_pending_input as usize,
-                    arrived,
-                    events: self.events.clone(),
-                };
-                self.running.spawn(async move { (number, call.run(runner, control).await) });
-            }
-        }
+            Job::Process(process) => process,
+        };
+        let runner = match self.idle.pop() {
+            Some(runner) => runner,
+            None => match slot.runner().await {
+                Ok(runner) => runner,
+                Err(error) => return self.answer(number, End::NotRun(format!("no runner could be made: {error}"))),
+            },
+        };
+        let call = Call {
+            slot: self.index,
+            number,
+            process,
+            timeout,
+            limits,
+            stream_output,
+            max_pending_input: max_pending_input as usize,
+            arrived,
+            events: self.agent.events.clone(),
+        };
+        // Bounded by what may be sent to one call before it has received it.
+        let (controls, control) = mpsc::unbounded_channel();
+        let task = self.running.spawn(call.run(runner, control));
+        self.calls.add(number, controls, task.id());
     }
 
-    fn control(&self, call: u64, control: Control) {
-        // One that has ended meanwhile needs nothing.
-        if let Some(controls) = self.controls.get(&call) {
-            let _ = controls.send(control);
-        }
-    }
-
-    fn on_ended(&mut self, ended: Result<(u64, Option<Runner>), tokio::task::JoinError>) {
+    fn on_ended(&mut self, ended: Result<(task::Id, Option<Runner>), JoinError>) {
         match ended {
-            Ok((number, runner)) => {
-                self.controls.remove(&number);
+            Ok((task, runner)) => {
+                self.calls.remove(task);
                 self.idle.extend(runner.filter(|_| self.idle.len() < IDLE_RUNNERS));
             }
-            Err(error) => error!(slot = self.index, error = &error as &dyn std::error::Error, "a call's task failed"),
+            Err(failed) => {
+                error!(slot = self.index, error = &failed as &dyn Error, "a call's task failed");
+                if let Some(number) = self.calls.remove(failed.id()) {
+                    self.answer(number, End::AgentFailed("the call's task failed".to_owned()));
+                }
+            }
         }
     }
 
     /// The slot's first process has died by itself, and everything in it.
     async fn on_lost(&mut self) {
         let cause = "the slot's processes were killed from outside".to_owned();
-        warn!(slot = self.index, cause);
-        self.retire().await;
-        match self.state {
-            State::Clean => {
-                // Nobody has anything in it: make it again, and say nothing.
-                if let Err(error) = self.make().await {
-                    self.quarantine(&error);
-                }
-            }
-            State::Assigned { .. } => {
-                self.state = State::Lost;
-                self.tell(event::Event::Lost(SlotLost { slot: self.index, cause }));
-            }
-            State::Kept { .. } => self.state = State::Lost,
-            State::Lost | State::Quarantined => {}
+        if let Err(error) = self.clear().await {
+            warn!(slot = self.index, error = &error as &dyn Error, "could not clear away a dead slot");
+        }
+        if self.state.lose() {
+            self.tell_lost(cause);
+        } else if self.state == State::Clean
+            && let Err(error) = self.make().await
+        {
+            self.quarantine(&error);
         }
     }
 
     async fn reset(&mut self, generation: u64) {
-        let owner = match &self.state {
-            State::Assigned { owner, .. } => owner.clone(),
-            _ => String::new(),
+        let Some(holder) = self.state.to_be_reset() else {
+            return self.tell_lost(format!("the slot cannot be emptied for its holder: it is {}", self.state));
         };
+        let holder = Holder { generation, ..holder.clone() };
         match self.wipe().await {
             Ok(()) => {
-                self.state = State::Assigned { owner, generation };
-                self.tell(event::Event::Ready(SlotReady { slot: self.index, released: false, kept: false }));
+                self.state = State::Assigned(holder);
+                self.tell_ready(false, false);
             }
             Err(error) => {
-                self.state = State::Lost;
-                let cause = format!("it could not be emptied: {error}");
-                self.tell(event::Event::Lost(SlotLost { slot: self.index, cause }));
+                warn!(slot = self.index, error = &error as &dyn Error, "the slot could not be emptied");
+                self.state = State::Lost(holder);
+                self.tell_lost(format!("it could not be emptied: {error}"));
             }
         }
     }
 
     async fn release(&mut self, keep: bool) {
-        self.end_calls().await;
-        let kept = match &self.state {
-            State::Assigned { owner, generation } if keep => {
-                Some(State::Kept { owner: owner.clone(), generation: *generation })
+        if self.state == State::Quarantined {
+            return; // It was told.
+        }
+        if keep {
+            self.end_calls().await;
+            if self.state.keep() {
+                return self.tell_ready(true, true);
             }
-            State::Kept { .. } if keep => Some(self.state.clone()),
-            _ => None,
-        };
-        if let Some(kept) = kept {
-            self.state = kept;
-            return self.tell(event::Event::Ready(SlotReady { slot: self.index, released: true, kept: true }));
         }
         match self.wipe().await {
             Ok(()) => {
                 self.state = State::Clean;
-                self.tell(event::Event::Ready(SlotReady { slot: self.index, released: true, kept: false }));
+                self.tell_ready(true, false);
             }
             Err(error) => self.quarantine(&error),
         }
     }
 
     fn quarantine(&mut self, error: &SlotError) {
-        error!(slot = self.index, error = error as &dyn std::error::Error, "the slot is never used again");
+        error!(slot = self.index, error = error as &dyn Error, "the slot is never used again");
         self.state = State::Quarantined;
-        let cause = format!("{error}");
+        let cause = error.to_string();
         self.tell(event::Event::Quarantined(SlotQuarantined { slot: self.index, cause }));
     }
 
     /// Ends everything in the slot and makes it anew, with an empty workspace.
     async fn wipe(&mut self) -> Result<(), SlotError> {
         self.end_calls().await;
-        self.idle.clear();
-        if let Some(slot) = self.slot.take() {
-            slot.destroy().await?;
-        }
-        // What still ran has ended with the slot.
-        while let Some(ended) = self.running.join_next().await {
-            self.on_ended(ended);
-        }
-        self.idle.clear();
-        let made = self.make().await;
-        self.sweep();
-        made
+        self.clear().await?;
+        self.make().await
     }
 
     async fn make(&mut self) -> Result<(), SlotError> {
@@ -328,73 +289,83 @@ impl SlotTask {
         Ok(())
     }
 
-    /// What is left of a slot that died: its workspace goes out of the way.
-    async fn retire(&mut self) {
+    /// Ends the slot, and what still runs in it; its workspace goes out of the way.
+    async fn clear(&mut self) -> Result<(), SlotError> {
         self.idle.clear();
-        if let Some(slot) = self.slot.take()
-            && let Err(error) = slot.destroy().await
-        {
-            warn!(slot = self.index, error = &error as &dyn std::error::Error, "could not clear away a dead slot");
-        }
-        self.sweep();
-    }
-
-    /// Deletes old workspaces behind everybody's back.
-    fn sweep(&mut self) {
-        if self.sweeping.as_ref().is_some_and(|sweeping| !sweeping.is_finished()) {
-            return; // The next one takes what this leaves.
-        }
-        let trash = trash_beside(&self.config.directory);
-        self.sweeping = Some(tokio::task::spawn_blocking(move || {
-            if let Err(error) = empty_trash(&trash) {
-                warn!(error = &error as &dyn std::error::Error, "could not delete old workspaces");
-            }
-        }));
+        let Some(slot) = self.slot.take() else { return Ok(()) };
+        let destroyed = slot.destroy().await;
+        self.agent.sweeper.sweep();
+        destroyed?;
+        self.join_calls().await;
+        // Those that such calls gave back.
+        self.idle.clear();
+        Ok(())
     }
 
     async fn end_calls(&mut self) {
-        for controls in self.controls.values() {
-            let _ = controls.send(Control::Cancel);
-        }
-        let ended = async {
-            while let Some(ended) = self.running.join_next().await {
-                self.on_ended(ended);
-            }
-        };
-        if tokio::time::timeout(PATIENCE, ended).await.is_err() {
+        self.calls.cancel();
+        if tokio::time::timeout(PATIENCE, self.join_calls()).await.is_err() {
             warn!(slot = self.index, "calls did not end in {PATIENCE:?}: the slot is ended under them");
         }
     }
 
-    fn refuse(&self, call: u64, why: String) {
-        self.tell_ended(call, Ending { end: End::NotRun(why), phases: Phases::default() });
+    async fn join_calls(&mut self) {
+        while let Some(ended) = self.running.join_next_with_id().await {
+            self.on_ended(ended);
+        }
+    }
+
+    fn answer(&self, call: u64, end: End) {
+        self.tell_ended(call, Ending { end, phases: Phases::default() });
     }
 
     fn tell_ended(&self, call: u64, ending: Ending) {
         self.tell(event::Event::Ended(wire::from_ending(self.index, call, ending)));
     }
 
+    fn tell_ready(&self, released: bool, kept: bool) {
+        self.tell(event::Event::Ready(SlotReady { slot: self.index, released, kept }));
+    }
+
+    fn tell_lost(&self, cause: String) {
+        warn!(slot = self.index, cause, "the slot is lost to its holder");
+        self.tell(event::Event::Lost(SlotLost { slot: self.index, cause }));
+    }
+
     fn tell(&self, event: event::Event) {
-        self.events.push(Event { event: Some(event) });
+        self.agent.events.push(Event { event: Some(event) });
     }
 
     /// What an executor that attaches is told of the slot.
     fn picture(&self) {
-        let (state, owner, generation) = match &self.state {
-            State::Clean => (SlotState::Clean, "", 0),
-            State::Assigned { owner, generation } => (SlotState::Assigned, &**owner, *generation),
-            State::Kept { owner, generation } => (SlotState::Kept, &**owner, *generation),
-            State::Lost => (SlotState::Lost, "", 0),
-            State::Quarantined => (SlotState::Quarantined, "", 0),
-        };
-        let mut snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
-        snapshot.set_state(state);
-        if snapshot.owner != owner {
-            owner.clone_into(&mut snapshot.owner);
+        let snapshot = self.state.snapshot(self.calls.controls.keys());
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+}
+
+impl Calls {
+    fn add(&mut self, call: u64, controls: mpsc::UnboundedSender<Control>, task: task::Id) {
+        self.controls.insert(call, controls);
+        self.tasks.insert(task, call);
+    }
+
+    fn remove(&mut self, task: task::Id) -> Option<u64> {
+        let call = self.tasks.remove(&task)?;
+        self.controls.remove(&call);
+        Some(call)
+    }
+
+    fn tell(&self, call: u64, control: Control) {
+        // One that has ended meanwhile needs nothing.
+        if let Some(controls) = self.controls.get(&call) {
+            let _ = controls.send(control);
         }
-        snapshot.generation = generation;
-        snapshot.running_calls.clear();
-        snapshot.running_calls.extend(self.controls.keys());
+    }
+
+    fn cancel(&self) {
+        for call in self.controls.keys() {
+            self.tell(*call, Control::Cancel);
+        }
     }
 }
 

@@ -8,17 +8,13 @@ use tokio::net::UnixStream;
 use tonic::{Code, Status, Streaming, transport};
 
 use super::{
-    Address, Endpoint, LinkOptions, MAX_MESSAGE_BYTES, WINDOW,
+    Address, Endpoint, KEEPALIVE, LinkOptions, MAX_MESSAGE_BYTES, WINDOW,
     outgoing::{Body, Conversation},
 };
-use crate::pb::sandbox::{
-    self as pb, LinkResponse, link_response, sandbox_service_client::SandboxServiceClient,
-};
+use crate::pb::sandbox::{self as pb, LinkResponse, link_response, sandbox_service_client::SandboxServiceClient};
 
 /// For one attempt.
 const ATTEMPT: Duration = Duration::from_secs(5);
-/// Of silence, before the agent is asked whether it is there; and for its answer.
-const KEEPALIVE: Duration = Duration::from_secs(3);
 
 /// What an agent says of itself when it is attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +62,7 @@ impl From<Status> for ConnectError {
 pub(super) struct Attachment {
     pub(super) attached: Attached,
     pub(super) requests_received: u64,
+    pub(super) events_acknowledged: u64,
     pub(super) responses: Streaming<LinkResponse>,
 }
 
@@ -96,6 +93,7 @@ pub(super) async fn attach(
         Ok(Attachment {
             attached: Attached { isolation: attached.isolation, network_isolated: attached.network_isolated, slots },
             requests_received: attached.requests_received,
+            events_acknowledged: attached.events_acknowledged,
             responses,
         })
     };
@@ -125,6 +123,7 @@ async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let directory = rustix::fs::openat(CWD, directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let directory =
+        rustix::fs::openat(CWD, directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     UnixStream::connect(Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name)).await
 }

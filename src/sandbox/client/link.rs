@@ -5,16 +5,17 @@ use std::{
     time::Duration,
 };
 
+use prost::Message as _;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Streaming};
+use tonic::Code;
 use tracing::{debug, info};
 
 use super::{
-    Attached, ConnectError, Endpoint, LinkOptions,
+    ACKNOWLEDGE_AFTER, Attached, ConnectError, Endpoint, LinkOptions,
     attach::{Attachment, attach},
     outgoing::Conversation,
     slot::{Receipt, SlotEvent, SlotHandle},
@@ -24,14 +25,20 @@ use crate::{
     pb::sandbox::{
         AssignSlot, Event, Events, LinkResponse, ReleaseSlot, Shutdown, event, link_response, request::Request,
     },
-    sandbox::{session::Inbox, wire},
-    tool::{Evidence, Location},
+    sandbox::{
+        session::{Inbox, Mismatch},
+        wire,
+    },
+    tool::{
+        Evidence, Location,
+        job::{End, Ending, Phases},
+    },
 };
 
 /// Between attempts to connect.
 const BACKOFF: Duration = Duration::from_millis(10);
-/// How long an acknowledgement waits for a request to go with.
-const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(20);
+/// A connection that lasted for less has not proved itself: the next one waits, too.
+const PROVEN: Duration = Duration::from_secs(1);
 
 /// A link that has been made.
 pub struct Connected {
@@ -68,6 +75,7 @@ struct Shared {
     ended: CancellationToken,
 }
 
+#[derive(Default)]
 struct Slots {
     holders: Vec<Option<mpsc::UnboundedSender<SlotEvent>>>,
     lost: Option<Arc<Evidence>>,
@@ -82,21 +90,17 @@ pub async fn connect(
     endpoint: Endpoint,
     options: LinkOptions,
 ) -> Result<Connected, ConnectError> {
-    let conversation = Arc::new(Conversation::new(options.max_batch_size));
-    let attachment = loop {
-        match attach(&endpoint, &options, &conversation, 1, 0).await {
-            Ok(attachment) => break attachment,
-            Err(error) if error.is_final() => return Err(error),
-            Err(error) => debug!(%container, error = &error as &dyn std::error::Error, "the agent does not answer yet"),
-        }
-        sleep(BACKOFF).await;
-    };
-    let slots = Slots { holders: (0..attachment.attached.slots).map(|_| None).collect(), lost: None };
-    let shared =
-        Arc::new(Shared { container, conversation, slots: Mutex::new(slots), ended: CancellationToken::new() });
-    let attached = attachment.attached.clone();
+    let shared = Arc::new(Shared {
+        container,
+        conversation: Arc::new(Conversation::new(options.max_batch_size)),
+        slots: Mutex::default(),
+        ended: CancellationToken::new(),
+    });
     let (events, receiver) = mpsc::unbounded_channel();
-    let keeper = Keeper { shared: shared.clone(), endpoint, options, inbox: Inbox::default(), connection: 1, events };
+    let inbox = Inbox::default();
+    let mut keeper = Keeper { shared: shared.clone(), endpoint, options, inbox, connection: 0, events };
+    let attachment = keeper.begin().await?;
+    let attached = attachment.attached.clone();
     // Ends by itself: when the link is lost, or not wanted any more.
     tokio::spawn(keeper.run(attachment));
     Ok(Connected { link: Link { shared }, attached, events: receiver })
@@ -177,101 +181,146 @@ struct Keeper {
 }
 
 enum Broken {
+    /// It can be made again.
+    Cut(String),
+    /// It cannot.
     Lost(String),
     Stale,
     NotWanted,
 }
 
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // Else the body of the last connection would wait for requests, and hold it open, for ever.
+        self.shared.conversation.requests.close();
+    }
+}
+
 impl Keeper {
-    async fn run(mut self, mut attachment: Attachment) {
-        let last = loop {
-            let requests = &self.shared.conversation.requests;
-            requests.acknowledge(attachment.requests_received);
-            requests.resume(self.connection, attachment.requests_received);
-            let cause = match self.converse(attachment.responses).await {
-                Broken::Lost(cause) => cause,
-                Broken::Stale => break LinkEvent::Stale,
-                Broken::NotWanted => return,
-            };
-            info!(container = %self.shared.container, cause, "the link is broken");
-            match self.mend(cause).await {
-                Ok(mended) => attachment = mended,
-                Err(Broken::Lost(cause)) => break LinkEvent::Lost { cause },
-                Err(Broken::Stale) => break LinkEvent::Stale,
-                Err(Broken::NotWanted) => return,
+    /// Makes the link for the first time.
+    async fn begin(&mut self) -> Result<Attachment, ConnectError> {
+        let attachment = loop {
+            match self.attach().await {
+                Ok(attachment) => break attachment,
+                Err(error) if error.is_final() => return Err(error),
+                Err(error) => {
+                    let container = &self.shared.container;
+                    debug!(%container, error = &error as &dyn std::error::Error, "the agent does not answer yet");
+                }
             }
+            sleep(BACKOFF).await;
         };
-        // Whoever does not watch any more needs no telling.
-        let _ = self.events.send(last);
+        // What an earlier executor has dealt with is none of this one's business.
+        self.inbox = Inbox::after(attachment.events_acknowledged);
+        self.shared.conversation.join_after(attachment.events_acknowledged);
+        self.shared.slots().holders = (0..attachment.attached.slots).map(|_| None).collect();
+        Ok(attachment)
     }
 
-    /// Reads events until the connection breaks.
-    async fn converse(&mut self, mut responses: Streaming<LinkResponse>) -> Broken {
+    /// Tries once. Each attempt is a connection of its own: nothing may go to one that was given up and is not quite
+    /// gone.
+    async fn attach(&mut self) -> Result<Attachment, ConnectError> {
+        self.connection += 1;
+        let received = self.inbox.received();
+        attach(&self.endpoint, &self.options, &self.shared.conversation, self.connection, received).await
+    }
+
+    async fn run(mut self, attachment: Attachment) {
+        if let Some(last) = self.keep(attachment).await {
+            self.watch(last);
+        }
+    }
+
+    /// Until the link is lost, or not wanted any more.
+    async fn keep(&mut self, mut attachment: Attachment) -> Option<LinkEvent> {
+        loop {
+            let attached_at = Instant::now();
+            let mended = match self.converse(attachment).await {
+                Broken::Cut(cause) => {
+                    info!(container = %self.shared.container, cause, "the link is broken");
+                    self.mend(cause, attached_at).await
+                }
+                other => Err(other),
+            };
+            match mended {
+                Ok(mended) => attachment = mended,
+                Err(Broken::Cut(cause) | Broken::Lost(cause)) => return Some(LinkEvent::Lost { cause }),
+                Err(Broken::Stale) => return Some(LinkEvent::Stale),
+                Err(Broken::NotWanted) => return None,
+            }
+        }
+    }
+
+    /// Talks until the connection breaks.
+    async fn converse(&mut self, attachment: Attachment) -> Broken {
+        let Attachment { requests_received, mut responses, .. } = attachment;
+        let conversation = self.shared.conversation.clone();
+        if let Err(mismatch) = conversation.requests.resume(self.connection, requests_received) {
+            return Broken::Lost(format!("the agent has forgotten what it was sent: {mismatch}"));
+        }
+        conversation.requests.acknowledge(requests_received);
         let mut acknowledge_at = None;
         loop {
             let message = tokio::select! {
                 message = responses.message() => message,
-                () = async {
-                    match acknowledge_at {
-                        Some(at) => sleep_until(at).await,
-                        None => std::future::pending().await,
-                    }
-                } => {
-                    acknowledge_at = None;
-                    if self.shared.conversation.owes_acknowledgement() {
-                        self.shared.conversation.requests.nudge();
-                    }
+                () = at(acknowledge_at) => {
+                    // What has not been dealt with by now is looked after again.
+                    let all = conversation.acknowledge() >= self.inbox.received();
+                    acknowledge_at = (!all).then(|| Instant::now() + ACKNOWLEDGE_AFTER);
                     continue;
                 }
                 () = self.shared.ended.cancelled() => return Broken::NotWanted,
             };
             match message {
                 Ok(Some(LinkResponse { message: Some(link_response::Message::Events(events)) })) => {
-                    self.route(events);
+                    if let Err(mismatch) = self.route(events) {
+                        return Broken::Lost(format!("the agent leaves something out: {mismatch}"));
+                    }
                     acknowledge_at.get_or_insert_with(|| Instant::now() + ACKNOWLEDGE_AFTER);
                 }
-                Ok(Some(_)) => return Broken::Lost("the agent said something that makes no sense".to_owned()),
-                Ok(None) => return Broken::Lost("the agent ended the link".to_owned()),
+                Ok(Some(_)) => return Broken::Cut("the agent said something that makes no sense".to_owned()),
+                Ok(None) => return Broken::Cut("the agent ended the link".to_owned()),
                 Err(status) if status.code() == Code::FailedPrecondition => return Broken::Stale,
-                Err(status) => return Broken::Lost(format!("the link to the agent broke: {}", status.message())),
+                Err(status) => return Broken::Cut(format!("the link to the agent broke: {}", status.message())),
             }
         }
     }
 
     /// Makes the link again, within the agent's grace.
-    async fn mend(&mut self, cause: String) -> Result<Attachment, Broken> {
+    async fn mend(&mut self, cause: String, attached_at: Instant) -> Result<Attachment, Broken> {
+        let ended = self.shared.ended.clone();
         let deadline = Instant::now() + self.options.agent_grace;
         let mut last = cause;
-        loop {
-            self.connection += 1;
-            let received = self.inbox.received();
-            let attempt =
-                attach(&self.endpoint, &self.options, &self.shared.conversation, self.connection, received);
-            tokio::select! {
-                attempt = attempt => match attempt {
+        let attempts = async {
+            if attached_at.elapsed() < PROVEN {
+                sleep(BACKOFF).await;
+            }
+            loop {
+                match self.attach().await {
                     Ok(attachment) => return Ok(attachment),
                     Err(ConnectError::Forbidden(status)) if status.code() == Code::FailedPrecondition => {
                         return Err(Broken::Stale);
                     }
+                    Err(error) if error.is_final() => return Err(Broken::Lost(error.to_string())),
                     Err(error) => last = error.to_string(),
-                },
-                () = sleep_until(deadline) => {
-                    let grace = self.options.agent_grace;
-                    return Err(Broken::Lost(format!("the agent could not be reached for {grace:?}: {last}")));
                 }
-                () = self.shared.ended.cancelled() => return Err(Broken::NotWanted),
+                sleep(BACKOFF).await;
             }
-            tokio::select! {
-                () = sleep(BACKOFF) => {}
-                () = self.shared.ended.cancelled() => return Err(Broken::NotWanted),
-            }
+        };
+        tokio::select! {
+            attached = attempts => return attached,
+            () = ended.cancelled() => return Err(Broken::NotWanted),
+            () = sleep_until(deadline) => {}
         }
+        let grace = self.options.agent_grace;
+        Err(Broken::Lost(format!("the agent could not be reached for {grace:?}: {last}")))
     }
 
-    fn route(&mut self, events: Events) {
+    fn route(&mut self, events: Events) -> Result<(), Mismatch> {
+        self.shared.conversation.received(events.encoded_len());
         let Events { first, events, requests_received } = events;
         self.shared.conversation.requests.acknowledge(requests_received);
-        let known = self.inbox.accept(first, events.len());
+        let known = self.inbox.accept(first, events.len())?;
         for (number, Event { event }) in (first..).zip(events).skip(known) {
             if let Some(event) = event {
                 self.route_one(number, event);
@@ -279,6 +328,7 @@ impl Keeper {
                 self.shared.conversation.deal_with(number);
             }
         }
+        Ok(())
     }
 
     fn route_one(&self, number: u64, event: event::Event) {
@@ -291,9 +341,9 @@ impl Keeper {
             }
             event::Event::Ended(ended) => {
                 let (slot, call) = (ended.slot, CallNumber(ended.call));
-                let ending = wire::to_ending(ended).unwrap_or_else(|error| crate::tool::job::Ending {
-                    end: crate::tool::job::End::AgentFailed(error.to_string()),
-                    phases: Default::default(),
+                let ending = wire::to_ending(ended).unwrap_or_else(|error| Ending {
+                    end: End::AgentFailed(error.to_string()),
+                    phases: Phases::default(),
                 });
                 self.shared.tell(slot, SlotEvent::Ended { call, ending, receipt });
             }
@@ -311,5 +361,13 @@ impl Keeper {
     fn watch(&self, event: LinkEvent) {
         // Whoever does not watch any more needs no telling.
         let _ = self.events.send(event);
+    }
+}
+
+/// Never, if there is no time for it.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }

@@ -10,6 +10,7 @@
 
 mod attach;
 mod endpoint;
+mod input;
 mod link;
 mod outgoing;
 mod slot;
@@ -41,3 +42,7 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 pub(super) const MAX_BATCH_BYTES: usize = MAX_MESSAGE_BYTES / 4;
 /// A connection carries one stream.
 pub(super) const WINDOW: u32 = 8 << 20;
+/// Of silence, before either side asks the other whether it is there; and for the answer.
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(3);
+/// How long either side's acknowledgement waits for something to go with.
+pub(super) const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(20);

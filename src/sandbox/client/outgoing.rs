@@ -13,7 +13,7 @@ use crate::{
     pb::sandbox::{Attach, LinkRequest, Request, Requests, link_request, request},
     sandbox::{
         outgoing::{BatchLimits, Outgoing},
-        session::Dealt,
+        session::{Dealt, Told},
     },
 };
 
@@ -27,8 +27,7 @@ pub(super) struct Conversation {
 #[derive(Default)]
 struct Events {
     dealt: Dealt,
-    /// The agent has been told of those up to here.
-    told: u64,
+    told: Told,
 }
 
 impl Conversation {
@@ -40,24 +39,49 @@ impl Conversation {
         }
     }
 
-    pub(super) fn ask(&self, request: request::Request) {
-        self.requests.push(Request { request: Some(request) });
+    /// Events up to this number were another executor's.
+    pub(super) fn join_after(&self, event: u64) {
+        *self.events() = Events { dealt: Dealt::after(event), told: Told::default() };
+    }
+
+    /// The number of the request.
+    pub(super) fn ask(&self, request: request::Request) -> u64 {
+        self.requests.push(Request { request: Some(request) })
+    }
+
+    /// Events of so many bytes have come.
+    pub(super) fn received(&self, bytes: usize) {
+        self.events().told.received(bytes);
     }
 
     pub(super) fn deal_with(&self, event: u64) {
-        self.events().dealt.with(event);
+        let urgent = {
+            let mut events = self.events();
+            events.dealt.with(event);
+            events.told.is_urgent(events.dealt.through())
+        };
+        if urgent {
+            self.requests.nudge();
+        }
     }
 
-    /// Whether the agent keeps events that it need not keep.
-    pub(super) fn owes_acknowledgement(&self) -> bool {
-        let events = self.events();
-        events.dealt.through() > events.told
+    /// Sends an acknowledgement by itself, if one is due. Returns the number up to which there is nothing to
+    /// acknowledge any more.
+    pub(super) fn acknowledge(&self) -> u64 {
+        let (owes, through) = {
+            let events = self.events();
+            (events.told.owes(events.dealt.through()), events.dealt.through())
+        };
+        if owes {
+            self.requests.nudge();
+        }
+        through
     }
 
     fn acknowledgement(&self) -> u64 {
         let mut events = self.events();
-        events.told = events.dealt.through();
-        events.told
+        let through = events.dealt.through();
+        events.told.tell(through)
     }
 
     fn events(&self) -> MutexGuard<'_, Events> {

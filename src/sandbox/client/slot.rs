@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::outgoing::Conversation;
+use super::{input::Inputs, outgoing::Conversation};
 use crate::{
     id::{CallNumber, Generation},
     pb::sandbox::{CancelCall, GrantOutput, ResetSlot, SendInput, request::Request},
     sandbox::wire,
     tool::{
         Evidence,
-        job::{Ending, Order},
+        job::{Ending, Job, Order},
     },
 };
 
@@ -22,10 +22,12 @@ pub struct SlotHandle {
     conversation: Arc<Conversation>,
     /// Bounded by the calls that run and by their windows of live output.
     events: mpsc::UnboundedReceiver<SlotEvent>,
+    inputs: Inputs,
 }
 
 /// What happens in a slot.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most events are ends of calls")]
 pub enum SlotEvent {
     /// Live output. As much again may be sent once it is granted.
     Output {
@@ -36,17 +38,11 @@ pub enum SlotEvent {
         data: Bytes,
     },
     /// The one answer to a run.
-    Ended {
-        call: CallNumber,
-        ending: Ending,
-        receipt: Receipt,
-    },
+    Ended { call: CallNumber, ending: Ending, receipt: Receipt },
     /// The workspace is empty, as a reset asked.
     Reset,
     /// The slot's processes died, or it could not be emptied.
-    SlotLost {
-        cause: String,
-    },
+    SlotLost { cause: String },
     /// The last event of all: nothing that runs will be answered.
     ContainerLost(Arc<Evidence>),
 }
@@ -72,17 +68,29 @@ impl Drop for Receipt {
 
 impl SlotHandle {
     pub(super) fn new(slot: u32, conversation: Arc<Conversation>, events: mpsc::UnboundedReceiver<SlotEvent>) -> Self {
-        Self { slot, conversation, events }
+        Self { slot, conversation, events, inputs: Inputs::default() }
     }
 
     /// Hands a call over. `call` must be new to the slot.
-    pub fn run(&self, call: CallNumber, order: Order) {
+    pub fn run(&mut self, call: CallNumber, order: Order) {
+        if matches!(&order.job, Job::Process(process) if process.interactive) {
+            self.inputs.open(call, order.max_pending_input);
+        }
         self.conversation.ask(Request::Run(wire::from_order(self.slot, call.0, order)));
     }
 
-    /// More input for an interactive call.
-    pub fn input(&self, call: CallNumber, data: Bytes, end_of_file: bool) {
-        self.conversation.ask(Request::Input(SendInput { slot: self.slot, call: call.0, data, end_of_file }));
+    /// More input for an interactive call. It is stopped for it ([`Stop::InputLimit`](crate::tool::job::Stop)) if it
+    /// leaves too much of it unread, or if too much cannot be brought to the agent.
+    pub fn input(&mut self, call: CallNumber, data: Bytes, end_of_file: bool) {
+        let bytes = data.len();
+        let input = match self.inputs.may_send(call, bytes, self.conversation.requests.acknowledged()) {
+            Some(true) => SendInput { slot: self.slot, call: call.0, data, end_of_file, over_limit: false },
+            Some(false) => SendInput { slot: self.slot, call: call.0, over_limit: true, ..SendInput::default() },
+            // It takes none, or no more.
+            None => return,
+        };
+        let request = self.conversation.ask(Request::Input(input));
+        self.inputs.sent(call, bytes, request);
     }
 
     /// Ends a call; its answer comes as always.
@@ -102,9 +110,10 @@ impl SlotHandle {
 
     /// The next event. Never returns after the slot was given back or its container lost.
     pub async fn next(&mut self) -> SlotEvent {
-        match self.events.recv().await {
-            Some(event) => event,
-            None => std::future::pending().await,
+        let Some(event) = self.events.recv().await else { return std::future::pending().await };
+        if let SlotEvent::Ended { call, .. } = &event {
+            self.inputs.close(*call);
         }
+        event
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use super::wire::Failed;
+use super::wire::{Failed, cut};
 
 /// Why a slot could not be made, or no longer serves.
 #[derive(Debug, thiserror::Error)]
@@ -115,11 +115,11 @@ impl SlotError {
         match self {
             Self::Step { step, detail, source } => Failed {
                 step: *step as i32,
-                detail: detail.clone(),
+                detail: cut(detail),
                 errno: source.raw_os_error().unwrap_or(0),
-                text: source.to_string(),
+                text: cut(&source.to_string()),
             },
-            other => Failed { text: other.to_string(), ..Failed::default() },
+            other => Failed { text: cut(&other.to_string()), ..Failed::default() },
         }
     }
 

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 mod config;
 mod error;
 mod helper;
+mod ids;
 mod probe;
 mod runner;
 #[allow(clippy::module_inception)]
@@ -32,6 +33,7 @@ mod workspace;
 
 pub use config::SlotConfig;
 pub use error::{SlotError, Step};
+pub use ids::can_assign_ids;
 pub use probe::{Isolation, Unavailable, probe};
 pub use runner::{Runner, RunnerEnd, Stdio};
 pub use slot::Slot;

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::io::Errno;
+
 use super::{
     Runner, RunnerEnd, Slot, SlotConfig, Stdio, Step, empty_trash,
     error::{At as _, SlotError},
@@ -121,38 +123,76 @@ async fn run(runner: &mut Runner, program: Program) -> Result<(Exit, String), Pr
     }
 }
 
+/// The advice that fits a failure, by the step that failed and the kernel's error.
 fn remedies(problem: &Problem, config: &SlotConfig) -> Vec<String> {
-    let Problem::Slot(SlotError::Step { step, source, .. }) = problem else { return Vec::new() };
+    let (step, source) = match problem {
+        Problem::Slot(SlotError::Step { step, source, .. }) => (*step, source),
+        Problem::Slot(SlotError::Gone("runner")) => return vec![LIBRARIES.into()],
+        _ => return Vec::new(),
+    };
+    let denied = is(source, Errno::PERM) || is(source, Errno::ACCESS);
     match step {
-        Step::Unshare | Step::MapUser | Step::BecomeUser => user_namespace_remedies(source, config),
-        Step::MountProc | Step::PrivateProc => vec![
-            "in a container, /proc must not be masked: add `--security-opt systempaths=unconfined` (beside \
-             `--security-opt seccomp=unconfined` where namespaces are refused), or use `--privileged`"
-                .into(),
-        ],
+        Step::Unshare | Step::MapUser | Step::BecomeUser => namespace_remedies(step, source, config),
+        Step::MountProc | Step::PrivateProc => vec![PROC.into()],
         Step::OpenSource
         | Step::MountRoot
         | Step::MountSource
         | Step::MountDev
         | Step::MountTmp
         | Step::MountWorkspace
-        | Step::EnterRoot => mount_remedies(source),
-        Step::StartMaker | Step::StartKeeper | Step::StartRunner => {
-            vec!["every user must be allowed to execute this program's file (mode 755)".into()]
+        | Step::EnterRoot
+        | Step::NameHost
+        | Step::RaiseLoopback
+            if denied =>
+        {
+            // AppArmor lets an ordinary user's namespace be made, and then refuses what is done in it.
+            let container = [CONTAINER, APPARMOR_CONTAINER].map(String::from);
+            switched_off().into_iter().chain(in_container().then_some(container).into_iter().flatten()).collect()
         }
+        _ if is(source, Errno::NOSYS) => vec!["Linux 5.12 or later is needed".into()],
+        Step::StartKeeper | Step::StartRunner if denied => vec![EXECUTABLE.into()],
         Step::PrepareDirectory => vec!["name a state directory that this user can write to".into()],
         _ => Vec::new(),
     }
 }
 
-fn is(error: &io::Error, errno: rustix::io::Errno) -> bool {
+fn namespace_remedies(step: Step, error: &io::Error, config: &SlotConfig) -> Vec<String> {
+    let mut remedies = switched_off();
+    if is(error, Errno::NOSPC) && remedies.is_empty() {
+        remedies.push("too many user namespaces exist: raise user.max_user_namespaces".into());
+    }
+    if in_container() {
+        remedies.push(CONTAINER.into());
+    } else if config.host_id.is_none() && !rustix::process::geteuid().is_root() {
+        remedies.push("run it as root".into());
+    }
+    if step != Step::Unshare && config.host_id.is_some() {
+        remedies.push(IDS.into());
+    }
+    remedies
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno.raw_os_error())
 }
 
 const CONTAINER: &str = "in a container, run it with `--privileged`, or as an ordinary user with `--security-opt \
                          seccomp=unconfined --security-opt systempaths=unconfined`";
 
-/// A setting that turns user namespaces off: where it is, the value that does so, and how to change it.
+const APPARMOR_CONTAINER: &str = "where AppArmor confines the container, add `--security-opt apparmor=unconfined`";
+
+const PROC: &str = "in a container, /proc must not be masked: add `--security-opt systempaths=unconfined`, or use \
+                    `--privileged`";
+
+const EXECUTABLE: &str = "every user must be allowed to execute this program's file (mode 755)";
+
+const LIBRARIES: &str = "this program's shared libraries must lie in a directory that slots see: /usr, /lib, /opt, \
+                         /nix or one that `sandbox.read_only` names; or use a static build";
+
+const IDS: &str = "the slots' user ids must exist where this runs (see /proc/self/uid_map): choose others, or run it \
+                   as an ordinary user";
+
+/// The settings that turn user namespaces off: where each is, the value that does so, and how to change it.
 const SWITCHES: [(&str, &str, &str); 3] = [
     (
         "/proc/sys/kernel/unprivileged_userns_clone",
@@ -168,42 +208,48 @@ const SWITCHES: [(&str, &str, &str); 3] = [
     ),
 ];
 
-fn user_namespace_remedies(error: &io::Error, config: &SlotConfig) -> Vec<String> {
-    let mut remedies: Vec<String> = SWITCHES
-        .iter()
-        .filter(|(path, off, _)| fs::read_to_string(path).is_ok_and(|value| value.trim() == *off))
-        .map(|(_, _, remedy)| (*remedy).to_owned())
-        .collect();
-    if is(error, rustix::io::Errno::NOSPC) && remedies.is_empty() {
-        remedies.push("too many user namespaces exist: raise user.max_user_namespaces".into());
-    }
-    if config.host_id.is_some() {
-        remedies.push(
-            "the slots' user ids must be mapped where this runs as root (see /proc/self/uid_map); else run it as an \
-             ordinary user"
-                .into(),
-        );
-    } else {
-        remedies.push("run it as root".into());
-    }
-    if in_container() {
-        remedies.push(CONTAINER.into());
-    }
-    remedies
-}
-
-fn mount_remedies(error: &io::Error) -> Vec<String> {
-    let mut remedies = Vec::new();
-    if is(error, rustix::io::Errno::NOSYS) {
-        remedies.push("Linux 5.12 or later is needed".into());
-    } else if (is(error, rustix::io::Errno::ACCESS) || is(error, rustix::io::Errno::PERM)) && in_container() {
-        remedies.push(CONTAINER.into());
-        remedies.push("where AppArmor confines the container, add `--security-opt apparmor=unconfined`".into());
-    }
-    remedies
+fn switched_off() -> Vec<String> {
+    let off = |(path, off, _): &&(&str, &str, &str)| fs::read_to_string(path).is_ok_and(|value| value.trim() == *off);
+    SWITCHES.iter().filter(off).map(|(_, _, remedy)| (*remedy).to_owned()).collect()
 }
 
 fn in_container() -> bool {
     ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| Path::new(mark).exists())
         || fs::read_to_string("/proc/1/environ").is_ok_and(|environment| environment.contains("container="))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(step: Step, errno: Errno) -> Problem {
+        SlotError::Step { step, detail: String::new(), source: errno.into() }.into()
+    }
+
+    #[test]
+    fn advice_fits_the_step_and_the_error() {
+        let mut config = SlotConfig::new("/nowhere");
+        let advice = |step, errno, config: &SlotConfig| remedies(&failed(step, errno), config).join("\n");
+        assert!(advice(Step::MountProc, Errno::PERM, &config).contains("systempaths=unconfined"));
+        assert!(advice(Step::MountRoot, Errno::NOSYS, &config).contains("5.12"));
+        assert!(advice(Step::StartKeeper, Errno::ACCESS, &config).contains("mode 755"));
+        assert_eq!(advice(Step::MountTmp, Errno::NOMEM, &config), "");
+        assert!(!advice(Step::Unshare, Errno::PERM, &config).contains("uid_map"));
+        config.host_id = Some(70_000);
+        assert!(advice(Step::MapUser, Errno::PERM, &config).contains("uid_map"));
+    }
+
+    #[test]
+    fn the_message_has_the_step_its_cause_and_what_to_do() {
+        let problem = failed(Step::MountProc, Errno::PERM);
+        let unavailable = Unavailable { remedies: remedies(&problem, &SlotConfig::new("/nowhere")), problem };
+        let text = unavailable.to_string();
+        let (first, rest) = text.split_once("\n  - ").unwrap();
+        assert_eq!(
+            first,
+            "calls cannot be isolated on this machine: could not mount the slot's /proc: Operation not permitted (os \
+             error 1)"
+        );
+        assert_eq!(rest, PROC);
+    }
 }

@@ -22,6 +22,7 @@ use super::{
     Runner, SlotConfig, Workspace,
     error::{At as _, SlotError, Step},
     helper,
+    ids::root_is_the_hosts,
     socket::Socket,
     trash,
     wire::{Nothing, RunnerSpec, SlotSpec},
@@ -80,7 +81,7 @@ impl Slot {
     }
 
     /// Ends every process of the slot, then moves its workspace to the trash. After `Ok` no process and no mount of
-    /// it is left, and its user id may be used again once the trash is empty.
+    /// it is left, and its user id may be used again.
     pub async fn destroy(self) -> Result<(), SlotError> {
         let Self { keeper, control, workspace, directory, .. } = self;
         drop((control, workspace));
@@ -128,15 +129,6 @@ fn slot_spec(config: &SlotConfig) -> SlotSpec {
 
 fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
-}
-
-/// Whether user 0 here is user 0 outside too: not so in a user namespace that an ordinary user has made.
-fn root_is_the_hosts() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.lines().next().is_none_or(|first| {
-        let mut ids = first.split_ascii_whitespace();
-        (ids.next(), ids.next()) == (Some("0"), Some("0"))
-    })
 }
 
 /// Once per process: keepers, whose parents end, are to become its children; and what it writes into workspaces is to

@@ -15,7 +15,7 @@ use tokio_seqpacket::{
 use super::{
     error::{At as _, SlotError, Step},
     helper::MAX_DESCRIPTORS,
-    wire::{self, MAX_DATAGRAM, Reply, ReplyKind},
+    wire::{self, MAX_REPLY, Reply, ReplyKind},
 };
 
 /// Room for the control message of so many descriptors.
@@ -51,7 +51,7 @@ impl Socket {
 
     /// The helper's next answer, with what came with it. Cancel-safe.
     pub(super) async fn receive(&self, helper: &'static str) -> Result<(ReplyKind, Vec<OwnedFd>), SlotError> {
-        let mut data = [0; MAX_DATAGRAM];
+        let mut data = [0; MAX_REPLY];
         let mut space = [0; ANCILLARY];
         let (received, ancillary) = match self.0.recv_with_ancillary(&mut data, &mut space).await {
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(SlotError::Gone(helper)),

@@ -28,6 +28,14 @@ pub(super) fn decode<M: Message + Default>(datagram: &[u8]) -> io::Result<M> {
 /// socket's buffer, and a script or an environment may be larger.
 pub(super) const MAX_DATAGRAM: usize = 16 * 1024;
 
+/// No answer is longer: see [`cut`].
+pub(super) const MAX_REPLY: usize = 4096;
+
+/// Cuts a text so that two of them, with any characters, fit an answer.
+pub(super) fn cut(text: &str) -> String {
+    text.chars().take(MAX_REPLY / 4 / 2 - 16).collect()
+}
+
 /// No process can be started with more arguments than this, whatever the stack limit.
 pub(super) const MAX_START: u64 = 16 * 1024 * 1024;
 

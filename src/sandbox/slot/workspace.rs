@@ -29,6 +29,9 @@ const MAX_DISTURBED: u32 = 32;
 /// As many links as the kernel follows in one path.
 const MAX_LINKS: u32 = 40;
 
+/// Bounds the work that links of long targets can make: no path has more components.
+const MAX_COMPONENTS: u32 = 4096;
+
 /// Access to the files of one slot. All methods block as file systems do; none waits for a FIFO or a device.
 #[derive(Debug, Clone)]
 pub struct Workspace {
@@ -139,10 +142,14 @@ impl Workspace {
 
     /// The path that `path` means once its links are followed, as the slot would follow them.
     fn without_links(&self, path: &Path) -> rustix::io::Result<PathBuf> {
-        let mut links = 0;
+        let (mut links, mut components) = (0, 0);
         let mut resolved = PathBuf::new();
         let mut ahead: Vec<PathBuf> = components_reversed(path);
         while let Some(component) = ahead.pop() {
+            components += 1;
+            if links > MAX_LINKS || components > MAX_COMPONENTS {
+                return Err(Errno::LOOP);
+            }
             if component == Path::new("..") {
                 // Beyond the workspace the slot would be outside too.
                 if !resolved.pop() {
@@ -156,9 +163,6 @@ impl Workspace {
                 continue;
             };
             links += 1;
-            if links > MAX_LINKS {
-                return Err(Errno::LOOP);
-            }
             if target.is_absolute() {
                 resolved = PathBuf::new();
                 ahead.extend(components_reversed(inside(&target).ok_or(Errno::XDEV)?));
@@ -220,15 +224,14 @@ fn errno_failure(error: Errno) -> FileFailure {
     match error {
         Errno::NOENT => FileFailure::NotFound,
         Errno::XDEV => FileFailure::OutsideWorkspace,
-        // A socket, or a FIFO without a reader; a directory that was to be written.
-        Errno::NXIO | Errno::ISDIR => FileFailure::NotAFile,
+        // A socket, or a FIFO without a reader.
+        Errno::NXIO => FileFailure::NotAFile,
         other => failure(other.into()),
     }
 }
 
 fn failure(error: io::Error) -> FileFailure {
-    let text = error.to_string();
-    FileFailure::Other(text.split(" (os error").next().unwrap_or(&text).to_owned())
+    FileFailure::Other(error.to_string())
 }
 
 /// This thread's effective user and group are the slot's while it lives. Real and saved ids stay, so that the slot's

@@ -12,7 +12,10 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     Out,
+    /// In a line.
     Waiting,
+    /// It came back for the files that its agent is about to keep: it waits for that one slot, in no line.
+    Returning,
     Holding,
 }
 
@@ -43,8 +46,8 @@ impl Table for Vec<Owner> {
 /// All trajectories that wait, hold a slot or have one kept. Every other one is forgotten, so that its number can be
 /// given to another.
 ///
-/// One that has files in the list of the kept does not wait: it would have been given them. So one pair of links
-/// serves both kinds of list.
+/// One that waits in a line has nothing kept: it would have been given that. So one pair of links serves both kinds of
+/// list.
 #[derive(Debug)]
 pub(super) struct Owners {
     table: Vec<Owner>,
@@ -79,10 +82,6 @@ impl Owners {
 
     pub(super) fn place(&self, owner: OwnerId) -> Place {
         self.table.get(owner.0 as usize).map_or(Place::Out, |row| row.place)
-    }
-
-    pub(super) fn waits_for(&self, owner: OwnerId, pool: PoolKey) -> bool {
-        self.table.get(owner.0 as usize).is_some_and(|row| row.place == Place::Waiting && row.pool == pool)
     }
 
     pub(super) fn kept(&self, owner: OwnerId) -> Option<SlotKey> {
@@ -122,6 +121,11 @@ impl Owners {
         let row = &mut self.table[owner.0 as usize];
         (row.place, row.pool, row.since) = (Place::Waiting, pool, now);
         self.pools[usize::from(pool.0)].line.push_last(&mut self.table, owner.0);
+    }
+
+    /// It waits for what is about to be kept for it.
+    pub(super) fn await_kept(&mut self, owner: OwnerId) {
+        self.put(owner, Place::Returning);
     }
 
     /// Out of the line, or off the slot.

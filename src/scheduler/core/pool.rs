@@ -29,7 +29,7 @@ impl Pool {
 
     pub(super) fn acquire(&mut self, owner: OwnerId, turn: &mut Turn<'_>) {
         let failure = match turn.owners.place(owner) {
-            Place::Waiting => return,
+            Place::Waiting | Place::Returning => return,
             Place::Holding => Some(Failure::HoldsOne),
             Place::Out if self.closed => Some(Failure::ShuttingDown),
             Place::Out if self.give_kept(owner, turn) => return,
@@ -44,15 +44,25 @@ impl Pool {
         self.settle(turn);
     }
 
-    /// The slot that has this one's files, if it is free.
+    /// The slot that has this one's files, if it is free, or will be and nobody else needs it.
     fn give_kept(&mut self, owner: OwnerId, turn: &mut Turn<'_>) -> bool {
-        let Some(slot) = turn.owners.kept(owner).filter(|slot| self.containers.slot(*slot) == Some(Slot::Kept(owner)))
-        else {
-            return false;
-        };
-        turn.owners.take_kept(owner, true);
-        self.grant(owner, slot, true, turn);
-        true
+        let Some(slot) = turn.owners.kept(owner) else { return false };
+        match self.containers.slot(slot) {
+            Some(Slot::Kept(_)) => {
+                turn.owners.take_kept(owner, true);
+                self.grant(owner, slot, true, turn);
+                true
+            }
+            Some(Slot::Keeping(_)) if turn.owners.waiting(self.key) < self.containers.slot_counts().resetting => {
+                turn.owners.await_kept(owner);
+                true
+            }
+            _ => {
+                self.containers.set(slot, Slot::Keeping(None), turn.now);
+                turn.owners.take_kept(owner, false);
+                false
+            }
+        }
     }
 
     fn is_full(&self, owners: &Owners) -> bool {
@@ -116,7 +126,7 @@ impl Pool {
             (Some(Slot::Wiping), true) => return self.quarantine(slot, turn),
             (Some(Slot::Keeping(owner)), false) => {
                 if let Some(owner) = owner {
-                    turn.owners.drop_kept(owner, false, turn.effects);
+                    self.drop_kept(owner, false, turn);
                 }
                 self.free(slot, turn);
             }
@@ -129,23 +139,26 @@ impl Pool {
 
     /// A slot is free and has its owner's files, who may have come back for them meanwhile.
     fn slot_kept(&mut self, slot: SlotKey, owner: OwnerId, turn: &mut Turn<'_>) {
-        // Without it and without its owner: are there slots for everybody else?
-        let others = turn.owners.waiting(self.key).saturating_sub(1);
-        let served = others < self.containers.slot_counts().resetting;
-        let next = turn.owners.next(self.key);
-        match turn.owners.place(owner) {
-            Place::Waiting if turn.owners.waits_for(owner, self.key) && (served || next == Some(owner)) => {
-                turn.owners.take_kept(owner, false);
-                self.grant(owner, slot, true, turn);
-            }
-            Place::Waiting | Place::Holding => {
-                turn.owners.take_kept(owner, false);
-                self.wipe(slot, turn);
-            }
-            Place::Out => {
-                self.containers.set(slot, Slot::Kept(owner), turn.now);
-                turn.owners.offer_kept(owner, slot);
-            }
+        if turn.owners.place(owner) == Place::Returning {
+            turn.owners.take_kept(owner, false);
+            self.grant(owner, slot, true, turn);
+        } else {
+            self.containers.set(slot, Slot::Kept(owner), turn.now);
+            turn.owners.offer_kept(owner, slot);
+        }
+    }
+
+    /// What was kept for this one is gone. If it waits for that, it joins the line; or hears of the end.
+    fn drop_kept(&mut self, owner: OwnerId, offered: bool, turn: &mut Turn<'_>) {
+        if turn.owners.place(owner) != Place::Returning {
+            return turn.owners.drop_kept(owner, offered, turn.effects);
+        }
+        turn.owners.take_kept(owner, offered);
+        if self.closed {
+            turn.effects.push(Effect::Fail { owner, failure: Failure::ShuttingDown });
+            turn.owners.step_out(owner, turn.effects);
+        } else {
+            turn.owners.join(owner, self.key, turn.now);
         }
     }
 
@@ -175,7 +188,7 @@ impl Pool {
         };
         self.containers.set(slot, Slot::Quarantined, turn.now);
         if let Some((owner, offered)) = offered {
-            turn.owners.drop_kept(owner, offered, turn.effects);
+            self.drop_kept(owner, offered, turn);
         }
         let counts = self.containers.slot_counts_of(slot.container).unwrap_or_default();
         let usable = counts.clean + counts.leased + counts.resetting + counts.kept;
@@ -281,7 +294,7 @@ impl Pool {
                 Slot::Clean | Slot::Leased { .. } | Slot::Wiping | Slot::Keeping(None) | Slot::Quarantined => continue,
             };
             self.containers.set(key, Slot::Keeping(None), turn.now);
-            turn.owners.drop_kept(owner, offered, turn.effects);
+            self.drop_kept(owner, offered, turn);
         }
     }
 
@@ -395,7 +408,7 @@ impl Pool {
         while let Some(owner) = turn.owners.next(self.key)
             && let Some(slot) = self.containers.choose_clean(self.rules.spread)
         {
-            self.grant_clean(owner, slot, turn);
+            self.grant(owner, slot, false, turn);
         }
     }
 
@@ -403,18 +416,9 @@ impl Pool {
     fn free(&mut self, slot: SlotKey, turn: &mut Turn<'_>) {
         let serves = self.containers.state(slot.container) == Some(ContainerState::Ready) && !self.closed;
         match turn.owners.next(self.key).filter(|_| serves) {
-            Some(owner) => self.grant_clean(owner, slot, turn),
+            Some(owner) => self.grant(owner, slot, false, turn),
             None => self.containers.set(slot, Slot::Clean, turn.now),
         }
-    }
-
-    fn grant_clean(&mut self, owner: OwnerId, slot: SlotKey, turn: &mut Turn<'_>) {
-        // It cannot have both: what is being kept for it will be wiped.
-        if let Some(kept) = turn.owners.kept(owner) {
-            turn.owners.take_kept(owner, false);
-            self.containers.set(kept, Slot::Keeping(None), turn.now);
-        }
-        self.grant(owner, slot, false, turn);
     }
 
     /// With no container, and none that could be started for now, nobody is kept waiting.

@@ -22,16 +22,14 @@ use crate::{
 const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl State {
-    /// A message of the attached stream.
-    pub(in crate::trajectory) fn on_request(&mut self, request: Request, at: Moment) {
+    /// A message of the attached stream, whose client has `unread` messages to read.
+    pub(in crate::trajectory) fn on_request(&mut self, request: Request, unread: usize, at: Moment) {
+        // Beyond what the log and the calls in flight account for, only a client that asks and does not read has any.
+        if unread > 2 * self.limits.max_calls_in_flight + self.limits.max_kept_results {
+            return self.on_stream_fault(StreamError::NotReading { unread }, at);
+        }
         match request {
-            Request::Batch(calls) => {
-                let unread = self.stream.as_ref().map_or(0, |stream| stream.unread_refusals);
-                if unread > 2 * self.limits.max_calls_in_flight {
-                    return self.on_stream_fault(StreamError::NotReading { unread }, at);
-                }
-                calls.into_iter().for_each(|call| self.accept(call, None, at));
-            }
+            Request::Batch(calls) => calls.into_iter().for_each(|call| self.accept(call, None, at)),
             Request::Cancel(calls) => self.cancel_named(&calls, at),
             Request::Input { call, data, end_of_file } => self.on_input(&call, data, end_of_file, at),
             Request::Reset(generation) => self.on_reset(generation, at),
@@ -155,9 +153,6 @@ impl State {
     fn refuse(&mut self, call: CallId, waiter: Option<Waiter>, verdict: Verdict, at: Moment) {
         let result = verdict.into_result(call, Sequence(0), self.ledger.generation, Timings::none(at.wall));
         self.count(&result);
-        if let (None, Some(stream)) = (waiter, &mut self.stream) {
-            stream.unread_refusals += 1;
-        }
         self.answer(waiter, Arc::new(result), false);
     }
 

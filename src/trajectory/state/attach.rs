@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Effect, Moment, Releasing, State, Stream,
+use super::{
+    Effect, Moment, Releasing, State, Stream,
     slot::{Resetting, Slot},
 };
 use crate::{
@@ -26,12 +27,13 @@ impl State {
         if !resumed && !fresh {
             self.commit(Record::Opened(open.options.into()));
             self.opened_at = at.wall;
+            self.resetting = None;
         }
         if !resumed && self.ledger.options.acquire_slot {
             self.acquire();
         }
         self.effects.push(Effect::Attach);
-        self.stream = Some(Stream { half_closed: false, unread_refusals: 0 });
+        self.stream = Some(Stream { half_closed: false });
         self.send(Response::Opened(Box::new(Opened {
             resumed,
             generation: self.ledger.generation,

@@ -28,8 +28,8 @@ use std::{
 
 use bytes::Bytes;
 
-use self::slot::{Resetting, Slot};
 pub(super) use self::slot::Place;
+use self::slot::{Resetting, Slot};
 use super::{
     ledger::{Ledger, Phase},
     request::{Limits, Output, ReleaseCause, Response, StreamError},
@@ -123,8 +123,6 @@ enum Stage {
 struct Stream {
     /// The client sends no more: end the stream once everything is answered.
     half_closed: bool,
-    /// Answers on their way that are in no log, and so not bounded by it.
-    unread_refusals: usize,
 }
 
 /// A release that waits for what runs.
@@ -213,6 +211,7 @@ impl State {
             Phase::Open => {
                 self.commit(Record::LeaseEnded);
                 self.give_back_slot(false);
+                self.resetting = None;
                 self.idle_since = Some(at.now);
                 false
             }
@@ -253,19 +252,10 @@ impl State {
         }
     }
 
-    /// A result has left for its client.
+    /// A result of the log has left for its client.
     pub(super) fn sent(&mut self, sequence: Sequence, at: Moment) {
-        match sequence {
-            Sequence(0) => {
-                if let Some(stream) = &mut self.stream {
-                    stream.unread_refusals = stream.unread_refusals.saturating_sub(1);
-                }
-            }
-            _ => {
-                self.ledger.mark_sent(sequence);
-                self.trim(at);
-            }
-        }
+        self.ledger.mark_sent(sequence);
+        self.trim(at);
     }
 
     /// The only way in which what the trajectory remembers changes.

@@ -136,7 +136,13 @@ impl State {
         self.settle(at);
     }
 
-    pub(in crate::trajectory) fn on_output(&mut self, number: CallNumber, stderr: bool, offset: u64, data: bytes::Bytes) {
+    pub(in crate::trajectory) fn on_output(
+        &mut self,
+        number: CallNumber,
+        stderr: bool,
+        offset: u64,
+        data: bytes::Bytes,
+    ) {
         let Some(live) = self.live.get_mut(&number) else { return };
         if let Stage::Running { seen, .. } = &mut live.stage {
             *seen = true;
@@ -213,9 +219,10 @@ impl State {
         }
         let location = Some(place.location.clone());
         let (verdict, evidence) = match loss {
-            Loss::Slot(cause) => {
-                (Verdict::slot_lost(Executed::No, &cause), Arc::new(Evidence { location, cause, ..Evidence::default() }))
-            }
+            Loss::Slot(cause) => (
+                Verdict::slot_lost(Executed::No, &cause),
+                Arc::new(Evidence { location, cause, ..Evidence::default() }),
+            ),
             Loss::Container(evidence) => (Verdict::container_lost(Executed::No, evidence.clone()), evidence),
         };
         // Whoever has asked for an empty workspace loses nothing.

@@ -115,7 +115,7 @@ impl World {
     }
 
     fn batch(&mut self, calls: Vec<Call>) {
-        self.act(|state, at| state.on_request(Request::Batch(calls), at));
+        self.act(|state, at| state.on_request(Request::Batch(calls), 0, at));
     }
 
     fn granted(&mut self) {
@@ -176,7 +176,7 @@ fn the_whole_line_ends_when_no_slot_comes() {
 fn a_line_that_nobody_needs_any_more_is_left() {
     let mut world = World::attached();
     world.batch(vec![call("a", false)]);
-    world.act(|state, at| state.on_request(Request::Cancel(Vec::new()), at));
+    world.act(|state, at| state.on_request(Request::Cancel(Vec::new()), 0, at));
     assert!(world.take().contains(&Effect::LeaveLine));
 }
 
@@ -194,7 +194,7 @@ fn after_a_loss_nothing_runs_until_a_reset() {
     assert_eq!(executed, [Executed::Unknown, Executed::No]);
     world.batch(vec![call("c", false)]);
     assert_eq!(world.results()[0].reason, Some(Reason::WorkspaceGone));
-    world.act(|state, at| state.on_request(Request::Reset(Generation(1)), at));
+    world.act(|state, at| state.on_request(Request::Reset(Generation(1)), 0, at));
     assert_eq!(world.take(), [Effect::Send(Response::WorkspaceReset(Generation(2)))]);
     world.batch(vec![call("c", false)]);
     world.granted();
@@ -208,7 +208,7 @@ fn a_slot_is_given_on_only_after_its_last_call_has_ended() {
     world.batch(vec![call("a", false)]);
     world.granted();
     world.take();
-    world.act(|state, at| state.on_request(Request::Release { keep_workspace: true }, at));
+    world.act(|state, at| state.on_request(Request::Release { keep_workspace: true }, 0, at));
     assert_eq!(world.take(), [Effect::CancelRun(CallNumber(1))]);
     world.act(|state, at| state.on_ended(CallNumber(1), ended(Some(Stop::Cancelled)), at));
     let effects = world.take();
@@ -397,14 +397,14 @@ proptest! {
                 }
                 Step::Cancel(n) if model.attached => {
                     let id = CallId::parse(&format!("c{n}")).expect("it is a name");
-                    world.act(|state, at| state.on_request(Request::Cancel(vec![id]), at));
+                    world.act(|state, at| state.on_request(Request::Cancel(vec![id]), 0, at));
                 }
                 Step::CancelAll if model.attached => {
-                    world.act(|state, at| state.on_request(Request::Cancel(Vec::new()), at));
+                    world.act(|state, at| state.on_request(Request::Cancel(Vec::new()), 0, at));
                 }
                 Step::Reset if model.attached => {
                     let generation = world.state.ledger.generation;
-                    world.act(|state, at| state.on_request(Request::Reset(generation), at));
+                    world.act(|state, at| state.on_request(Request::Reset(generation), 0, at));
                 }
                 Step::Release => world.act(|state, at| state.on_release(false, at)),
                 Step::Open(take_over) => {

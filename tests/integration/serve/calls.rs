@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tool_executor::pb::toolexecutor::{
-    Attribution, Cancel, Executed, ExecuteRequest, ListTrajectoriesRequest, Outcome, Reason, ReleaseRequest,
+    Attribution, Cancel, ExecuteRequest, Executed, ListTrajectoriesRequest, Outcome, Reason, ReleaseRequest,
     ReleaseTrajectory, Reset, TrajectoryOptions, trajectory_request::Message, trajectory_response,
 };
 
@@ -18,7 +18,9 @@ async fn calls_run_in_order_and_concurrent_ones_beside_them() {
     let mut stream = Stream::open(&server, "order").await;
     let mut beside = bash("beside", "until [ -e second ]; do sleep 0.01; done; echo seen");
     beside.concurrent = true;
-    stream.batch(vec![beside, bash("first", "sleep 0.2; echo first >> log"), bash("second", "cat log; touch second")]).await;
+    stream
+        .batch(vec![beside, bash("first", "sleep 0.2; echo first >> log"), bash("second", "cat log; touch second")])
+        .await;
     let results = stream.results(3).await;
     let ids: Vec<&str> = results.iter().map(|result| &*result.call_id).collect();
     assert_eq!(ids, ["first", "second", "beside"], "results come as calls finish");
@@ -58,7 +60,11 @@ async fn the_ledger_outlives_a_release() {
     let again = execute(&server, "late", bash("a", "echo ran >> log; cat log")).await;
     assert!(again.replayed && again.sequence == 1);
     let next = execute(&server, "late", bash("b", "cat log")).await;
-    assert_eq!((next.sequence, next.generation, next.success), (2, 2, false), "an unseen call goes on, in a new workspace");
+    assert_eq!(
+        (next.sequence, next.generation, next.success),
+        (2, 2, false),
+        "an unseen call goes on, in a new workspace"
+    );
     // An explicit open starts afresh.
     client.release(ReleaseRequest { trajectory_id: "late".to_owned(), keep_workspace: false }).await.expect("released");
     let stream = Stream::open(&server, "late").await;

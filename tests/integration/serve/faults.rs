@@ -56,9 +56,7 @@ async fn a_dead_agent_is_noticed_at_once_and_replaced() {
     assert!(killed.elapsed() < Duration::from_secs(2), "it took {:?}", killed.elapsed());
     let evidence = told.and_then(|lost| lost.evidence).expect("the notice has evidence");
     assert!(evidence.cause.contains("signal"), "{}", evidence.cause);
-    for (id, executed) in
-        [("running", Executed::Yes), ("silent", Executed::Unknown), ("waiting", Executed::No)]
-    {
+    for (id, executed) in [("running", Executed::Yes), ("silent", Executed::Unknown), ("waiting", Executed::No)] {
         let result = ended.iter().find(|result| result.call_id == id).expect("it is answered");
         assert_eq!((result.outcome(), result.executed()), (Outcome::SandboxLost, executed), "{id}");
         assert_eq!(result.reason(), Reason::ContainerLost, "{id}");
@@ -80,7 +78,7 @@ async fn a_dead_agent_is_noticed_at_once_and_replaced() {
         .await;
     assert_eq!(generation, 2);
     let after = stream.bash("refused", "ls -A").await;
-    assert_eq!((after.success, &*after.output, after.generation), (true, "", 2));
+    assert_eq!((after.success, &*after.output, after.generation), (true, "", 2), "{after:?}");
 
     let gone = Instant::now();
     while tree.iter().any(|pid| process::is_alive(*pid)) {
@@ -141,7 +139,10 @@ async fn no_slot_in_time_is_no_fault_of_the_model() {
     server
         .client()
         .await
-        .release(tool_executor::pb::toolexecutor::ReleaseRequest { trajectory_id: "holder".to_owned(), keep_workspace: false })
+        .release(tool_executor::pb::toolexecutor::ReleaseRequest {
+            trajectory_id: "holder".to_owned(),
+            keep_workspace: false,
+        })
         .await
         .expect("it is released");
     assert!(waiter.bash("c", "true").await.success);

@@ -12,12 +12,14 @@ use crate::support::{
 async fn a_broken_stream_loses_nothing() {
     let server = Server::start();
     let mut stream = Stream::open(&server, "broken").await;
-    let calls = |range: std::ops::Range<u32>| range.map(|n| bash(&n.to_string(), &format!("echo {n} | tee -a log"))).collect();
+    let calls =
+        |range: std::ops::Range<u32>| range.map(|n| bash(&n.to_string(), &format!("echo {n} | tee -a log"))).collect();
     stream.batch(calls(0..20)).await;
     let seen = stream.results(5).await;
     drop(stream);
 
     let mut again = open("broken");
+    again.take_over = true;
     again.last_sequence = seen.last().expect("it has seen some").sequence;
     let mut stream = Stream::try_open(&server, again).await.expect("it resumes");
     assert!(stream.opened.resumed);
@@ -46,14 +48,19 @@ async fn a_second_stream_is_refused_unless_it_takes_over() {
     let server = Server::start();
     let mut first = Stream::open(&server, "shared").await;
     assert!(first.bash("a", "touch file").await.success);
-    assert_eq!(Stream::try_open(&server, open("shared")).await.err().map(|status| status.code()), Some(Code::AlreadyExists));
+    assert_eq!(
+        Stream::try_open(&server, open("shared")).await.err().map(|status| status.code()),
+        Some(Code::AlreadyExists)
+    );
     let mut take_over = open("shared");
     take_over.take_over = true;
     let mut second = Stream::try_open(&server, take_over).await.expect("it takes over");
     assert!(second.opened.resumed);
     first
         .until(|message| match message {
-            trajectory_response::Message::Notice(notice) => matches!(notice.event, Some(Event::TakenOver(_))).then_some(()),
+            trajectory_response::Message::Notice(notice) => {
+                matches!(notice.event, Some(Event::TakenOver(_))).then_some(())
+            }
             _ => None,
         })
         .await;

@@ -15,7 +15,7 @@ async fn containers_are_added_at_once_and_taken_away_when_idle() {
     let started = Instant::now();
     let mut streams = Vec::new();
     for index in 0..6 {
-        let mut stream = Stream::open(&server, &format!("scaled-{index}")).await;
+        let stream = Stream::open(&server, &format!("scaled-{index}")).await;
         stream.batch(vec![bash("a", "true")]).await;
         streams.push(stream);
     }
@@ -37,12 +37,12 @@ async fn containers_are_added_at_once_and_taken_away_when_idle() {
 #[tokio::test]
 async fn one_slow_call_delays_nobody_else() {
     let server = Server::with(&[("SLOTS", "2"), ("MAX_CONTAINERS", "1")]);
-    let mut slow = Stream::open(&server, "slow").await;
+    let slow = Stream::open(&server, "slow").await;
     slow.batch(vec![bash("a", "sleep 60")]).await;
     let mut quick = Stream::open(&server, "quick").await;
     assert!(quick.bash("a", "true").await.success);
     // Somebody stands in line for a slot; whoever has one goes on.
-    let mut waiter = Stream::open(&server, "waiter").await;
+    let waiter = Stream::open(&server, "waiter").await;
     waiter.batch(vec![bash("a", "true")]).await;
     server.pool_until("a waiter", |pool| pool.waiting_trajectories == 1).await;
     let started = Instant::now();

@@ -5,13 +5,16 @@ use std::{
     io::{self, Read},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use tempfile::TempDir;
 use tool_executor::{
-    sandbox::slot::{Runner, RunnerEnd, Slot, SlotConfig, Stdio, empty_trash, trash_beside},
+    sandbox::slot::{Runner, RunnerEnd, Slot, SlotConfig, Stdio, can_assign_ids, empty_trash, trash_beside},
     tool::job::{Exit, Process, Program, Usage},
 };
 
@@ -22,16 +25,18 @@ pub(crate) fn program() -> PathBuf {
     std::env::var_os(PROGRAM).map_or_else(|| env!("CARGO_BIN_EXE_tool-executor").into(), PathBuf::from)
 }
 
-/// Whether slots get users of their own here: root without a mapping onto another user can do so.
+/// Whether slots get users of their own here.
 pub(crate) fn own_ids() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap();
-    rustix::process::geteuid().is_root() && map.split_ascii_whitespace().nth(2).unwrap().len() > 5
+    can_assign_ids(FIRST_ID..FIRST_ID + 3_000_100)
 }
 
+/// Above what anybody else is likely to use.
+const FIRST_ID: u32 = 200_000;
+
 pub(crate) fn config(directory: PathBuf) -> SlotConfig {
-    // No two slots of a machine may share an id, whatever else is being tested on it.
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let id = || 200_000 + std::process::id() % 30_000 * 100 + NEXT.fetch_add(1, Ordering::Relaxed);
+    // No two slots of a machine may share an id, whatever else is being tested on it: a block for each process.
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| (FIRST_ID + fastrand::u32(..30_000) * 100).into());
+    let id = || NEXT.fetch_add(1, Ordering::Relaxed);
     SlotConfig { host_id: own_ids().then(id), program: program(), ..SlotConfig::new(directory) }
 }
 

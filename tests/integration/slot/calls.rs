@@ -50,8 +50,12 @@ async fn the_environment_is_clean_and_the_calls_own() {
 }
 
 #[tokio::test]
-async fn nothing_of_the_agent_is_left_open() {
+async fn nothing_is_inherited_from_the_agent() {
     let mut bed = Bed::new().await;
+    assert_eq!(bed.out("grep ^SigBlk /proc/self/status | cut -f 2").await, "0000000000000000");
+    // Rust programs ignore SIGPIPE, and this one's calls must not.
+    assert_eq!(bed.sh("yes | head -n 1; kill -PIPE $$").await.exit(), Exit::Signal(13));
+    assert_eq!(bed.sh("exec 3<>/dev/tty").await.exit(), Exit::Code(2), "no terminal of the agent's");
     // 3 is the listing's own.
     assert_eq!(bed.out("ls /proc/self/fd | tr '\\n' ' '").await, "0 1 2 3 ");
     assert_eq!(bed.out("readlink /proc/self/fd/0").await, "/dev/null");

@@ -90,7 +90,9 @@ async fn what_is_no_regular_file_is_told_at_once() {
     bed.out("mkdir d; mkfifo fifo; echo > f; ln -s d link").await;
     for path in ["", ".", "/workspace", "/workspace/", "d", "d/", "d/.", "fifo", "link", "f/"] {
         assert_eq!(files.read(path, LIMIT), Err(FileFailure::NotAFile), "{path:?}");
-        assert_eq!(files.write(path, b"x"), Err(FileFailure::NotAFile), "{path:?}");
+        let failure = files.write(path, b"x").expect_err("it is no file");
+        let directory = FileFailure::Other("Is a directory (os error 21)".into());
+        assert!([FileFailure::NotAFile, directory].contains(&failure), "{path:?}: {failure:?}");
     }
     // A reader at the other end makes no difference.
     let reader = start_and_wait_for_output(&mut bed.runner, "echo x; cat < fifo").await;
@@ -101,11 +103,11 @@ async fn what_is_no_regular_file_is_told_at_once() {
     assert_eq!(files.read("none", LIMIT), Err(FileFailure::NotFound));
     assert_eq!(files.read("none/none", LIMIT), Err(FileFailure::NotFound));
     let other = |text: &str| Err(FileFailure::Other(text.into()));
-    assert_eq!(files.read("f/g", LIMIT), other("Not a directory"));
-    assert_eq!(files.write("f/g", b"x").map(|_| ()), Err(FileFailure::Other("Not a directory".into())));
-    assert_eq!(files.read(&"n".repeat(256), LIMIT), other("File name too long"));
+    assert_eq!(files.read("f/g", LIMIT), other("Not a directory (os error 20)"));
+    assert_eq!(files.write("f/g", b"x").map(|_| ()), Err(FileFailure::Other("Not a directory (os error 20)".into())));
+    assert_eq!(files.read(&"n".repeat(256), LIMIT), other("File name too long (os error 36)"));
     assert_eq!(files.read(&"n/".repeat(3000).repeat(2), LIMIT), Err(FileFailure::NotAFile));
-    assert_eq!(files.read(&format!("{}n", "n/".repeat(6000)), LIMIT), other("File name too long"));
+    assert_eq!(files.read(&format!("{}n", "n/".repeat(6000)), LIMIT), other("File name too long (os error 36)"));
     bed.end().await;
 }
 
@@ -167,7 +169,13 @@ async fn a_race_of_renames_never_leads_out() {
                 rename \"evil\", \"d\"; rename \"d\", \"evil\"; unlink \"d/hostname\"; rmdir \"d\"; }'";
     let output = start_and_wait_for_output(&mut bed.runner, race).await;
     let (mut read, mut refused) = (0, 0);
-    for _ in 0..20_000 {
+    let begun = std::time::Instant::now();
+    for round in 0.. {
+        // On a busy machine the two sides may take long turns.
+        let enough = round > 20_000 && read > 0 && refused > 0;
+        if enough || begun.elapsed().as_secs() > 60 {
+            break;
+        }
         match files.read("d/passwd", LIMIT) {
             Ok(content) => {
                 assert!(content == "mine\n" || content.is_empty() || content == "x", "{content:?}");

@@ -13,21 +13,21 @@ use tool_executor::pb::toolexecutor::{
 use super::server::Server;
 
 /// Long enough for anything on a busy machine; a test that waits for it fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One open stream.
-pub struct Stream {
+pub(crate) struct Stream {
     requests: Option<mpsc::Sender<TrajectoryRequest>>,
     responses: Streaming<TrajectoryResponse>,
-    pub opened: Opened,
+    pub(crate) opened: Opened,
 }
 
 impl Stream {
-    pub async fn open(server: &Server, id: &str) -> Self {
+    pub(crate) async fn open(server: &Server, id: &str) -> Self {
         Self::try_open(server, open(id)).await.expect("it opens")
     }
 
-    pub async fn try_open(server: &Server, open: Open) -> Result<Self, Status> {
+    pub(crate) async fn try_open(server: &Server, open: Open) -> Result<Self, Status> {
         let (requests, receiver) = mpsc::channel(16);
         let first = TrajectoryRequest { message: Some(trajectory_request::Message::Open(open)) };
         requests.send(first).await.expect("there is room");
@@ -40,23 +40,23 @@ impl Stream {
         Ok(stream)
     }
 
-    pub async fn send(&self, message: trajectory_request::Message) {
+    pub(crate) async fn send(&self, message: trajectory_request::Message) {
         let requests = self.requests.as_ref().expect("the stream was not half-closed");
         requests.send(TrajectoryRequest { message: Some(message) }).await.expect("the stream is open");
     }
 
-    pub async fn batch(&self, calls: Vec<Call>) {
+    pub(crate) async fn batch(&self, calls: Vec<Call>) {
         self.send(trajectory_request::Message::Batch(Batch { calls })).await;
     }
 
     /// The next message of any kind; `None` at the stream's good end.
-    pub async fn next(&mut self) -> Result<Option<trajectory_response::Message>, Status> {
+    pub(crate) async fn next(&mut self) -> Result<Option<trajectory_response::Message>, Status> {
         let message = tokio::time::timeout(PATIENCE, self.responses.message()).await.expect("an answer in time")?;
         Ok(message.map(|message| message.message.expect("every answer has a message")))
     }
 
     /// The next result, whatever comes before it.
-    pub async fn result(&mut self) -> CallResult {
+    pub(crate) async fn result(&mut self) -> CallResult {
         loop {
             match self.next().await.expect("the stream goes on") {
                 Some(trajectory_response::Message::Result(result)) => return result,
@@ -66,7 +66,7 @@ impl Stream {
         }
     }
 
-    pub async fn results(&mut self, count: usize) -> Vec<CallResult> {
+    pub(crate) async fn results(&mut self, count: usize) -> Vec<CallResult> {
         let mut results = Vec::new();
         while results.len() < count {
             results.push(self.result().await);
@@ -75,7 +75,7 @@ impl Stream {
     }
 
     /// The next message that `pick` wants, whatever comes before it.
-    pub async fn until<T>(&mut self, pick: impl Fn(trajectory_response::Message) -> Option<T>) -> T {
+    pub(crate) async fn until<T>(&mut self, pick: impl Fn(trajectory_response::Message) -> Option<T>) -> T {
         loop {
             let message = self.next().await.expect("the stream goes on").expect("the stream has not ended");
             if let Some(picked) = pick(message) {
@@ -85,61 +85,61 @@ impl Stream {
     }
 
     /// How the stream ends, whatever comes before that.
-    pub async fn end(&mut self) -> Result<(), Status> {
+    pub(crate) async fn end(&mut self) -> Result<(), Status> {
         while self.next().await?.is_some() {}
         Ok(())
     }
 
     /// Sends no more, and reads on.
-    pub fn half_close(&mut self) {
+    pub(crate) fn half_close(&mut self) {
         self.requests = None;
     }
 
     /// Runs one command through the shell tool.
-    pub async fn bash(&mut self, id: &str, command: &str) -> CallResult {
+    pub(crate) async fn bash(&mut self, id: &str, command: &str) -> CallResult {
         self.batch(vec![bash(id, command)]).await;
         self.result().await
     }
 }
 
-pub fn open(id: &str) -> Open {
+pub(crate) fn open(id: &str) -> Open {
     Open { trajectory_id: id.to_owned(), ..Open::default() }
 }
 
-pub fn tool(id: &str, name: &str, arguments: serde_json::Value) -> Call {
+pub(crate) fn tool(id: &str, name: &str, arguments: serde_json::Value) -> Call {
     let arguments = Some(Arguments::ArgumentsJson(arguments.to_string()));
     let action = Some(Action::Tool(ToolCall { name: name.to_owned(), arguments }));
     Call { call_id: id.to_owned(), action, ..Call::default() }
 }
 
-pub fn bash(id: &str, command: &str) -> Call {
+pub(crate) fn bash(id: &str, command: &str) -> Call {
     tool(id, "bash", serde_json::json!({ "command": command }))
 }
 
-pub fn command(id: &str, command: Command) -> Call {
+pub(crate) fn command(id: &str, command: Command) -> Call {
     Call { call_id: id.to_owned(), action: Some(Action::Command(command)), ..Call::default() }
 }
 
-pub fn shell(script: &str) -> Command {
+pub(crate) fn shell(script: &str) -> Command {
     Command { program: Some(Program::Shell(script.to_owned())), ..Command::default() }
 }
 
-pub fn argv(arguments: &[&str]) -> Command {
+pub(crate) fn argv(arguments: &[&str]) -> Command {
     let arguments = arguments.iter().map(ToString::to_string).collect();
     Command { program: Some(Program::Argv(Argv { arguments })), ..Command::default() }
 }
 
-pub fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+pub(crate) fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
 }
 
-pub async fn execute(server: &Server, id: &str, call: Call) -> CallResult {
+pub(crate) async fn execute(server: &Server, id: &str, call: Call) -> CallResult {
     try_execute(server, ExecuteRequest { trajectory_id: id.to_owned(), call: Some(call), ..ExecuteRequest::default() })
         .await
         .expect("it answers")
 }
 
-pub async fn try_execute(server: &Server, request: ExecuteRequest) -> Result<CallResult, Status> {
+pub(crate) async fn try_execute(server: &Server, request: ExecuteRequest) -> Result<CallResult, Status> {
     let answer = tokio::time::timeout(PATIENCE, async { server.client().await.execute(request).await });
     Ok(answer.await.expect("an answer in time")?.into_inner().result.expect("every answer has a result"))
 }

@@ -1,5 +1,7 @@
 //! What tests share.
 
-pub mod client;
-pub mod process;
-pub mod server;
+pub(crate) mod agent;
+pub(crate) mod client;
+pub(crate) mod process;
+pub(crate) mod proxy;
+pub(crate) mod server;

@@ -3,7 +3,7 @@
 use std::fs;
 
 /// The direct children of a process, in no particular order.
-pub fn children(pid: u32) -> Vec<u32> {
+pub(crate) fn children(pid: u32) -> Vec<u32> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     tasks
         .flatten()
@@ -13,7 +13,7 @@ pub fn children(pid: u32) -> Vec<u32> {
 }
 
 /// A process and everything below it.
-pub fn tree(pid: u32) -> Vec<u32> {
+pub(crate) fn tree(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
     let mut next = 0;
     while let Some(pid) = found.get(next).copied() {
@@ -24,7 +24,7 @@ pub fn tree(pid: u32) -> Vec<u32> {
 }
 
 /// Whether there is such a process, a zombie not counted.
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z')))
 }

@@ -8,26 +8,24 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tool_executor::pb::toolexecutor::{
-    GetStatusResponse, PoolStatus, tool_executor_client::ToolExecutorClient,
-};
 use tonic::transport::Channel;
+use tool_executor::pb::toolexecutor::{GetStatusResponse, PoolStatus, tool_executor_client::ToolExecutorClient};
 
 /// A running executor; dropped, it is ended with everything that it has started.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub address: String,
-    pub state: TempDir,
+    pub(crate) address: String,
+    pub(crate) state: TempDir,
 }
 
 impl Server {
     /// With the settings of a test: one container of four slots.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(&[])
     }
 
     /// `settings`: names without their prefix, and values.
-    pub fn with(settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
         let state = TempDir::new().expect("a directory for the state");
         let mut command = Self::command(&state);
         command.envs(settings.iter().map(|(name, value)| (format!("TOOL_EXECUTOR_{name}"), value)));
@@ -35,7 +33,7 @@ impl Server {
     }
 
     /// The command that starts an executor, with a clean environment and small pools.
-    pub fn command(state: &TempDir) -> Command {
+    pub(crate) fn command(state: &TempDir) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tool-executor"));
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--state-dir"])
@@ -48,7 +46,7 @@ impl Server {
         command
     }
 
-    pub fn run(mut command: Command, state: TempDir) -> Self {
+    pub(crate) fn run(mut command: Command, state: TempDir) -> Self {
         let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("the binary starts");
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
@@ -61,25 +59,30 @@ impl Server {
         Self { child, address, state }
     }
 
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
-    pub async fn channel(&self) -> Channel {
+    pub(crate) async fn channel(&self) -> Channel {
         let endpoint = Channel::from_shared(format!("http://{}", self.address)).expect("it is an address");
         endpoint.connect().await.expect("the server answers")
     }
 
-    pub async fn client(&self) -> ToolExecutorClient<Channel> {
+    pub(crate) async fn client(&self) -> ToolExecutorClient<Channel> {
         ToolExecutorClient::new(self.channel().await).max_decoding_message_size(16 << 20)
     }
 
-    pub async fn status(&self) -> GetStatusResponse {
-        self.client().await.get_status(tool_executor::pb::toolexecutor::GetStatusRequest {}).await.expect("it has a status").into_inner()
+    pub(crate) async fn status(&self) -> GetStatusResponse {
+        self.client()
+            .await
+            .get_status(tool_executor::pb::toolexecutor::GetStatusRequest {})
+            .await
+            .expect("it has a status")
+            .into_inner()
     }
 
     /// The default pool, once it is as the test waits for it to be.
-    pub async fn pool_until(&self, what: &str, done: impl Fn(&PoolStatus) -> bool) -> PoolStatus {
+    pub(crate) async fn pool_until(&self, what: &str, done: impl Fn(&PoolStatus) -> bool) -> PoolStatus {
         let mut client = self.client().await;
         let asked = std::time::Instant::now();
         loop {
@@ -94,26 +97,33 @@ impl Server {
         }
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("it can be signalled");
     }
 
     /// Waits until the process has ended by itself.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         self.child.wait().expect("it can be waited for")
     }
 
     /// The processes below this one, agents first.
-    pub fn agents(&self) -> Vec<u32> {
+    pub(crate) fn agents(&self) -> Vec<u32> {
         super::process::children(self.child.id())
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = kill_process(self.pid(), Signal::TERM);
-            let _ = self.child.wait();
+        // The second signal ends it at once: the clients of a test that is over read no more.
+        for _ in 0..2 {
+            if matches!(self.child.try_wait(), Ok(None)) {
+                let _ = kill_process(self.pid(), Signal::TERM);
+                let asked = std::time::Instant::now();
+                while asked.elapsed() < Duration::from_millis(300) && matches!(self.child.try_wait(), Ok(None)) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
         }
+        let _ = self.child.wait();
     }
 }

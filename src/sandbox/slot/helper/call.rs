@@ -14,20 +14,19 @@ use rustix::fs::{Mode, OFlags};
 
 use super::super::{
     config::WORKSPACE,
-    wire::{NotStarted, Start, StartFault},
+    wire::{NotStarted, Start, StartFault, cut},
 };
 
 /// The whole environment of a call, before its own additions.
-pub(super) const ENVIRONMENT: [(&str, &str); 3] = [
+pub(super) const ENVIRONMENT: [(&str, &str); 4] = [
     ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
     ("HOME", WORKSPACE),
     ("LANG", "C.UTF-8"),
+    // A slot's user 0 can give files to nobody else, and tar would try to, for every archive of somebody else's.
+    ("TAR_OPTIONS", "--no-same-owner"),
 ];
 
 const SHELL: &str = "/bin/sh";
-
-/// Longer messages say nothing more, and an answer must fit a datagram.
-const MAX_MESSAGE_CHARACTERS: usize = 1000;
 
 /// Makes the command and enters its working directory, which the child inherits: a directory that cannot be entered
 /// is then told from a program that cannot be executed, and no path is looked up twice.
@@ -61,11 +60,11 @@ pub(super) fn refusal(error: &io::Error, subject: &str) -> NotStarted {
         Some(rustix::io::Errno::TOOBIG) => StartFault::TooLarge,
         _ => StartFault::Refused,
     };
-    refused(fault, format!("{subject}: {}", os_words(error)))
+    refused(fault, &format!("{subject}: {}", os_words(error)))
 }
 
-fn refused(fault: StartFault, message: String) -> NotStarted {
-    NotStarted { fault: fault as i32, message: message.chars().take(MAX_MESSAGE_CHARACTERS).collect() }
+fn refused(fault: StartFault, message: &str) -> NotStarted {
+    NotStarted { fault: fault as i32, message: cut(message) }
 }
 
 /// The error without Rust's "(os error 2)".
@@ -78,7 +77,7 @@ fn enter(directory: &str) -> Result<(), NotStarted> {
     let path = Path::new(WORKSPACE).join(directory);
     let subject = || path.display().to_string();
     if directory.contains('\0') {
-        return Err(refused(StartFault::Refused, "the working directory has a NUL byte in it".into()));
+        return Err(refused(StartFault::Refused, "the working directory has a NUL byte in it"));
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(&path, flags, Mode::empty())
@@ -90,14 +89,14 @@ fn check_environment(start: &Start) -> Result<(), NotStarted> {
     let unusable =
         |v: &&super::super::wire::Variable| v.name.is_empty() || v.name.contains(['=', '\0']) || v.value.contains('\0');
     match start.environment.iter().find(unusable) {
-        Some(bad) => Err(refused(StartFault::Refused, format!("{:?} cannot be an environment variable", bad.name))),
+        Some(bad) => Err(refused(StartFault::Refused, &format!("{:?} cannot be an environment variable", bad.name))),
         None => Ok(()),
     }
 }
 
 fn shell(script: &str) -> Command {
     let mut command = Command::new(SHELL);
-    command.arg0("sh").arg("-c");
+    command.arg("-c");
     if script.starts_with(['-', '+']) {
         // Else the shell would take the script for an option.
         command.arg("--");
@@ -108,7 +107,7 @@ fn shell(script: &str) -> Command {
 
 fn program(start: &Start) -> Result<Command, NotStarted> {
     let Some((name, arguments)) = start.arguments.split_first() else {
-        return Err(refused(StartFault::Refused, "no program is named".into()));
+        return Err(refused(StartFault::Refused, "no program is named"));
     };
     let mut command = Command::new(find(name, search_path(start))?);
     command.arg0(name).args(arguments);
@@ -138,7 +137,7 @@ fn find(name: &str, search_path: &str) -> Result<PathBuf, NotStarted> {
         }
     }
     match found_unusable {
-        true => Err(refused(StartFault::Refused, format!("{name}: Permission denied"))),
-        false => Err(refused(StartFault::NotFound, format!("{name}: not found"))),
+        true => Err(refused(StartFault::Refused, &format!("{name}: Permission denied"))),
+        false => Err(refused(StartFault::NotFound, &format!("{name}: not found"))),
     }
 }

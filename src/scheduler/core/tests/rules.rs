@@ -181,6 +181,25 @@ fn an_owner_who_comes_back_before_the_agent_has_answered_gets_his_files() {
 }
 
 #[test]
+fn an_owner_who_comes_back_gets_his_files_rather_than_a_clean_slot() {
+    let (mut bench, _) = Bench::ready(rules());
+    let slot = bench.granted(A);
+    bench.give_back(A, slot, Return::Keep);
+    assert_eq!(bench.acquire(A), [], "the other slot is clean");
+    assert_eq!(bench.acquire(B).len(), 1, "and others get it");
+    assert_eq!(bench.tell(Event::SlotReady { slot, kept: true }), [Effect::Grant { owner: A, slot, kept: true }]);
+}
+
+#[test]
+fn files_that_could_not_be_kept_are_not_said_to_be() {
+    let (mut bench, _) = Bench::ready(rules());
+    let slot = bench.granted(A);
+    bench.give_back(A, slot, Return::Keep);
+    bench.acquire(A);
+    assert_eq!(bench.tell(Event::SlotReady { slot, kept: false }), [Effect::Grant { owner: A, slot, kept: false }]);
+}
+
+#[test]
 fn an_unused_slot_is_as_it_was() {
     let (mut bench, _) = Bench::ready(PoolConfig { max_containers: 1, ..rules() });
     let slot = bench.granted(A);

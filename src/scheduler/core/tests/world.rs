@@ -26,6 +26,8 @@ struct ModelSlot {
     /// The release that its agent has not answered: whether to keep the files.
     released: Option<bool>,
     quarantined: bool,
+    /// Being kept for nobody: whose files these are went elsewhere.
+    disowned: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -39,6 +41,8 @@ struct World {
     rules: Vec<PoolConfig>,
     now: Instant,
     lines: Vec<VecDeque<(OwnerId, Instant)>>,
+    /// Those who wait for the files that their agent is about to keep.
+    returning: BTreeMap<OwnerId, PoolKey>,
     holding: BTreeMap<OwnerId, SlotKey>,
     containers: BTreeMap<ContainerKey, ModelContainer>,
     gone: Vec<ContainerKey>,
@@ -120,6 +124,7 @@ impl World {
             lines: rules.iter().map(|_| VecDeque::new()).collect(),
             rules,
             now: Instant::now(),
+            returning: BTreeMap::new(),
             holding: BTreeMap::new(),
             containers: BTreeMap::new(),
             gone: Vec::new(),
@@ -153,6 +158,14 @@ impl World {
         self.containers.iter().filter(is).count() as u32
     }
 
+    /// What is being kept for this one will be wiped.
+    fn disown(&mut self, person: Person) {
+        let slots = self.containers.values_mut().flat_map(|container| &mut container.slots);
+        for slot in slots.filter(|slot| slot.files == Some(person) && slot.released == Some(true)) {
+            slot.disowned = true;
+        }
+    }
+
     fn remove(&mut self, container: ContainerKey) {
         if self.containers.remove(&container).is_some() {
             self.holding.retain(|_, slot| slot.container != container);
@@ -165,8 +178,23 @@ impl World {
             Step::Acquire { pool, owner } => {
                 let (pool, owner) = (PoolKey(pool), OwnerId(owner));
                 let waits = self.lines.iter().flatten().any(|(other, _)| *other == owner);
-                if !waits && !self.holding.contains_key(&owner) {
-                    self.lines[usize::from(pool.0)].push_back((owner, self.now));
+                if !waits && !self.holding.contains_key(&owner) && !self.returning.contains_key(&owner) {
+                    let person = self.person(owner);
+                    let ready = |key: SlotKey| self.containers[&key.container].state == ContainerState::Ready;
+                    let about_to_be_kept = self.slots().any(|(key, slot)| {
+                        let his = slot.released == Some(true) && slot.files == Some(person) && !slot.disowned;
+                        his && key.container.pool() == pool && ready(key)
+                    });
+                    let resetting = self
+                        .slots()
+                        .filter(|(key, slot)| key.container.pool() == pool && ready(*key) && slot.released.is_some())
+                        .count();
+                    if about_to_be_kept && self.lines[usize::from(pool.0)].len() < resetting && !self.closed {
+                        self.returning.insert(owner, pool);
+                    } else {
+                        self.lines[usize::from(pool.0)].push_back((owner, self.now));
+                        self.disown(person);
+                    }
                 }
                 self.known.insert(owner);
                 self.tell(Event::Acquire { pool, owner });
@@ -174,6 +202,7 @@ impl World {
             Step::Leave(owner) => {
                 let owner = OwnerId(owner);
                 self.lines.iter_mut().for_each(|line| line.retain(|(other, _)| *other != owner));
+                self.returning.remove(&owner);
                 self.tell(Event::Leave { owner });
             }
             Step::Return { pick: which, how } => {
@@ -297,6 +326,15 @@ impl World {
         for effect in effects {
             self.carry_out(effect, event);
         }
+        // Whose files could not be kept stands in line from then on.
+        for pool in (0..POOLS).map(PoolKey) {
+            let line: Vec<_> = self.core.line(pool).collect();
+            for owner in line {
+                if self.returning.remove(&owner) == Some(pool) {
+                    self.lines[usize::from(pool.0)].push_back((owner, self.now));
+                }
+            }
+        }
         self.check();
     }
 
@@ -304,6 +342,10 @@ impl World {
         match effect {
             Effect::Grant { owner, slot, kept } => {
                 let pool = slot.container.pool();
+                if self.returning.remove(&owner).is_some() {
+                    let line = &mut self.lines[usize::from(pool.0)];
+                    if kept { line.push_front((owner, self.now)) } else { line.push_back((owner, self.now)) }
+                }
                 let line = &mut self.lines[usize::from(pool.0)];
                 let position = line.iter().position(|(other, _)| *other == owner).expect("it waits");
                 assert!(kept || position == 0, "out of turn");
@@ -314,12 +356,15 @@ impl World {
                 let model = self.slot(slot).expect("there is such a slot");
                 assert_eq!((model.holder, model.released, model.quarantined), (None, None, false));
                 assert_eq!(model.files, kept.then_some(person), "somebody else's files");
-                model.holder = Some(owner);
+                (model.holder, model.disowned) = (Some(owner), false);
                 (model.files_before, model.files) = (model.files, Some(person));
             }
             Effect::Fail { owner, failure } => {
                 if failure == Failure::HoldsOne {
                     return assert!(self.holding.contains_key(&owner));
+                }
+                if let Some(pool) = self.returning.remove(&owner) {
+                    self.lines[usize::from(pool.0)].push_back((owner, self.now));
                 }
                 let (pool, position) = (0..POOLS)
                     .find_map(|pool| {
@@ -347,7 +392,7 @@ impl World {
             Effect::Release { slot, keep } => {
                 let model = self.slot(slot).expect("there is such a slot");
                 assert_eq!((model.holder, model.released, model.quarantined), (None, None, false));
-                model.released = Some(keep);
+                (model.released, model.disowned) = (Some(keep), false);
             }
             Effect::Start { container } => {
                 assert!(!self.closed);
@@ -374,6 +419,7 @@ impl World {
                 assert!(self.known.remove(&owner), "forgotten once");
                 assert!(!self.holding.contains_key(&owner));
                 assert!(self.lines.iter().flatten().all(|(other, _)| *other != owner));
+                assert!(!self.returning.contains_key(&owner));
                 *self.incarnation.entry(owner).or_default() += 1;
             }
         }
@@ -464,7 +510,7 @@ impl World {
                 self.act(Step::Pass { millis: 100 });
             }
         }
-        assert!(self.lines.iter().all(VecDeque::is_empty), "somebody waits for ever");
+        assert!(self.lines.iter().all(VecDeque::is_empty) && self.returning.is_empty(), "somebody waits for ever");
         if !self.closed {
             self.act(Step::ShutDown);
         }

@@ -1,0 +1,45 @@
+//! `check`: what this machine can do, and with which settings `serve` would start.
+
+use std::process::ExitCode;
+
+use tokio::net::TcpListener;
+
+use super::{Done, chain, serve};
+use crate::settings::{self, ServeFlags};
+
+/// Prints what it finds; the exit status is 0 only if `serve` would work.
+pub(super) fn run(flags: ServeFlags) -> Done {
+    let loaded = settings::read(flags)?;
+    print!("{}", settings::render(&loaded));
+    for warning in &loaded.warnings {
+        println!("warning: {warning}");
+    }
+    let settings = loaded.settings;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let mut fine = true;
+        let mut say = |what: &str, found: Result<String, String>| {
+            let (mark, text) = match &found {
+                Ok(text) => ("ok", text),
+                Err(text) => ("FAILED", text),
+            };
+            println!("{what}: {mark}: {text}");
+            fine &= found.is_ok();
+        };
+        let listened = TcpListener::bind(settings.listen).await;
+        say(
+            "listen",
+            listened.map(|_| settings.listen.to_string()).map_err(|error| format!("{}: {error}", settings.listen)),
+        );
+        let state = super::state_dir::StateDir::take(&settings.state_dir);
+        match state {
+            Ok(state) => {
+                say("state directory", Ok(state.path().display().to_string()));
+                let probed = serve::probe(&settings, state.path()).await;
+                say("isolation", probed.map(|level| level.to_string()).map_err(|error| error.to_string()));
+            }
+            Err(error) => say("state directory", Err(chain(&error))),
+        }
+        say("backend", Ok(serve::BACKEND.to_owned()));
+        Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}

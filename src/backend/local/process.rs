@@ -1,0 +1,128 @@
+//! The agent's process: how it is started, how it ends, and what it leaves as evidence.
+
+use std::{
+    fs,
+    io::{self, Read, Seek, SeekFrom},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{
+            net::{UnixListener, UnixStream},
+            process::ExitStatusExt,
+        },
+    },
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    process::{Pid, Signal, kill_process},
+};
+use tokio::{
+    process::{Child, Command},
+    sync::watch,
+    time::timeout,
+};
+use tracing::warn;
+
+use crate::tool::Evidence;
+
+pub(super) const SOCKET: &str = "agent.sock";
+const STDERR: &str = "stderr.log";
+/// How long an agent may take to end by itself; it has slots to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How much of the end of its log is evidence, in bytes.
+const STDERR_TAIL: u64 = 4096;
+
+/// A process that has been started.
+pub(super) struct Agent {
+    child: Child,
+}
+
+/// Binds the agent's socket. A socket's address has 108 bytes, which a state directory may fill by itself: the directory
+/// is named by a descriptor instead.
+pub(super) fn bind(directory: &Path) -> io::Result<UnixListener> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(CWD, directory, flags, Mode::empty())?;
+    UnixListener::bind(Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(SOCKET))
+}
+
+/// Whether an agent listens there.
+pub(super) fn connect(directory: &Path) -> io::Result<UnixStream> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(CWD, directory, flags, Mode::empty())?;
+    UnixStream::connect(Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(SOCKET))
+}
+
+impl Agent {
+    /// With the listener as its standard input: the only copy there is from then on, so that connections are refused
+    /// once it is dead.
+    pub(super) fn start(program: &Path, directory: &Path, listener: UnixListener, log: &str) -> io::Result<Self> {
+        let stderr = fs::File::create(directory.join(STDERR))?;
+        let child = Command::new(program)
+            .arg("sandbox")
+            .arg("--directory")
+            .arg(directory)
+            .env_clear()
+            .env("TOOL_EXECUTOR_LOG", log)
+            .current_dir("/")
+            .stdin(Stdio::from(OwnedFd::from(listener)))
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .process_group(0)
+            .spawn()?;
+        Ok(Self { child })
+    }
+
+    /// Waits for its end, and brings it about if `stop` says so. The evidence says how it ended.
+    pub(super) async fn wait(mut self, directory: &Path, mut stop: watch::Receiver<bool>) -> Evidence {
+        let ended = tokio::select! {
+            ended = self.child.wait() => ended,
+            // An error means that nobody can ask any more: then the agent is ended, too.
+            () = async { drop(stop.wait_for(|stop| *stop).await) } => self.end().await,
+        };
+        let cause = match ended {
+            Ok(status) => format!("the agent's process ended: {}", describe(status)),
+            Err(error) => format!("the agent's process cannot be waited for: {error}"),
+        };
+        Evidence { cause, stderr_tail: tail(&directory.join(STDERR)), ..Evidence::default() }
+    }
+
+    async fn end(&mut self) -> io::Result<ExitStatus> {
+        let pid = self.child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        if let Some(pid) = pid {
+            // It may have ended meanwhile: then there is nothing to signal.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        match timeout(PATIENCE, self.child.wait()).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                warn!("an agent did not end in {PATIENCE:?} and is killed");
+                self.child.start_kill()?;
+                self.child.wait().await
+            }
+        }
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+/// The last lines of a file; nothing if it cannot be read.
+fn tail(path: &Path) -> String {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(STDERR_TAIL)))?;
+        let mut bytes = Vec::new();
+        file.take(STDERR_TAIL).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).trim().to_owned()
+}

@@ -1,0 +1,55 @@
+//! Which users of the host a process may give to its slots.
+
+use std::{fs, ops::Range};
+
+/// Whether this process can run slots as all of these users and groups: it must be root, and its own user namespace
+/// must have all of them. (Under `unshare --map-root-user`, and in many containers, root has no user but itself.)
+pub fn can_assign_ids(ids: Range<u32>) -> bool {
+    let covers = |map| fs::read_to_string(map).is_ok_and(|map| covers(&map, &ids));
+    rustix::process::geteuid().is_root() && covers("/proc/self/uid_map") && covers("/proc/self/gid_map")
+}
+
+/// Whether user 0 here is user 0 outside too: not so in a user namespace that an ordinary user has made.
+pub(super) fn root_is_the_hosts() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    extents(&map).find(|extent| extent.inside == 0).is_none_or(|extent| extent.outside == 0)
+}
+
+/// Some ids, as one line of a map file tells them.
+struct Extent {
+    inside: u64,
+    outside: u64,
+    length: u64,
+}
+
+fn extents(map: &str) -> impl Iterator<Item = Extent> {
+    map.lines().filter_map(|line| {
+        let mut numbers = line.split_ascii_whitespace().map(str::parse);
+        let mut next = || numbers.next()?.ok();
+        Some(Extent { inside: next()?, outside: next()?, length: next()? })
+    })
+}
+
+/// One extent must have them all: adjacent ones are not looked at together.
+fn covers(map: &str, ids: &Range<u32>) -> bool {
+    extents(map).any(|extent| {
+        extent.inside <= u64::from(ids.start) && u64::from(ids.end) <= extent.inside.saturating_add(extent.length)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_covers_what_one_extent_has() {
+        let host = "         0          0 4294967295\n";
+        let container = "0 100000 65536\n";
+        assert!(covers(host, &(70_000..70_064)));
+        assert!(covers(container, &(65_000..65_536)));
+        assert!(!covers(container, &(65_000..65_537)));
+        assert!(!covers("0 1000 1\n", &(70_000..70_001)));
+        assert!(covers("0 1000 1\n1 100000 65536\n", &(1..65_537)));
+        assert!(!covers("", &(1..2)) && !covers("what is this", &(1..2)));
+    }
+}

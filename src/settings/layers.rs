@@ -1,0 +1,206 @@
+//! The sources, laid over one another: the later wins. Each value keeps the name of its place.
+
+use std::collections::BTreeMap;
+
+use config::{Config, ConfigError, FileFormat, Format, Source, Value, ValueKind};
+
+use super::{
+    Mistake, Sources,
+    flags::Given,
+    keys::{KEYS, Key, Number, PREFIX, RUST_LOG, find, nearest},
+};
+
+/// Every setting that has a value, with where it comes from.
+pub(super) type Merged = BTreeMap<&'static str, Entry>;
+
+/// A value as it was written.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) value: Value,
+    /// For people: `default`, file and key, variable, or flag.
+    pub(super) source: String,
+}
+
+/// One source's values, by setting. The place of each is its origin.
+#[derive(Debug, Clone, Default)]
+struct Layer(BTreeMap<&'static str, Value>);
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<config::Map<String, Value>, ConfigError> {
+        Ok(self.0.iter().map(|(path, value)| ((*path).to_owned(), value.clone())).collect())
+    }
+}
+
+impl Layer {
+    fn put(&mut self, key: &'static Key, source: String, kind: impl Into<ValueKind>) {
+        self.0.insert(key.path, Value::new(Some(&source), kind));
+    }
+}
+
+/// What can be merged is; what cannot is told.
+pub(super) fn merge(sources: &Sources, mistakes: &mut Vec<Mistake>, warnings: &mut Vec<String>) -> Merged {
+    let layers = [
+        defaults(),
+        file(sources, mistakes),
+        dotenv(sources, mistakes, warnings),
+        variables(&sources.environment, "", mistakes, warnings),
+        flags(sources, mistakes),
+    ];
+    let builder = layers.into_iter().fold(Config::builder(), |builder, layer| builder.add_source(layer));
+    let merged = match builder.build() {
+        Ok(merged) => merged,
+        Err(error) => {
+            mistakes.push(Mistake { source: "settings".into(), message: error.to_string() });
+            return Merged::new();
+        }
+    };
+    let entry = |key: &'static Key| {
+        // Not `get`, which loses the origin.
+        let value = key.path.split('.').try_fold(&merged.cache, |value, name| match &value.kind {
+            ValueKind::Table(table) => table.get(name),
+            _ => None,
+        })?;
+        let source = value.origin().unwrap_or("default").to_owned();
+        Some((key.path, Entry { value: value.clone(), source }))
+    };
+    KEYS.iter().filter_map(entry).collect()
+}
+
+fn defaults() -> Layer {
+    let mut layer = Layer::default();
+    for key in KEYS {
+        if let Some(default) = key.default {
+            layer.0.insert(key.path, Value::new(None, default));
+        }
+    }
+    layer
+}
+
+fn file(sources: &Sources, mistakes: &mut Vec<Mistake>) -> Layer {
+    let mut layer = Layer::default();
+    let Some(file) = &sources.file else { return layer };
+    match FileFormat::Toml.parse(None, &file.text) {
+        Ok(table) => table.into_iter().for_each(|(name, value)| leaf(&name, value, &file.path, &mut layer, mistakes)),
+        Err(error) => {
+            let message = format!("is not TOML: {}", error.to_string().trim().replace('\n', "\n    "));
+            mistakes.push(Mistake { source: file.path.clone(), message });
+        }
+    }
+    layer
+}
+
+/// Takes a value of the file, or each of a table.
+fn leaf(path: &str, value: Value, file: &str, layer: &mut Layer, mistakes: &mut Vec<Mistake>) {
+    let source = format!("{file}: {path}");
+    match (find(path), value.kind) {
+        (Some(key), kind) => layer.put(key, source, kind),
+        (None, ValueKind::Table(table)) if KEYS.iter().any(|key| key.path.starts_with(&format!("{path}."))) => {
+            table.into_iter().for_each(|(name, value)| leaf(&format!("{path}.{name}"), value, file, layer, mistakes));
+        }
+        (None, _) => mistakes.push(Mistake { source, message: unknown(path) }),
+    }
+}
+
+fn unknown(path: &str) -> String {
+    match nearest(path, KEYS.iter().map(|key| key.path.to_owned())) {
+        Some(known) => format!("there is no such setting; perhaps {known} is meant"),
+        None => "there is no such setting".to_owned(),
+    }
+}
+
+fn dotenv(sources: &Sources, mistakes: &mut Vec<Mistake>, warnings: &mut Vec<String>) -> Layer {
+    let mut environment = BTreeMap::new();
+    let mut last = None;
+    for line in dotenvy::from_read_iter(sources.dotenv.as_deref().unwrap_or_default().as_bytes()) {
+        match line {
+            Ok((name, value)) => {
+                last = Some(name.clone());
+                environment.insert(name, value);
+            }
+            // The error's own text has what the line says, which may be a secret.
+            Err(_) => {
+                let place = last.as_ref().map_or("at its start".to_owned(), |name| format!("after {name}"));
+                let message = format!("a line {place} is not NAME=VALUE; a value with spaces needs quotes");
+                mistakes.push(Mistake { source: ".env".into(), message });
+            }
+        }
+    }
+    variables(&environment, ".env: ", mistakes, warnings)
+}
+
+/// Takes the variables that are ours. An empty one counts as unset; an unknown one is only a warning, since others
+/// (Kubernetes) make variables that begin with a service's name.
+fn variables(
+    environment: &BTreeMap<String, String>,
+    place: &str,
+    mistakes: &mut Vec<Mistake>,
+    warnings: &mut Vec<String>,
+) -> Layer {
+    let mut layer = Layer::default();
+    let get = |name: &str| environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
+    for key in KEYS {
+        let variable = key.variable();
+        let value = get(&variable);
+        if let Some(value) = value {
+            layer.put(key, format!("{place}{variable}"), value);
+        } else if key.path == "log.filter"
+            && let Some(value) = get(RUST_LOG)
+        {
+            layer.put(key, format!("{place}{RUST_LOG}"), value);
+        }
+        let Some((number_variable, number)) = key.number_variable().zip(key.number) else { continue };
+        let Some(text) = get(&number_variable) else { continue };
+        let source = format!("{place}{number_variable}");
+        if value.is_some() {
+            mistakes.push(Mistake { source, message: format!("{variable} says the same: set one of them") });
+            continue;
+        }
+        match with_unit(text, number) {
+            Some(duration) => layer.put(key, source, duration),
+            None => {
+                let unit = if number == Number::Seconds { "seconds" } else { "milliseconds" };
+                mistakes.push(Mistake { source, message: format!("must be a number of {unit}, and is {text:?}") });
+            }
+        }
+    }
+    let known = || KEYS.iter().flat_map(|key| [Some(key.variable()), key.number_variable()]).flatten();
+    for name in environment.keys().filter(|name| name.starts_with(PREFIX)) {
+        if !known().any(|known| known == *name) {
+            warnings.push(match nearest(name, known()) {
+                Some(nearest) => format!("{place}{name} is not a setting; perhaps {nearest} is meant"),
+                None => format!("{place}{name} is not a setting"),
+            });
+        }
+    }
+    layer
+}
+
+/// A plain number in the form that durations have; to the microsecond.
+fn with_unit(text: &str, number: Number) -> Option<String> {
+    let value: f64 = text.parse().ok()?;
+    let seconds = match number {
+        Number::Seconds => value,
+        Number::Milliseconds => value / 1_000.0,
+    };
+    // A year is longer than any duration here.
+    (0.0..=31_536_000.0).contains(&seconds).then(|| format!("{}us", (seconds * 1e6).round() as u64))
+}
+
+fn flags(sources: &Sources, mistakes: &mut Vec<Mistake>) -> Layer {
+    let mut layer = Layer::default();
+    for Given { source, setting } in sources.flags.given() {
+        let Some((path, value)) = setting else {
+            mistakes.push(Mistake { source, message: "must be NAME=VALUE".to_owned() });
+            continue;
+        };
+        match find(&path) {
+            Some(key) => layer.put(key, source, value),
+            None => mistakes.push(Mistake { source, message: unknown(&path) }),
+        }
+    }
+    layer
+}

@@ -1,0 +1,346 @@
+//! What the rooms of the program are given: typed, in range, plain.
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{Machine, convert, reader::Reader};
+use crate::tool::MAX_CAPTURED_BYTES;
+
+/// All settings of a start. Durations and sizes are within bounds, and nothing contradicts anything else.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the one port listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Listening beyond loopback without a token is meant.
+    pub insecure_listen: bool,
+    /// The bearer token that callers must have, if any.
+    pub token: Option<Secret>,
+    /// Absolute. Holds sockets, workspaces and what a restart needs.
+    pub state_dir: PathBuf,
+    /// Tells this executor's containers from another's.
+    pub executor_id: String,
+    pub pool: PoolSettings,
+    pub link: LinkSettings,
+    pub calls: CallSettings,
+    pub sandbox: SandboxSettings,
+    pub tools: ToolSettings,
+    pub limits: LimitSettings,
+    pub keepalive: KeepAlive,
+    pub log: LogSettings,
+    pub nomad: NomadSettings,
+    pub tool_server: ToolServerSettings,
+}
+
+/// Of the default pool.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// Of each container.
+    pub slots: u32,
+    pub min_containers: u32,
+    pub max_containers: u32,
+    /// How long a trajectory waits for a slot.
+    pub acquire_timeout: Duration,
+    /// How long a container may take to be ready.
+    pub start_timeout: Duration,
+    /// How long a container is idle before it is stopped.
+    pub scale_down_after: Duration,
+    /// Containers that start at a time.
+    pub max_starting: u32,
+    /// Give slots of the emptiest container rather than of the fullest.
+    pub spread: bool,
+    /// Trajectories that may wait for a slot.
+    pub max_waiting_trajectories: usize,
+}
+
+/// Of the link between executor and agent.
+#[derive(Debug, Clone)]
+pub struct LinkSettings {
+    /// How long a call may wait, under load, to go with others.
+    pub batch_window: Duration,
+    pub max_batch_size: usize,
+    /// How long a silent link is retried before its container is lost.
+    pub agent_grace: Duration,
+    /// How long an agent without an executor waits before it ends itself.
+    pub orphan_timeout: Duration,
+}
+
+/// Of calls and trajectories.
+#[derive(Debug, Clone)]
+pub struct CallSettings {
+    /// Execution timeout of calls that give none.
+    pub default_timeout: Duration,
+    pub max_timeout: Duration,
+    /// How long a trajectory lives with no stream attached and no call running or waiting.
+    pub lease: Duration,
+    /// How long accepted calls may go on once the service ends.
+    pub drain_timeout: Duration,
+}
+
+/// Of every slot.
+#[derive(Debug, Clone)]
+pub struct SandboxSettings {
+    /// Slots share the machine's network: `allow_network`, held to the rule that it needs a token.
+    pub network: bool,
+    /// The first kernel user id of slots, where the executor is root.
+    pub uid_base: u32,
+    /// Shown read-only beside the system's directories.
+    pub read_only: Vec<PathBuf>,
+    /// Of /tmp.
+    pub tmp_bytes: u64,
+    pub max_open_files: u64,
+    pub max_processes: u64,
+}
+
+/// Names of toolsets.
+#[derive(Debug, Clone)]
+pub struct ToolSettings {
+    pub enabled: Vec<String>,
+    pub disabled: Vec<String>,
+}
+
+/// Bounds: of each trajectory unless the name says otherwise.
+#[derive(Debug, Clone)]
+pub struct LimitSettings {
+    pub max_calls_in_flight: usize,
+    /// Of those, calls marked `concurrent` that run at once.
+    pub max_concurrent_calls: usize,
+    pub max_kept_results: usize,
+    pub max_kept_result_bytes: u64,
+    pub max_call_ids: u64,
+    /// Of each captured stream.
+    pub max_output_bytes: u32,
+    /// Of input that a process has not read.
+    pub max_pending_input_bytes: u32,
+    /// Of the service.
+    pub max_trajectories: usize,
+    /// Of the service.
+    pub max_total_calls_in_flight: usize,
+    /// Of the service.
+    pub max_total_result_bytes: u64,
+    /// Of one message.
+    pub max_request_bytes: u32,
+}
+
+/// Of client connections.
+#[derive(Debug, Clone)]
+pub struct KeepAlive {
+    /// Of silence, before the client is asked whether it is there.
+    pub interval: Duration,
+    /// For its answer.
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    pub format: LogFormat,
+    /// As `RUST_LOG` has it.
+    pub filter: String,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Of the Nomad backend.
+#[derive(Debug, Clone)]
+pub struct NomadSettings {
+    pub job_id: String,
+    pub image: String,
+    pub privileged: bool,
+    pub purge_job_on_start: bool,
+    pub purge_job_on_shutdown: bool,
+}
+
+/// Of external tools.
+#[derive(Debug, Clone)]
+pub struct ToolServerSettings {
+    pub url: Option<String>,
+    pub token: Option<Secret>,
+}
+
+/// Text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<str>);
+
+impl Secret {
+    fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// For whoever must send or compare it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
+/// Reads all settings, each on its own. Whether they go together is for [`super::rules`].
+pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
+    Settings {
+        listen: r.optional("listen", convert::address).unwrap_or((Ipv4Addr::LOCALHOST, 0).into()),
+        insecure_listen: r.value("insecure_listen", convert::boolean),
+        token: r.optional("token", secret),
+        state_dir: state_dir(r, machine),
+        executor_id: r.optional("executor_id", name).unwrap_or_else(|| host_name(machine)),
+        pool: PoolSettings {
+            slots: number(r, "slots", 1..=10_000),
+            min_containers: number(r, "min_containers", 0..=100_000),
+            max_containers: number(r, "max_containers", 1..=100_000),
+            acquire_timeout: duration(r, "acquire_timeout", ZERO..=DAY),
+            start_timeout: duration(r, "start_timeout", SECOND..=DAY),
+            scale_down_after: duration(r, "scale_down_after", ZERO..=DAY),
+            max_starting: number(r, "max_starting", 1..=1_000),
+            spread: r.value("spread", convert::boolean),
+            max_waiting_trajectories: number(r, "max_waiting_trajectories", 1..=10_000_000),
+        },
+        link: LinkSettings {
+            batch_window: duration(r, "batch_window", ZERO..=SECOND),
+            max_batch_size: number(r, "max_batch_size", 1..=10_000),
+            agent_grace: duration(r, "agent_grace", SECOND..=HOUR),
+            orphan_timeout: duration(r, "orphan_timeout", SECOND..=DAY),
+        },
+        calls: CallSettings {
+            default_timeout: duration(r, "default_timeout", SECOND..=DAY),
+            max_timeout: duration(r, "max_timeout", SECOND..=WEEK),
+            lease: duration(r, "lease", SECOND..=WEEK),
+            drain_timeout: duration(r, "drain_timeout", ZERO..=DAY),
+        },
+        sandbox: SandboxSettings {
+            network: r.optional("allow_network", convert::boolean).unwrap_or_default(),
+            uid_base: number(r, "uid_base", 1_000..=u64::from(u32::MAX) - 1),
+            read_only: r.value("sandbox.read_only", convert::absolute_paths),
+            tmp_bytes: size(r, "sandbox.tmp_size", MIB..=1 << 40),
+            max_open_files: number(r, "sandbox.max_open_files", 64..=1 << 20),
+            max_processes: number(r, "sandbox.max_processes", 16..=1 << 22),
+        },
+        tools: ToolSettings {
+            enabled: r.value("tools.enabled", convert::list),
+            disabled: r.value("tools.disabled", convert::list),
+        },
+        limits: limits(r),
+        keepalive: KeepAlive {
+            interval: duration(r, "keepalive.interval", SECOND..=DAY),
+            timeout: duration(r, "keepalive.timeout", SECOND..=DAY),
+        },
+        log: LogSettings { format: r.value("log.format", log_format), filter: r.value("log.filter", convert::string) },
+        nomad: NomadSettings {
+            job_id: r.value("job_id", convert::string),
+            image: r.value("image", convert::string),
+            privileged: r.value("privileged", convert::boolean),
+            purge_job_on_start: r.value("purge_job_on_start", convert::boolean),
+            purge_job_on_shutdown: r.value("purge_job_on_shutdown", convert::boolean),
+        },
+        tool_server: ToolServerSettings {
+            url: r.optional("tool_server_url", convert::string),
+            token: r.optional("tool_server_token", secret),
+        },
+    }
+}
+
+fn limits(r: &mut Reader<'_>) -> LimitSettings {
+    LimitSettings {
+        max_calls_in_flight: number(r, "max_calls_in_flight", 1..=1_000_000),
+        max_concurrent_calls: number(r, "max_concurrent_calls", 1..=1_000),
+        max_kept_results: number(r, "max_kept_results", 1..=1_000_000),
+        // Room for one result at least, whatever its size.
+        max_kept_result_bytes: size(r, "max_kept_result_bytes", 4 * MIB..=1 << 40),
+        max_call_ids: number(r, "max_call_ids", 1..=100_000_000),
+        max_output_bytes: size(r, "max_output_bytes", 1..=MAX_CAPTURED_BYTES as u64),
+        max_pending_input_bytes: size(r, "max_pending_input_bytes", 1..=256 * MIB),
+        max_trajectories: number(r, "max_trajectories", 1..=10_000_000),
+        max_total_calls_in_flight: number(r, "max_total_calls_in_flight", 1..=100_000_000),
+        max_total_result_bytes: size(r, "max_total_result_bytes", 4 * MIB..=1 << 44),
+        // Room for the longest content of a file in the worst JSON; below what protobuf can frame.
+        max_request_bytes: size(r, "max_request_bytes", MIB..=1 << 30),
+    }
+}
+
+const ZERO: Duration = Duration::ZERO;
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3_600);
+const MIB: u64 = 1 << 20;
+
+fn number<T: Default + TryFrom<u64>>(r: &mut Reader<'_>, path: &'static str, range: RangeInclusive<u64>) -> T {
+    r.within(path, convert::number, range, u64::to_string)
+}
+
+fn size<T: Default + TryFrom<u64>>(r: &mut Reader<'_>, path: &'static str, range: RangeInclusive<u64>) -> T {
+    r.within(path, convert::size, range, |bytes| match bytes {
+        bytes if *bytes >= MIB && bytes % MIB == 0 => format!("{} MiB", bytes / MIB),
+        bytes => format!("{bytes} bytes"),
+    })
+}
+
+fn duration(r: &mut Reader<'_>, path: &'static str, range: RangeInclusive<Duration>) -> Duration {
+    r.within(path, convert::duration, range, |duration| {
+        humantime_serde::re::humantime::format_duration(*duration).to_string()
+    })
+}
+
+/// Told without the text.
+fn secret(written: convert::Written<'_>) -> Result<Secret, String> {
+    let text = convert::string(written)?;
+    if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(Secret::new(&text))
+    } else {
+        Err("must have visible ASCII characters only: it is sent in a header".to_owned())
+    }
+}
+
+/// A name that can stand in a path, a header and a Nomad meta value.
+fn name(written: convert::Written<'_>) -> Result<String, String> {
+    let text = convert::string(written)?;
+    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if plain && (1..=128).contains(&text.len()) {
+        Ok(text)
+    } else {
+        Err(format!("must be 1 to 128 characters of [A-Za-z0-9._-], and is {text:?}"))
+    }
+}
+
+fn log_format(written: convert::Written<'_>) -> Result<LogFormat, String> {
+    match convert::string(written)?.as_str() {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(format!("must be text or json, and is {other:?}")),
+    }
+}
+
+fn host_name(machine: &Machine) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    let name: String = machine.host_name.chars().take(128).map(plain).collect();
+    if name.is_empty() { "executor".to_owned() } else { name }
+}
+
+fn state_dir(r: &mut Reader<'_>, machine: &Machine) -> PathBuf {
+    if let Some(path) = r.optional("state_dir", convert::string) {
+        return machine.working_directory.join(path);
+    }
+    let user = || machine.xdg_state_home.clone().or_else(|| Some(machine.home.as_ref()?.join(".local/state")));
+    if machine.root {
+        return "/var/lib/tool-executor".into();
+    }
+    match user() {
+        Some(base) => machine.working_directory.join(base).join("tool-executor"),
+        None => {
+            r.tell(&["state_dir"], "must be set where there is no HOME");
+            PathBuf::new()
+        }
+    }
+}

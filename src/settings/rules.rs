@@ -1,0 +1,101 @@
+//! Whether settings go together.
+
+use super::{Mistake, Settings, reader::Reader};
+use crate::tool::Registry;
+
+/// Settings that keep to every rule, if there are no mistakes: those found before, and those found here.
+pub(super) fn check(
+    mut settings: Settings,
+    mut reader: Reader<'_>,
+    warnings: &mut Vec<String>,
+) -> (Settings, Vec<Mistake>) {
+    ordered(&settings, &mut reader);
+    exposure(&mut settings, &mut reader, warnings);
+    user_ids(&settings, &mut reader);
+    toolsets(&settings, &mut reader);
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&settings.log.filter) {
+        reader.tell(&["log.filter"], error);
+    }
+    if reader.optional("nomad_address", super::convert::string).is_some() {
+        reader.tell(
+            &["nomad_address"],
+            "this version has no Nomad backend: leave it unset, and containers run on this machine",
+        );
+    }
+    if settings.link.orphan_timeout <= settings.link.agent_grace {
+        warnings.push(
+            "orphan_timeout is not longer than agent_grace: an agent may end itself while it is still sought".into(),
+        );
+    }
+    (settings, reader.into_mistakes())
+}
+
+/// What must not be more than something else.
+fn ordered(settings: &Settings, reader: &mut Reader<'_>) {
+    let (pool, calls, limits) = (&settings.pool, &settings.calls, &settings.limits);
+    let rules = [
+        ("min_containers", "max_containers", pool.min_containers <= pool.max_containers),
+        ("default_timeout", "max_timeout", calls.default_timeout <= calls.max_timeout),
+        (
+            "max_kept_result_bytes",
+            "max_total_result_bytes",
+            limits.max_kept_result_bytes <= limits.max_total_result_bytes,
+        ),
+        (
+            "max_calls_in_flight",
+            "max_total_calls_in_flight",
+            limits.max_calls_in_flight <= limits.max_total_calls_in_flight,
+        ),
+    ];
+    for (less, more, kept) in rules {
+        if !kept && reader.sound(&[less, more]) {
+            reader.tell(&[less, more], format_args!("{less} must not be more than {more}"));
+        }
+    }
+}
+
+/// A model must not drive the executor, nor a stranger: without a token, slots have no network, through which they
+/// would reach the executor's own port, and nobody beyond this machine may call.
+fn exposure(settings: &mut Settings, reader: &mut Reader<'_>, warnings: &mut Vec<String>) {
+    let token = settings.token.is_some() || !reader.sound(&["token"]);
+    if !settings.listen.ip().is_loopback() && !token && !settings.insecure_listen && reader.sound(&["listen"]) {
+        reader.tell(
+            &["listen"],
+            "listening beyond this machine needs a token; insecure_listen = true goes without, where something else \
+             keeps strangers out",
+        );
+    }
+    if reader.sound(&["allow_network"]) {
+        match reader.optional("allow_network", super::convert::boolean) {
+            Some(true) if !token => reader.tell(
+                &["allow_network"],
+                "a network that is on needs a token: a model could call the executor through it",
+            ),
+            Some(_) => {}
+            None if token => settings.sandbox.network = true,
+            None => warnings.push(
+                "slots have no network: allow_network is not set, and without a token a model could call the \
+                 executor through it"
+                    .into(),
+            ),
+        }
+    }
+}
+
+/// Every slot of the machine has a kernel user id of its own.
+fn user_ids(settings: &Settings, reader: &mut Reader<'_>) {
+    const NAMES: [&str; 3] = ["uid_base", "slots", "max_containers"];
+    let slots = u64::from(settings.pool.slots) * u64::from(settings.pool.max_containers);
+    // The last id, -1, means "no change" to the kernel.
+    if u64::from(settings.sandbox.uid_base) + slots >= u64::from(u32::MAX) && reader.sound(&NAMES) {
+        reader.tell(&NAMES, format_args!("there are no {slots} user ids from uid_base on"));
+    }
+}
+
+fn toolsets(settings: &Settings, reader: &mut Reader<'_>) {
+    for (path, names) in [("tools.enabled", &settings.tools.enabled), ("tools.disabled", &settings.tools.disabled)] {
+        if let Err(unknown) = Registry::new(names, &[]) {
+            reader.tell(&[path], unknown);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The link between executor and agent, with the real agent and, where it matters, a bad network before it.
+
+mod agent;
+mod bed;
+mod breaks;
+mod epochs;
+mod raw;

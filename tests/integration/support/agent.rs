@@ -1,0 +1,121 @@
+//! The real agent in a directory of its own, as a backend starts it.
+
+use std::{
+    fs,
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tool_executor::sandbox::{
+    agent::Config,
+    client::{Address, Endpoint, Token},
+    slot::can_assign_ids,
+};
+
+pub(crate) const TOKEN: &str = "the agent's token";
+
+/// Above what the tests of slots use.
+const FIRST_ID: u32 = 4_000_000;
+/// How many ids an agent takes at most.
+const IDS: u32 = 100;
+
+/// A running agent; dropped, it is ended with everything in its slots.
+pub(crate) struct Agent {
+    child: Child,
+    pid: Pid,
+    directory: TempDir,
+}
+
+impl Agent {
+    /// With so many slots, and an orphan timeout that no test reaches.
+    pub(crate) fn start(slots: u32) -> Self {
+        Self::with(slots, |_| ())
+    }
+
+    pub(crate) fn with(slots: u32, change: impl FnOnce(&mut Config)) -> Self {
+        // No two slots of a machine may share an id, whatever else is being tested on it.
+        static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| (FIRST_ID + fastrand::u32(..20_000) * 10_000).into());
+        let ids = NEXT.fetch_add(IDS, Ordering::Relaxed);
+        let mut config = Config {
+            container_id: "container".to_owned(),
+            slots,
+            uid_base: can_assign_ids(ids..ids + IDS).then_some(ids),
+            network: false,
+            token: TOKEN.to_owned(),
+            orphan_timeout: Duration::from_secs(600),
+            read_only: Vec::new(),
+            tmp_bytes: 64 << 20,
+            max_open_files: 1024,
+            max_processes: None,
+        };
+        change(&mut config);
+        let directory = TempDir::new().expect("a directory for the agent");
+        config.store(directory.path()).expect("its configuration can be written");
+        let listener = UnixListener::bind(directory.path().join("agent.sock")).expect("its socket can be bound");
+        let child = Command::new(env!("CARGO_BIN_EXE_tool-executor"))
+            .args(["sandbox", "--directory"])
+            .arg(directory.path())
+            .env_clear()
+            .env("TOOL_EXECUTOR_LOG", "error")
+            .stdin(Stdio::from(OwnedFd::from(listener)))
+            .stdout(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("the agent starts");
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).expect("it has an id");
+        Self { child, pid, directory }
+    }
+
+    /// Where it listens, from the moment of its start.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("agent.sock")
+    }
+
+    /// Of one slot's workspace, on this side.
+    pub(crate) fn workspace(&self, slot: u32) -> PathBuf {
+        self.directory.path().join(format!("slots/{slot}/workspace"))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.as_raw_pid().cast_unsigned()
+    }
+
+    /// The most memory that it had at any time, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("it has memory");
+        peak.trim().trim_end_matches(" kB").parse::<u64>().expect("it is a number") << 10
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid, signal).expect("it can be signalled");
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        self.child.wait().await.expect("it can be waited for")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = kill_process(self.pid, Signal::TERM);
+            let _ = waitpid(Some(self.pid), WaitOptions::empty());
+        }
+    }
+}
+
+/// At a socket: the agent's own, or a proxy's in front of it.
+pub(crate) fn endpoint(socket: PathBuf) -> Endpoint {
+    Endpoint { address: Address::Unix(socket), token: Token::new(TOKEN) }
+}
