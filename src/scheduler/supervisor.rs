@@ -107,11 +107,9 @@ impl Supervisor {
         let container = launched.insert(container);
         let connecting = connect(container.id.clone(), container.endpoint.clone(), self.link.clone());
         tokio::select! {
-            connected = connecting => connected.map_err(|error| Evidence {
-                location: Some(location(container)),
-                cause: chain(&error),
-                ..Evidence::default()
-            }),
+            connected = connecting => {
+                connected.map_err(|error| Evidence { cause: chain(&error), ..Evidence::default() })
+            }
             evidence = self.gone(&mut container.events) => Err(evidence),
         }
     }
@@ -125,16 +123,16 @@ impl Supervisor {
     async fn abandon(&self, evidence: Evidence, container: Option<Container>) -> Evidence {
         let Some(mut container) = container else { return evidence };
         self.backend.stop(&container.id).await;
-        let Evidence { location: known, cause, mut events, mut stderr_tail } = evidence;
+        let mut evidence = located(evidence, &container);
         while let Ok(event) = container.events.try_recv() {
             if let ContainerEvent::Lost(last) = event {
-                events.extend(last.events);
-                if stderr_tail.is_empty() {
-                    stderr_tail = last.stderr_tail;
+                evidence.events.extend(last.events);
+                if evidence.stderr_tail.is_empty() {
+                    evidence.stderr_tail = last.stderr_tail;
                 }
             }
         }
-        Evidence { location: known.or_else(|| Some(location(&container))), cause, events, stderr_tail }
+        evidence
     }
 
     /// Waits for the container's end, as the backend sees it.
@@ -156,32 +154,28 @@ impl Supervisor {
             end = self.relay(&mut events) => end,
             () = self.stop.cancelled() => End::Stop,
         };
-        let cause = match end {
+        let because = |cause: &str| Evidence { cause: cause.to_owned(), ..Evidence::default() };
+        match end {
             End::Stop => {
-                link.shut_down();
+                // First the link, which would else be made again.
+                link.lose(&Arc::new(located(because("the executor has stopped it"), &container)));
                 self.backend.stop(&container.id).await;
-                link.lose(&Arc::new(Evidence {
-                    location: Some(location(&container)),
-                    cause: "the executor has stopped it".to_owned(),
-                    ..Evidence::default()
-                }));
-                return self.report(Report::Stopped);
+                self.report(Report::Stopped);
             }
             End::Gone(evidence) => {
-                self.give_up(&link, evidence);
-                return self.backend.stop(&container.id).await;
+                self.give_up(&link, located(evidence, &container));
+                self.backend.stop(&container.id).await;
             }
-            End::Silent(cause) => cause,
+            End::Silent(cause) => {
+                self.give_up(&link, located(because(&cause), &container));
+                self.backend.stop(&container.id).await;
+            }
+            // It is the other's now: it must not be stopped.
             End::Stale => {
-                error!(container = %container.id, "another executor with the same state directory has taken it over");
-                let cause = "another executor has taken it over".to_owned();
-                // It is the other's now: it must not be stopped.
-                let evidence = Evidence { location: Some(location(&container)), cause, ..Evidence::default() };
-                return self.give_up(&link, evidence);
+                error!(container = %container.id, "its agent obeys a later executor: is there one with the same state?");
+                self.give_up(&link, located(because("another executor has taken it over"), &container));
             }
-        };
-        self.give_up(&link, Evidence { location: Some(location(&container)), cause, ..Evidence::default() });
-        self.backend.stop(&container.id).await;
+        }
     }
 
     /// Whoever holds a slot of it hears so at once.
@@ -214,6 +208,11 @@ impl Supervisor {
 
 fn location(container: &Container) -> Location {
     Location { container: container.id.clone(), node: container.node.clone(), slot: 0 }
+}
+
+/// What is known of the end of this container.
+fn located(evidence: Evidence, container: &Container) -> Evidence {
+    Evidence { location: evidence.location.or_else(|| Some(location(container))), ..evidence }
 }
 
 /// An error with its causes, in one line.

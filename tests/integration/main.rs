@@ -2,6 +2,7 @@
 
 mod architecture;
 mod link;
+mod scheduler;
 mod serve;
 mod slot;
 mod support;
