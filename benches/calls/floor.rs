@@ -151,6 +151,9 @@ impl<F: Floor> ToolExecutor for Service<F> {
         let floor = self.0.clone();
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
+                if matches!(request.message, Some(trajectory_request::Message::Release(_))) {
+                    return;
+                }
                 for id in ids(request) {
                     floor.answer(id, answers.clone()).await;
                 }

@@ -6,8 +6,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 use tool_executor::pb::toolexecutor::{
-    Batch, Call, CallResult, Open, ToolCall, TrajectoryRequest, TrajectoryResponse, call::Action, tool_call::Arguments,
-    tool_executor_client::ToolExecutorClient, trajectory_request, trajectory_response,
+    Batch, Call, CallResult, Open, ReleaseTrajectory, ToolCall, TrajectoryRequest, TrajectoryResponse, call::Action,
+    tool_call::Arguments, tool_executor_client::ToolExecutorClient, trajectory_request, trajectory_response,
 };
 
 use crate::Result;
@@ -72,6 +72,15 @@ impl Trajectory {
     }
 }
 
+impl Trajectory {
+    /// Gives its slot back, and waits until it has.
+    pub(crate) async fn release(mut self) -> Result<()> {
+        self.requests.send(message(trajectory_request::Message::Release(ReleaseTrajectory::default()))).await?;
+        while self.responses.message().await?.is_some() {}
+        Ok(())
+    }
+}
+
 fn message(message: trajectory_request::Message) -> TrajectoryRequest {
     TrajectoryRequest { message: Some(message) }
 }
@@ -93,6 +102,7 @@ pub(crate) async fn one_trajectory(address: &str, kind: Kind, calls: usize) -> R
         trajectory.call(kind).await?;
         times.push(start.elapsed());
     }
+    trajectory.release().await?;
     Ok(percentiles(times))
 }
 
@@ -115,15 +125,19 @@ pub(crate) async fn many_trajectories(address: &str, kind: Kind, trajectories: u
                     trajectory.call(kind).await?;
                     calls += 1;
                 }
-                Result::Ok(calls)
+                let time = start.elapsed();
+                trajectory.release().await?;
+                Result::Ok((calls, time))
             })
         })
         .collect();
-    let mut calls = 0;
+    let (mut calls, mut time) = (0, Duration::ZERO);
     for task in tasks {
-        calls += task.await??;
+        let (more, until) = task.await??;
+        calls += more;
+        time = time.max(until);
     }
-    Ok(calls as f64 / start.elapsed().as_secs_f64())
+    Ok(calls as f64 / time.as_secs_f64())
 }
 
 pub(crate) fn percentiles(mut times: Vec<Duration>) -> (Duration, Duration) {

@@ -6,7 +6,7 @@
 //! - memory of an idle executor, an idle agent with its slots, and an idle open stream.
 //!
 //! `cargo bench --bench calls` prints every figure and its ratio to the floor. Quote ratios: absolute figures change
-//! with the machine and its mood.
+//! with the machine and its mood. `cargo bench --bench calls -- read_file` measures one kind of call, and no floor.
 
 mod floor;
 mod load;
@@ -31,8 +31,21 @@ fn main() -> Result<()> {
         Some(floor::ECHO) => floor::serve_echo(),
         Some(floor::RELAY) => floor::serve_relay(),
         Some(floor::FAR_ECHO) => floor::serve_far_echo(arguments.get(1).ok_or("the far echo needs a socket")?),
-        _ => measure(),
+        Some(only) => measure_only(only),
+        None => measure(),
     }
+}
+
+const KINDS: [(Kind, &str); 3] =
+    [(Kind::True, "bash true"), (Kind::Read, "read_file 1 KB"), (Kind::Write, "write_file 1 KB")];
+
+fn measure_only(only: &str) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let executor = Server::executor()?;
+    for (kind, name) in KINDS.into_iter().filter(|(_, name)| name.contains(only)) {
+        print(name, &runtime.block_on(measure_kind(&executor.address, kind))?);
+    }
+    Ok(())
 }
 
 fn measure() -> Result<()> {
@@ -50,7 +63,7 @@ fn measure() -> Result<()> {
     print("floor: echo over two hops", &two_hops);
 
     let executor = Server::executor()?;
-    for (kind, name) in [(Kind::True, "bash true"), (Kind::Read, "read_file 1 KB"), (Kind::Write, "write_file 1 KB")] {
+    for (kind, name) in KINDS {
         let figures = runtime.block_on(measure_kind(&executor.address, kind))?;
         print(name, &figures);
         match kind {

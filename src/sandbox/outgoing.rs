@@ -157,7 +157,7 @@ mod tests {
     fn what_was_not_received_goes_to_the_next_connection() {
         let outgoing = Outgoing::new();
         let woken = Arc::<Woken>::default();
-        ["a", "b"].map(|message| outgoing.push(message.to_owned()));
+        assert_eq!(["a", "b"].map(|message| outgoing.push(message.to_owned())), [1, 2]);
         assert_eq!(outgoing.resume(1, 0), Ok(()));
         assert!(matches!(poll(&outgoing, 1, &woken), Poll::Ready(Some((1, both))) if both.len() == 2));
         assert_eq!(poll(&outgoing, 1, &woken), Poll::Pending);

@@ -23,8 +23,12 @@ use crate::{
     tool::job::{End, Ending, Exit, OutputLimits, Phases, Process, ProcessEnd, Stop, Usage},
 };
 
-/// How long output may still come after every process of the call has ended: only somebody else can hold the pipe.
+/// How long the end of the output is waited for after every process of the call has ended, once the pipes are empty:
+/// only somebody else can hold them.
 const DRAIN: Duration = Duration::from_millis(50);
+/// What an ordinary user's pipe holds at most (fs.pipe-max-size), in bytes. If more comes after the end, it is somebody
+/// else's.
+const LARGEST_PIPE: usize = 1 << 20;
 
 /// What is asked of a call that runs.
 #[derive(Debug)]
@@ -160,28 +164,35 @@ impl Running {
     }
 
     /// Reads what is left after the end: all of it is in the pipes. They end with it, unless one was handed to another
-    /// call.
+    /// call, which has nothing to say in this one.
     async fn drain(&mut self, mut control: mpsc::UnboundedReceiver<Control>) {
-        let mut deadline = tokio::time::Instant::now() + DRAIN;
-        loop {
-            let (may_read, held_up) = self.may_read();
-            let now = tokio::time::Instant::now();
-            if may_read && (self.read(false, Output::read_now) | self.read(true, Output::read_now)) && now < deadline {
+        let mut left = 2 * LARGEST_PIPE;
+        let mut deadline = None;
+        while left > 0 {
+            let mut read = 0;
+            for is_stderr in [false, true] {
+                // The other stream may have used up what may be sent.
+                if self.may_read().0 {
+                    read += self.read(is_stderr, Output::read_now);
+                }
+            }
+            left = left.saturating_sub(read);
+            if read > 0 {
                 continue;
             }
+            let (may_read, held_up) = self.may_read();
             if !self.stdout.is_open() && !self.stderr.is_open() {
                 return;
             }
+            let until = if may_read { *deadline.get_or_insert(tokio::time::Instant::now() + DRAIN) } else { held_up };
             let happening = tokio::select! {
                 Some(control) = control.recv() => Happening::Control(control),
                 () = self.stdout.readable(), if may_read => Happening::Stdout,
                 () = self.stderr.readable(), if may_read => Happening::Stderr,
-                () = sleep_until(if may_read { deadline } else { held_up }) => Happening::Waited,
+                () = sleep_until(until) => Happening::Waited,
             };
             match happening {
                 Happening::Waited if may_read => return,
-                // What it was held up is not its own time.
-                Happening::Waited => deadline = tokio::time::Instant::now() + DRAIN,
                 other => self.on(other),
             }
         }
@@ -200,8 +211,8 @@ impl Running {
     fn on(&mut self, happening: Happening) {
         match happening {
             Happening::Control(control) => self.on_control(control),
-            Happening::Stdout => drop(self.read(false, Output::read)),
-            Happening::Stderr => drop(self.read(true, Output::read)),
+            Happening::Stdout => _ = self.read(false, Output::read),
+            Happening::Stderr => _ = self.read(true, Output::read),
             Happening::Stdin => self.stdin.write(),
             Happening::TimedOut => self.stop(Stop::TimedOut),
             Happening::Waited | Happening::Ended(_) => {}
@@ -233,19 +244,20 @@ impl Running {
         }
     }
 
-    /// Reads once; whether there was anything.
-    fn read(&mut self, is_stderr: bool, read: Read) -> bool {
+    /// Reads once; how much there was.
+    fn read(&mut self, is_stderr: bool, read: Read) -> usize {
         let output = if is_stderr { &mut self.stderr } else { &mut self.stdout };
         let max = self.live.as_ref().map_or(usize::MAX, Live::max_read);
-        let Some((offset, data)) = read(output, &mut self.buffer, max) else { return false };
+        let Some((offset, data)) = read(output, &mut self.buffer, max) else { return 0 };
+        let read = data.len();
         if let Some(live) = &mut self.live
-            && live.spend(data.len(), tokio::time::Instant::now().into_std())
+            && live.spend(read, tokio::time::Instant::now().into_std())
         {
             let Call { slot, number: call, .. } = self.call;
             let output = CallOutput { slot, call, is_stderr, offset, data: Bytes::copy_from_slice(data) };
             self.call.events.push(Event { event: Some(event::Event::Output(output)) });
         }
-        true
+        read
     }
 
     fn end(self, ended: Result<RunnerEnd, SlotError>, ended_at: Instant) -> Option<Runner> {

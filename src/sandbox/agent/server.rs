@@ -2,10 +2,7 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -69,11 +66,19 @@ struct Session {
     fence: Fence,
 }
 
-/// Ends the link that is attached, and says why.
+/// Ends one link, and says why.
 #[derive(Clone, Default)]
 struct Fence {
     down: CancellationToken,
-    stale: Arc<AtomicBool>,
+    why: Arc<OnceLock<Status>>,
+}
+
+impl Fence {
+    /// The first reason stands.
+    fn lower(&self, why: Status) {
+        let _ = self.why.set(why);
+        self.down.cancel();
+    }
 }
 
 impl AgentService {
@@ -110,12 +115,12 @@ impl SandboxService for AgentService {
         let (connection, fence, attached) = self.shared.attach(&attach)?;
         info!(executor = attach.executor_id, epoch = attach.epoch, connection, "attached");
         let shared = self.shared.clone();
-        let down = fence.down.clone();
+        let reading = fence.clone();
         // Ends with the connection, or when a newer one takes its place.
         tokio::spawn(async move {
             tokio::select! {
-                () = shared.read(connection, requests) => {}
-                () = down.cancelled() => {}
+                why = shared.read(connection, requests) => reading.lower(why),
+                () = reading.down.cancelled() => {}
             }
             shared.detach(connection);
         });
@@ -153,9 +158,11 @@ impl Shared {
         let connection = session.connection + 1;
         self.events.resume(connection, received).map_err(|mismatch| Status::out_of_range(mismatch.to_string()))?;
         session.connection = connection;
-        let fence = std::mem::take(&mut session.fence);
-        fence.stale.store(newer, Ordering::Relaxed);
-        fence.down.cancel();
+        std::mem::take(&mut session.fence).lower(if newer {
+            Status::failed_precondition("the agent obeys a later executor")
+        } else {
+            Status::aborted("another link has taken this one's place")
+        });
         if newer {
             session.epoch = attach.epoch;
             session.inbox = Inbox::default();
@@ -182,7 +189,8 @@ impl Shared {
         }
     }
 
-    async fn read(&self, connection: u64, mut requests: Streaming<LinkRequest>) {
+    /// Until there is nothing more to read: why.
+    async fn read(&self, connection: u64, mut requests: Streaming<LinkRequest>) -> Status {
         let mut acknowledge_at = None;
         loop {
             let message = tokio::select! {
@@ -198,11 +206,15 @@ impl Shared {
                     match self.receive(connection, requests) {
                         Ok(true) => acknowledge_at = acknowledge_at.or(Some(Instant::now() + ACKNOWLEDGE_AFTER)),
                         Ok(false) => {}
-                        Err(mismatch) => return warn!(%mismatch, "the executor leaves something out"),
+                        Err(mismatch) => {
+                            warn!(%mismatch, "the executor leaves something out");
+                            return Status::data_loss(mismatch.to_string());
+                        }
                     }
                 }
-                Ok(Some(_)) => return warn!("the executor said something that makes no sense"),
-                Ok(None) | Err(_) => return,
+                Ok(Some(_)) => return Status::invalid_argument("`attach` comes first and once, then `requests`"),
+                Ok(None) => return Status::cancelled("the executor ended the link"),
+                Err(status) => return status,
             }
         }
     }
@@ -297,12 +309,7 @@ impl Stream for Body {
         }
         if self.down.as_mut().poll(cx).is_ready() {
             self.ended = true;
-            let stale = self.fence.stale.load(Ordering::Relaxed);
-            return Poll::Ready(Some(Err(if stale {
-                Status::failed_precondition("the agent obeys a later executor")
-            } else {
-                Status::aborted("another link has taken this one's place")
-            })));
+            return Poll::Ready(self.fence.why.get().cloned().map(Err));
         }
         let message = if let Some(attached) = self.attached.take() {
             link_response::Message::Attached(attached)

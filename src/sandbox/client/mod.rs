@@ -36,10 +36,12 @@ pub struct LinkOptions {
     pub agent_grace: Duration,
 }
 
-/// The largest message that either side sends, in bytes: a batch is cut at a quarter of it, and no single request or
-/// event comes near it, since the public protocol's own messages are smaller.
+/// The largest message that either side sends, in bytes; a batch of several requests or events is cut at a quarter of
+/// it. No event comes near it: a result stays under 4 MiB.
 pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 pub(super) const MAX_BATCH_BYTES: usize = MAX_MESSAGE_BYTES / 4;
+/// The largest request. A larger one would break the link each time that it is sent, so it never is.
+const MAX_REQUEST_BYTES: usize = MAX_MESSAGE_BYTES - (1 << 10);
 /// A connection carries one stream.
 pub(super) const WINDOW: u32 = 8 << 20;
 /// Of silence, before either side asks the other whether it is there; and for the answer.

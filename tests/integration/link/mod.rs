@@ -5,3 +5,6 @@ mod bed;
 mod breaks;
 mod epochs;
 mod raw;
+mod requests;
+mod slots;
+mod speed;

@@ -56,6 +56,22 @@ impl Raw {
         self.requests.send(request).await.expect("the link is there");
     }
 
+    /// Leaves so many numbers out.
+    pub(super) fn skip(&mut self, requests: u64) {
+        self.sent += requests;
+    }
+
+    /// How the link ends, whatever comes before that.
+    pub(super) async fn end(&mut self) -> Status {
+        loop {
+            match timeout(PATIENCE, self.responses.message()).await.expect("an end in time") {
+                Ok(Some(_)) => {}
+                Ok(None) => return Status::ok(""),
+                Err(status) => return status,
+            }
+        }
+    }
+
     pub(super) async fn receive(&mut self) {
         let response = timeout(PATIENCE, self.responses.message()).await.expect("an answer in time");
         match response.expect("the link is there").and_then(|response| response.message) {

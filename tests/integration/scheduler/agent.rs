@@ -106,7 +106,7 @@ async fn converse(
         let events: Vec<_> = answers.map(|event| Event { event: Some(event) }).collect();
         let first = sent + 1;
         sent += events.len() as u64;
-        let events = Events { first, events, requests_received, ..Events::default() };
+        let events = Events { first, events, requests_received };
         let response = LinkResponse { message: Some(link_response::Message::Events(events)) };
         if responses.send(Ok(response)).await.is_err() {
             return;

@@ -47,7 +47,7 @@ async fn a_stream_begins_with_one_open() {
     let server = Server::start();
     let begin = async |messages: Vec<TrajectoryRequest>| {
         let mut client = server.client().await;
-        client.trajectory(tokio_stream::iter(messages)).await.err().expect("it is refused")
+        client.trajectory(tokio_stream::iter(messages)).await.expect_err("it is refused")
     };
     assert_eq!(field(&begin(Vec::new()).await), "open");
     assert_eq!(field(&begin(vec![TrajectoryRequest { message: None }]).await), "open");

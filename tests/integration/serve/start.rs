@@ -143,22 +143,67 @@ async fn a_successor_ends_the_agents_that_were_left() {
     assert!(tree.iter().all(|pid| !process::is_alive(*pid)));
 }
 
-/// `cargo run` as somebody who is not root, and has no more than a home.
-#[tokio::test]
-async fn an_ordinary_user_needs_a_home_and_nothing_else() {
-    let home = TempDir::new().expect("a directory");
+/// A command for somebody who is not root and has no more than a home, where the binary is.
+fn as_ordinary_user(program: &str, home: &TempDir) -> Command {
     let binary = home.path().join("tool-executor");
     std::fs::copy(env!("CARGO_BIN_EXE_tool-executor"), &binary).expect("the binary is copied");
-    let mut command = Command::new(&binary);
-    command.args(["serve", "--listen", "127.0.0.1:0"]).env_clear().env("HOME", home.path()).current_dir("/");
+    let mut command = Command::new(program);
+    command.env_clear().env("HOME", home.path()).env("PATH", "/usr/bin:/bin").current_dir(home.path());
     if rustix::process::getuid().is_root() {
         const NOBODY: u32 = 65534;
         std::os::unix::fs::chown(home.path(), Some(NOBODY), Some(NOBODY)).expect("root may give it away");
         command.uid(NOBODY).gid(NOBODY);
     }
+    command
+}
+
+/// `cargo run` as somebody who is not root, and has no more than a home.
+#[tokio::test]
+async fn an_ordinary_user_needs_a_home_and_nothing_else() {
+    let home = TempDir::new().expect("a directory");
+    let mut command = as_ordinary_user("./tool-executor", &home);
+    command.args(["serve", "--listen", "127.0.0.1:0"]).env_remove("PATH");
     let server = Server::run(command, home);
     let result = execute(&server, "ordinary", bash("a", "id -u; echo x > f; cat f; ls -ln f | cut -d' ' -f3")).await;
     assert_eq!(result.output, "0\nx\n0", "{}", result.error);
     let state = server.state.path().join(".local/state/tool-executor");
     assert!(state.is_dir(), "the state is below the home");
+}
+
+/// A user namespace that allows none below it is a machine without them.
+#[test]
+fn where_slots_cannot_be_made_it_does_not_start() {
+    let home = TempDir::new().expect("a directory");
+    let mut command = as_ordinary_user("unshare", &home);
+    command
+        .args(["--user", "--map-root-user", "sh", "-c"])
+        .arg("echo 0 > /proc/sys/user/max_user_namespaces && exec ./tool-executor serve --listen 127.0.0.1:0 --state-dir state")
+        .stdin(Stdio::null());
+    let Output { status, stderr, stdout } = command.output().expect("unshare runs");
+    let said = String::from_utf8_lossy(&stderr).into_owned();
+    assert!(!status.success(), "it should not start: {said}");
+    assert!(stdout.is_empty(), "it must not say that it listens");
+    assert!(said.contains("user.max_user_namespaces"), "it says what to do: {said}");
+}
+
+#[test]
+fn check_says_what_serve_would_do() {
+    let state = TempDir::new().expect("a directory");
+    let check = |settings: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tool-executor"));
+        command.args(["check", "--listen", "127.0.0.1:0", "--state-dir"]).arg(state.path()).env_clear();
+        let output = command.envs(settings.iter().copied()).current_dir(state.path()).output().expect("it runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (fine, said) = check(&[("TOOL_EXECUTOR_TOKEN", "s3cret"), ("TOOL_EXECUTOR_SLOTS", "7")]);
+    assert!(fine, "{said}");
+    assert!(said.contains("isolation: ok: L0"), "{said}");
+    assert!(said.contains("TOOL_EXECUTOR_SLOTS"), "it names the source of a value: {said}");
+    assert!(!said.contains("s3cret"), "secrets are masked: {said}");
+    let server = Server::start();
+    let (fine, said) = check(&[("TOOL_EXECUTOR_STATE_DIR", "unused")]);
+    assert!(fine, "{said}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tool-executor"));
+    let output = command.args(["check", "--state-dir"]).arg(server.state.path()).output().expect("it runs");
+    assert!(!output.status.success(), "serve would not start either");
 }

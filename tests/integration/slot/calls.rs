@@ -31,7 +31,7 @@ async fn output_exit_status_and_signal_are_reported() {
 async fn the_environment_is_clean_and_the_calls_own() {
     let mut bed = Bed::new().await;
     let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    let clean = format!("HOME=/workspace\nLANG=C.UTF-8\nPATH={path}\n");
+    let clean = format!("HOME=/workspace\nLANG=C.UTF-8\nPATH={path}\nTAR_OPTIONS=--no-same-owner\n");
     let process = argv(["env"]);
     let mut lines: Vec<_> = run(&mut bed.runner, &process).await.stdout.lines().map(str::to_owned).collect();
     lines.sort();

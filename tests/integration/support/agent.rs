@@ -96,6 +96,16 @@ impl Agent {
         peak.trim().trim_end_matches(" kB").parse::<u64>().expect("it is a number") << 10
     }
 
+    /// Its share of memory, with that of everything below it, in bytes.
+    pub(crate) fn pss(&self) -> u64 {
+        let pss = |pid: u32| {
+            let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+            let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+            line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) << 10
+        };
+        super::process::tree(self.pid()).into_iter().map(pss).sum()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.pid, signal).expect("it can be signalled");
     }
