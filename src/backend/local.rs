@@ -34,6 +34,7 @@ use crate::{
     sandbox::{
         agent,
         client::{Address, Token},
+        slot::empty_trash,
     },
     tool::Evidence,
 };
@@ -196,9 +197,11 @@ impl Backend for LocalBackend {
     }
 }
 
-/// Removes a container's directory with everything in it.
+/// Removes a container's directory with everything in it. What slots have left there may be nested deeper than this
+/// process may open files, and may forbid being looked at: see [`empty_trash`].
 fn remove(directory: &Path) {
-    if let Err(error) = fs::remove_dir_all(directory)
+    let removed = empty_trash(directory).and_then(|()| fs::remove_dir(directory));
+    if let Err(error) = removed
         && error.kind() != io::ErrorKind::NotFound
     {
         warn!(
