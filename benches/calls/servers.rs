@@ -24,9 +24,9 @@ impl Server {
         Self::start(command, None)
     }
 
-    /// The executor, with a slot for every trajectory in one container: the floor has one far side, too.
+    /// The executor, with a slot for every trajectory.
     pub(crate) fn executor() -> Result<Self> {
-        Self::executor_with(&[("SLOTS", "110"), ("MIN_CONTAINERS", "1"), ("MAX_CONTAINERS", "1")])
+        Self::executor_with(&[("SLOTS", "60"), ("MIN_CONTAINERS", "2"), ("MAX_CONTAINERS", "2")])
     }
 
     pub(crate) fn executor_with(settings: &[(&str, &str)]) -> Result<Self> {

@@ -197,8 +197,8 @@ impl Backend for LocalBackend {
     }
 }
 
-/// Removes a container's directory with everything in it. A model has filled it: only what deletes workspaces may, which
-/// follows no link and does not mind how deep it goes.
+/// Removes a container's directory with everything in it. What slots have left there may be nested deeper than this
+/// process may open files, and may forbid being looked at: see [`empty_trash`].
 fn remove(directory: &Path) {
     let removed = empty_trash(directory).and_then(|()| fs::remove_dir(directory));
     if let Err(error) = removed

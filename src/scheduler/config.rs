@@ -1,26 +1,30 @@
-//! What a pool of containers is to be like.
+//! The rules that pools of containers follow. Plain data, checked where settings are read.
 
 use std::time::Duration;
 
 use crate::id::PoolName;
 
-/// The settings of one pool.
-#[derive(Debug, Clone)]
+/// The rules of one pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolConfig {
     pub name: PoolName,
+    /// What a container is expected to have; at least 1.
     pub slots_per_container: u32,
+    /// So many containers are kept even if nobody needs them.
     pub min_containers: u32,
+    /// Never more than these; at least 1, and at least `min_containers`.
     pub max_containers: u32,
     /// How long a trajectory waits for a slot.
     pub acquire_timeout: Duration,
-    /// A container without a lease for so long is stopped, as far as `min_containers` allows.
+    /// How long a container that nobody uses is kept.
     pub scale_down_after: Duration,
-    /// Containers that may be starting at a time.
+    /// So many containers start at a time; at least 1.
     pub max_starting: u32,
-    /// From the start of a container until its agent answers.
+    /// From asking for a container until its agent answers.
     pub start_timeout: Duration,
-    /// Put new leases where most slots are free, rather than where fewest are.
+    /// Give slots of the container that has the most free ones, rather than of the one that has the fewest: even load,
+    /// at the price of containers that never fall idle.
     pub spread: bool,
-    /// Trajectories that may wait for a slot.
+    /// So many trajectories may wait; 0 refuses whoever finds no free slot.
     pub max_waiting: usize,
 }

@@ -1,6 +1,8 @@
-//! The scheduler as trajectories see it: a line to stand in, and a lease at its end. What is dropped is given back.
+//! How the rest of the program asks for slots.
 
 use std::{
+    collections::HashMap,
+    future::pending,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -8,85 +10,122 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{core::SlotKey, status::PoolStatus};
+use super::{
+    core::{OwnerId, PoolKey, Return, SlotKey},
+    lease::Grant,
+    status::PoolStatus,
+};
 use crate::{
-    id::{Generation, PoolName, TrajectoryKey},
-    sandbox::client::{Link, SlotHandle},
-    tool::{Evidence, Location},
+    id::{PoolName, TrajectoryKey},
+    tool::Evidence,
 };
 
-/// The way to the scheduler. Cheap to clone.
-#[derive(Clone)]
-pub struct Handle {
-    /// Bounded: a trajectory has at most one place in the line and one lease under way.
-    pub(super) messages: mpsc::UnboundedSender<Message>,
-    pub(super) waiters: Arc<AtomicU64>,
-}
-
-pub(super) enum Message {
-    Acquire { waiter: u64, pool: PoolName, owner: TrajectoryKey, positions: mpsc::Sender<Position>, outcome: Outcome },
-    Leave { waiter: u64 },
-    Release { pool: usize, slot: SlotKey, keep_for: Option<TrajectoryKey> },
+/// What the driver is asked. Bounded by the trajectories there are: each has at most one wait and one lease.
+pub(super) enum Command {
+    Acquire {
+        pool: PoolKey,
+        owner: TrajectoryKey,
+        ticket: u64,
+        end: oneshot::Sender<Result<Grant, WaitFailure>>,
+        position: watch::Sender<Position>,
+    },
+    Leave {
+        owner: TrajectoryKey,
+        ticket: u64,
+    },
+    Return {
+        slot: SlotKey,
+        owner: OwnerId,
+        how: Return,
+    },
     Status(oneshot::Sender<Vec<PoolStatus>>),
     ShutDown(oneshot::Sender<()>),
 }
 
-pub(super) type Outcome = oneshot::Sender<Result<Grant, WaitFailure>>;
-
 /// A place in the line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Position {
+    /// 1 is next.
     pub(super) position: u32,
     pub(super) reason: Option<String>,
 }
 
+/// The way to the scheduler. Cheap to clone. When the last one is gone, and the last lease and wait, everything ends
+/// as after [`Handle::shut_down`].
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    pools: Arc<HashMap<PoolName, PoolKey>>,
+    tickets: Arc<AtomicU64>,
+}
+
 impl Handle {
-    /// Stands in line for a slot of the pool.
+    pub(super) fn new(commands: mpsc::UnboundedSender<Command>, pools: HashMap<PoolName, PoolKey>) -> Self {
+        Self { commands, pools: Arc::new(pools), tickets: Arc::default() }
+    }
+
+    /// Whether there is such a pool.
+    pub fn knows_pool(&self, pool: &PoolName) -> bool {
+        self.pools.contains_key(pool)
+    }
+
+    /// Asks for a slot. Dropping the answer leaves the line, or gives the slot back. A trajectory has at most one slot:
+    /// it must have given back the one before.
     pub fn acquire(&self, pool: &PoolName, owner: &TrajectoryKey) -> Waiting {
-        let waiter = self.waiters.fetch_add(1, Ordering::Relaxed);
-        let (positions, receiver) = mpsc::channel(1);
-        let (outcome, granted) = oneshot::channel();
-        let (pool, owner) = (pool.clone(), owner.clone());
-        self.tell(Message::Acquire { waiter, pool, owner, positions, outcome });
-        Waiting { scheduler: self.clone(), waiter, positions: receiver, outcome: granted, over: false }
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        let (end, ended) = oneshot::channel();
+        let (position, positions) = watch::channel(Position::default());
+        match self.pools.get(pool) {
+            Some(&pool) => {
+                let acquire = Command::Acquire { pool, owner: owner.clone(), ticket, end, position };
+                // If the driver is gone, so is `end`, which says so.
+                let _ = self.commands.send(acquire);
+            }
+            None => {
+                let evidence = Evidence { cause: format!("there is no pool `{pool}`"), ..Evidence::default() };
+                let failure = WaitFailure::StartFailed { evidence: Arc::new(evidence), retry_after: Duration::ZERO };
+                // The receiver is here.
+                let _ = end.send(Err(failure));
+            }
+        }
+        Waiting { commands: self.commands.clone(), owner: owner.clone(), ticket, ended: Some(ended), positions }
     }
 
+    /// What there is now; empty after the end.
     pub async fn status(&self) -> Vec<PoolStatus> {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Message::Status(reply));
-        answer.await.unwrap_or_default()
+        let (reply, status) = oneshot::channel();
+        let _ = self.commands.send(Command::Status(reply));
+        status.await.unwrap_or_default()
     }
 
-    /// Ends every container; returns when all are gone.
+    /// Ends everything: whoever waits is told, every container is stopped. Returns when all are gone.
     pub async fn shut_down(&self) {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Message::ShutDown(reply));
-        // An error means that the scheduler has ended already.
-        let _ = answer.await;
-    }
-
-    pub(super) fn tell(&self, message: Message) {
-        // After the scheduler's end there is nothing left to tell it.
-        let _ = self.messages.send(message);
+        let (reply, done) = oneshot::channel();
+        let _ = self.commands.send(Command::ShutDown(reply));
+        // An error means that the driver is gone, after all its containers.
+        let _ = done.await;
     }
 }
 
-/// A place in the line; dropped, it is left.
+/// A place in the line for a slot. Dropped, it is given up.
 pub struct Waiting {
-    scheduler: Handle,
-    waiter: u64,
-    positions: mpsc::Receiver<Position>,
-    outcome: oneshot::Receiver<Result<Grant, WaitFailure>>,
-    over: bool,
+    commands: mpsc::UnboundedSender<Command>,
+    owner: TrajectoryKey,
+    ticket: u64,
+    /// None after it has ended.
+    ended: Option<oneshot::Receiver<Result<Grant, WaitFailure>>>,
+    positions: watch::Receiver<Position>,
 }
 
-/// What comes of waiting. Nothing follows a grant or a failure.
+/// What happens to one who waits. Nothing follows `Granted` or `Failed`.
 #[derive(Debug)]
 pub enum WaitEvent {
-    /// 1 is next; why no slot is free, where it is known.
+    /// How far it is, when it joins and when that has changed so much that it matters, with the reason why no slot is
+    /// free where it is known.
     Position {
+        /// 1 is next.
         position: u32,
         reason: Option<String>,
     },
@@ -94,17 +133,21 @@ pub enum WaitEvent {
     Failed(WaitFailure),
 }
 
-/// Why no slot was had.
+/// Why there is no slot.
 #[derive(Debug, Clone)]
 pub enum WaitFailure {
+    /// None was free for the pool's `acquire_timeout`.
     TimedOut {
         waited: Duration,
+        /// Of the last start of a container that failed, if none has succeeded since.
+        evidence: Option<Arc<Evidence>>,
     },
-    /// In all that time no container could be started.
+    /// There is no container, and none can be started for now.
     StartFailed {
         evidence: Arc<Evidence>,
         retry_after: Duration,
     },
+    /// Too many wait already.
     LineFull {
         retry_after: Duration,
     },
@@ -112,125 +155,34 @@ pub enum WaitFailure {
 }
 
 impl Waiting {
-    /// The next event. Cancel-safe.
+    /// The next event; never returns after the last one. Cancel-safe.
     pub async fn next(&mut self) -> WaitEvent {
-        if self.over {
-            return std::future::pending().await;
-        }
+        let Some(ended) = &mut self.ended else { return pending().await };
         tokio::select! {
-            outcome = &mut self.outcome => {
-                self.over = true;
-                match outcome {
+            biased;
+            end = ended => {
+                self.ended = None;
+                match end {
                     Ok(Ok(grant)) => WaitEvent::Granted(grant),
                     Ok(Err(failure)) => WaitEvent::Failed(failure),
+                    // The driver is gone.
                     Err(_) => WaitEvent::Failed(WaitFailure::ShuttingDown),
                 }
             }
-            Some(Position { position, reason }) = self.positions.recv() => WaitEvent::Position { position, reason },
+            Ok(()) = self.positions.changed() => {
+                let Position { position, reason } = self.positions.borrow_and_update().clone();
+                WaitEvent::Position { position, reason }
+            }
         }
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if !self.over {
-            // A grant that is on its way gives itself back.
-            self.scheduler.tell(Message::Leave { waiter: self.waiter });
+        // A grant that is under way goes with the receiver, and gives the slot back by itself.
+        if self.ended.is_some() {
+            // With the driver gone there is no line to leave.
+            let _ = self.commands.send(Command::Leave { owner: self.owner.clone(), ticket: self.ticket });
         }
-    }
-}
-
-/// A slot that is its owner's, not yet opened. Dropped, it is given back.
-pub struct Grant {
-    slot: Slot,
-    owner: TrajectoryKey,
-    index: u32,
-    location: Location,
-    isolation: Arc<str>,
-    network_isolated: bool,
-    kept: bool,
-    link: Link,
-}
-
-/// What the driver knows of a slot that it grants.
-pub(super) struct Granted {
-    pub(super) pool: usize,
-    pub(super) slot: SlotKey,
-    pub(super) owner: TrajectoryKey,
-    pub(super) location: Location,
-    pub(super) isolation: Arc<str>,
-    pub(super) network_isolated: bool,
-    pub(super) kept: bool,
-    pub(super) link: Link,
-}
-
-impl Grant {
-    pub(super) fn new(scheduler: Handle, granted: Granted) -> Self {
-        let Granted { pool, slot, owner, location, isolation, network_isolated, kept, link } = granted;
-        let index = slot.index;
-        let slot = Slot { scheduler, pool, slot, keep_for: None };
-        Self { slot, owner, index, location, isolation, network_isolated, kept, link }
-    }
-
-    pub fn location(&self) -> &Location {
-        &self.location
-    }
-
-    /// The name of the level of isolation that it has.
-    pub fn isolation(&self) -> &Arc<str> {
-        &self.isolation
-    }
-
-    pub fn network_isolated(&self) -> bool {
-        self.network_isolated
-    }
-
-    /// It still has the files that its owner left there.
-    pub fn kept(&self) -> bool {
-        self.kept
-    }
-
-    /// Tells the agent whose it is, as the workspace of this generation.
-    pub fn open(self, generation: Generation) -> Lease {
-        let handle = self.link.assign(self.index, &self.owner, generation);
-        Lease { handle, owner: self.owner, slot: self.slot }
-    }
-}
-
-impl std::fmt::Debug for Grant {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Grant").field("owner", &self.owner).field("location", &self.location).finish_non_exhaustive()
-    }
-}
-
-/// A slot in use. Dropped, it is given back.
-pub struct Lease {
-    handle: SlotHandle,
-    owner: TrajectoryKey,
-    slot: Slot,
-}
-
-impl Lease {
-    pub fn slot(&mut self) -> &mut SlotHandle {
-        &mut self.handle
-    }
-
-    /// Gives it back; with `keep` the files stay for the same owner, should it come back while the slot is still free.
-    pub fn release(mut self, keep: bool) {
-        self.slot.keep_for = keep.then(|| self.owner.clone());
-    }
-}
-
-/// Gives the slot back when it goes.
-struct Slot {
-    scheduler: Handle,
-    pool: usize,
-    slot: SlotKey,
-    keep_for: Option<TrajectoryKey>,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.scheduler.tell(Message::Release { pool: self.pool, slot: self.slot, keep_for: self.keep_for.take() });
     }
 }

@@ -1,22 +1,29 @@
-//! Who gets which slot, and how many containers there are; nothing else. Whoever has a slot holds a [`Lease`] and
-//! speaks to the container itself.
+//! Who gets which slot, and how many containers there are. Nothing else: a trajectory that has a slot holds a [`Lease`]
+//! and writes its calls straight to the container's link.
 //!
 //! ```text
-//! trajectory --acquire--> driver --what happened--> core --what to do--> driver --grant--> trajectory
-//!                            '--start, stop--> supervisor (one a container) --> backend, link
+//! Handle --acquire--> Waiting --> Grant --open--> Lease --dropped or released--.
+//!    |                                                                         |
+//!    '---------------------> Driver (one task) <-------------------------------'
+//!                             |  ^        core: events in, effects out
+//!                  start, stop|  |ready, slots, draining, lost
+//!                             v  |
+//!                        Supervisor (one task a container) --> backend, sandbox::client
 //! ```
 
 mod config;
 pub mod core;
 mod driver;
 mod handle;
-mod pool;
+mod lease;
+mod names;
 mod status;
-mod supervise;
+mod supervisor;
 
 pub use self::{
     config::PoolConfig,
     driver::spawn,
-    handle::{Grant, Handle, Lease, WaitEvent, WaitFailure, Waiting},
+    handle::{Handle, WaitEvent, WaitFailure, Waiting},
+    lease::{Grant, Lease},
     status::{ContainerState, ContainerStatus, PoolStatus},
 };

@@ -1,16 +1,19 @@
-//! What the scheduler says of its pools.
+//! What there is, for people and monitors.
 
 use std::time::SystemTime;
 
 use crate::id::{ContainerId, PoolName};
 
-/// A pool; `total_slots` is the sum of the five counts below it.
-#[derive(Debug, Clone)]
+/// One pool at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolStatus {
     pub name: PoolName,
+    /// The sum of the five below.
     pub total_slots: u32,
+    /// Clean, or kept for an owner who is not there.
     pub available_slots: u32,
     pub acquired_slots: u32,
+    /// Of containers that start.
     pub starting_slots: u32,
     pub resetting_slots: u32,
     pub quarantined_slots: u32,
@@ -18,16 +21,19 @@ pub struct PoolStatus {
     pub min_containers: u32,
     pub max_containers: u32,
     pub containers: Vec<ContainerStatus>,
-    /// Why the last container could not be started, if none has been since.
+    /// Why the last container failed to start, if none has started since.
     pub last_start_failure: Option<String>,
 }
 
-#[derive(Debug, Clone)]
+/// One container at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerStatus {
-    /// None until it has one.
+    /// None until the backend has named it.
     pub id: Option<ContainerId>,
+    /// The machine that it runs on; empty until it is known.
     pub node: String,
     pub state: ContainerState,
+    /// The level of isolation of its slots; empty until it is ready.
     pub isolation: String,
     pub total_slots: u32,
     pub available_slots: u32,
@@ -35,9 +41,11 @@ pub struct ContainerStatus {
     pub since: SystemTime,
 }
 
+/// What a container is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerState {
     Starting,
     Ready,
+    /// Gives nothing new; or is being stopped.
     Draining,
 }

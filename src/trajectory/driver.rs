@@ -376,7 +376,7 @@ fn place(grant: &Grant) -> Place {
 
 fn verdict(failure: WaitFailure) -> Verdict {
     match failure {
-        WaitFailure::TimedOut { waited } => Verdict::slot_timeout(waited, None),
+        WaitFailure::TimedOut { waited, evidence } => Verdict::slot_timeout(waited, evidence),
         WaitFailure::StartFailed { evidence, retry_after } => Verdict::container_start_failed(retry_after, evidence),
         WaitFailure::LineFull { retry_after } => {
             Verdict::queue_full("too many trajectories wait for a slot", Some(retry_after))

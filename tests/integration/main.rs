@@ -1,7 +1,9 @@
 //! Every integration test is part of this one program: it is linked once.
 
 mod architecture;
+mod backend;
 mod link;
+mod scheduler;
 mod serve;
 mod slot;
 mod support;

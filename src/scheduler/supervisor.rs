@@ -1,0 +1,226 @@
+//! Watches over one container: starts it, links to its agent, says what happens to it, and stops it.
+//!
+//! ```text
+//!            started, linked          stop
+//! starting -----------------> ready --------> stopped
+//!    |                          |
+//!    | not in time, or gone     | gone, or silent for too long
+//!    v                          v
+//!  failed                     lost, and then stopped for good
+//! ```
+
+use std::{error::Error, future::pending, sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::core::ContainerKey;
+use crate::{
+    backend::{Backend, Container, ContainerEvent},
+    id::{ContainerId, PoolName},
+    sandbox::client::{Attached, Connected, Link, LinkEvent, LinkOptions, connect},
+    tool::{Evidence, Location},
+};
+
+/// What a supervisor says. Bounded by the slots of its container, each of which has one release under way at most.
+pub(super) enum Report {
+    /// The backend has started it.
+    Launched {
+        id: ContainerId,
+        node: String,
+    },
+    /// Its agent answers.
+    Ready {
+        link: Link,
+        location: Location,
+        attached: Attached,
+    },
+    /// It did not come to that, and is gone. The last report.
+    Failed(Evidence),
+    /// It will be taken away.
+    Draining,
+    SlotReady {
+        slot: u32,
+        kept: bool,
+    },
+    SlotQuarantined {
+        slot: u32,
+        cause: String,
+    },
+    /// It is gone, or given up. The last report.
+    Lost(Arc<Evidence>),
+    /// It was stopped as asked. The last report.
+    Stopped,
+}
+
+/// See the module.
+pub(super) struct Supervisor {
+    pub(super) key: ContainerKey,
+    pub(super) pool: PoolName,
+    pub(super) start_timeout: Duration,
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) link: LinkOptions,
+    /// The container is not wanted any more.
+    pub(super) stop: CancellationToken,
+    pub(super) reports: mpsc::UnboundedSender<(ContainerKey, Report)>,
+}
+
+/// Why a ready container is watched no longer.
+enum End {
+    Stop,
+    Gone(Evidence),
+    /// The agent is silent, whatever became of it.
+    Silent(String),
+    /// Another executor has taken the container over.
+    Stale,
+}
+
+impl Supervisor {
+    pub(super) async fn run(self) {
+        let mut container = None;
+        let started = tokio::select! {
+            started = timeout(self.start_timeout, self.start(&mut container)) => {
+                Some(started.unwrap_or_else(|_| Err(self.too_late())))
+            }
+            () = self.stop.cancelled() => None,
+        };
+        match (started, container) {
+            (Some(Ok(connected)), Some(container)) => self.watch(container, connected).await,
+            (Some(Err(evidence)), container) => {
+                let evidence = self.abandon(evidence, container).await;
+                self.report(Report::Failed(evidence));
+            }
+            (None, Some(container)) => {
+                self.backend.stop(&container.id).await;
+                self.report(Report::Stopped);
+            }
+            // Linked to nothing: that cannot be.
+            (None | Some(Ok(_)), None) => self.report(Report::Stopped),
+        }
+    }
+
+    /// `launched` is what has to be stopped if this fails, or is given up.
+    async fn start(&self, launched: &mut Option<Container>) -> Result<Connected, Evidence> {
+        let container = self.backend.start(&self.pool).await.map_err(|error| error.evidence)?;
+        self.report(Report::Launched { id: container.id.clone(), node: container.node.clone() });
+        let container = launched.insert(container);
+        let connecting = connect(container.id.clone(), container.endpoint.clone(), self.link.clone());
+        tokio::select! {
+            connected = connecting => {
+                connected.map_err(|error| Evidence { cause: chain(&error), ..Evidence::default() })
+            }
+            evidence = self.gone(&mut container.events) => Err(evidence),
+        }
+    }
+
+    fn too_late(&self) -> Evidence {
+        let cause = format!("it was not ready within {:?}", self.start_timeout);
+        Evidence { cause, ..Evidence::default() }
+    }
+
+    /// Ends what may have come of a failed start, and adds what its end shows.
+    async fn abandon(&self, evidence: Evidence, container: Option<Container>) -> Evidence {
+        let Some(mut container) = container else { return evidence };
+        self.backend.stop(&container.id).await;
+        let mut evidence = located(evidence, &container);
+        while let Ok(event) = container.events.try_recv() {
+            if let ContainerEvent::Lost(last) = event {
+                evidence.events.extend(last.events);
+                if evidence.stderr_tail.is_empty() {
+                    evidence.stderr_tail = last.stderr_tail;
+                }
+            }
+        }
+        evidence
+    }
+
+    /// Waits for the container's end, as the backend sees it.
+    async fn gone(&self, events: &mut mpsc::Receiver<ContainerEvent>) -> Evidence {
+        loop {
+            match events.recv().await {
+                Some(ContainerEvent::Lost(evidence)) => return evidence,
+                Some(ContainerEvent::Draining) => self.report(Report::Draining),
+                None => pending().await,
+            }
+        }
+    }
+
+    async fn watch(&self, mut container: Container, connected: Connected) {
+        let Connected { link, attached, mut events } = connected;
+        self.report(Report::Ready { link: link.clone(), location: location(&container), attached });
+        let end = tokio::select! {
+            evidence = self.gone(&mut container.events) => End::Gone(evidence),
+            end = self.relay(&mut events) => end,
+            () = self.stop.cancelled() => End::Stop,
+        };
+        let because = |cause: &str| Evidence { cause: cause.to_owned(), ..Evidence::default() };
+        match end {
+            End::Stop => {
+                // First the link, which would else be made again.
+                link.lose(&Arc::new(located(because("the executor has stopped it"), &container)));
+                self.backend.stop(&container.id).await;
+                self.report(Report::Stopped);
+            }
+            End::Gone(evidence) => {
+                self.give_up(&link, located(evidence, &container));
+                self.backend.stop(&container.id).await;
+            }
+            End::Silent(cause) => {
+                self.give_up(&link, located(because(&cause), &container));
+                self.backend.stop(&container.id).await;
+            }
+            // It is the other's now: it must not be stopped.
+            End::Stale => {
+                error!(container = %container.id, "its agent obeys a later executor: is there one with the same state?");
+                self.give_up(&link, located(because("another executor has taken it over"), &container));
+            }
+        }
+    }
+
+    /// Whoever holds a slot of it hears so at once.
+    fn give_up(&self, link: &Link, evidence: Evidence) {
+        let evidence = Arc::new(evidence);
+        link.lose(&evidence);
+        self.report(Report::Lost(evidence));
+    }
+
+    /// Passes on what the agent says of its slots.
+    async fn relay(&self, events: &mut mpsc::UnboundedReceiver<LinkEvent>) -> End {
+        loop {
+            match events.recv().await {
+                Some(LinkEvent::SlotReady { slot, kept }) => self.report(Report::SlotReady { slot, kept }),
+                Some(LinkEvent::SlotQuarantined { slot, cause }) => {
+                    self.report(Report::SlotQuarantined { slot, cause });
+                }
+                Some(LinkEvent::Lost { cause }) => return End::Silent(cause),
+                Some(LinkEvent::Stale) => return End::Stale,
+                None => pending().await,
+            }
+        }
+    }
+
+    fn report(&self, report: Report) {
+        // The driver outlives every supervisor, except where the whole program ends.
+        let _ = self.reports.send((self.key, report));
+    }
+}
+
+fn location(container: &Container) -> Location {
+    Location { container: container.id.clone(), node: container.node.clone(), slot: 0 }
+}
+
+/// What is known of the end of this container.
+fn located(evidence: Evidence, container: &Container) -> Evidence {
+    Evidence { location: evidence.location.or_else(|| Some(location(container))), ..evidence }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn Error) -> String {
+    let (mut text, mut source) = (error.to_string(), error.source());
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
