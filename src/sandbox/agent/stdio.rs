@@ -257,6 +257,9 @@ mod tests {
         drop(writer);
         assert_eq!(output.read_now(&mut buffer, 9), Some((7, &b"h"[..])), "the runtime has not looked");
         assert_eq!(output.read_now(&mut buffer, 9), None);
+        assert!(output.is_open(), "its process may be gone, and another one write on");
+        output.let_end();
+        assert_eq!(output.read_now(&mut buffer, 9), None);
         assert!(!output.is_open());
         assert_eq!(output.finish(), Captured { head: "abc".into(), tail: "gh".into(), total: 8 });
     }
