@@ -46,6 +46,7 @@ fn grpcurl_lists_describes_and_executes() {
     assert_eq!(answer["result"]["outcome"], "OUTCOME_SUCCEEDED");
 }
 
+/// Runs the script, whose text may name the default address, with a client generated from the protocol.
 fn python(script: &str, server: &Server) -> Option<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = env::var("TOOL_EXECUTOR_PYTHON").unwrap_or_else(|_| "python3".to_owned());
@@ -62,14 +63,25 @@ fn python(script: &str, server: &Server) -> Option<String> {
         .arg(generated.path())
         .arg("toolexecutor/v1/tool_executor.proto")
         .current_dir(root))?;
-    run(Command::new(&python).arg(root.join(script)).arg(&server.address).env("PYTHONPATH", generated.path()))
+    let text = read(script).replace("127.0.0.1:9001", &server.address);
+    let here = generated.path().join("script.py");
+    std::fs::write(&here, text).expect("it can be written");
+    run(Command::new(&python).arg(here).arg(&server.address).env("PYTHONPATH", generated.path()))
+}
+
+/// A file of the project.
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 #[test]
 fn the_python_example_of_the_readme_works() {
+    let example = read("clients/python/example.py");
+    assert!(read("README.md").contains(&format!("```python\n{example}```")), "the README has the example as it is");
     let server = Server::start();
     let Some(said) = python("clients/python/example.py", &server) else { return };
-    assert!(said.contains("hello"), "{said}");
+    assert_eq!(said, "0 hello 0 True\n1 hello 1 True\n2 hello 2 True\n");
 }
 
 #[test]
