@@ -20,6 +20,8 @@ pub trait Backend: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Starts one container of the pool. Returns once its agent has an address, which may be before it answers there.
+    ///
+    /// Whoever waits may stop waiting, at a timeout or at the end: a start that is dropped leaves nothing running.
     async fn start(&self, pool: &PoolName) -> Result<Container, StartError>;
 
     /// Ends the container and everything in it; returns when it is gone. Stopping what is gone already succeeds.

@@ -2,6 +2,11 @@
 
 use std::{collections::HashMap, future::pending, sync::Arc, time::Duration};
 
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+
 use super::{
     connection::{Connection, Heard, Responses},
     directory::Shared,
@@ -13,10 +18,6 @@ use crate::{
     sandbox::client::{Receipt, SlotEvent},
     scheduler::{Grant, Lease, WaitEvent, WaitFailure, Waiting},
     tool::{CallResult, Verdict},
-};
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::{Instant, sleep_until},
 };
 
 /// The answer to a unary call.
