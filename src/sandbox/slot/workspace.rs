@@ -52,10 +52,9 @@ impl Workspace {
     /// `TooLarge` above `max_bytes`, also if it grows to that while it is read.
     pub fn read(&self, path: &str, max_bytes: u64) -> Result<Bytes, FileFailure> {
         let path = relative(path)?;
-        let _user = AsUser::become_user(self.host_id)?;
-        let file = self.open_regular(&path, OFlags::RDONLY)?;
+        let _user = AsUser::user(self.host_id)?;
+        let (file, size) = self.open_regular(&path, OFlags::RDONLY)?;
         let too_large = |size| Err(FileFailure::TooLarge { size });
-        let size = file.metadata().map_err(failure)?.len();
         if size > max_bytes {
             return too_large(size);
         }
@@ -71,9 +70,11 @@ impl Workspace {
     /// number of bytes written. A file that is there keeps its mode and its other names.
     pub fn write(&self, path: &str, content: &[u8]) -> Result<u64, FileFailure> {
         let path = relative(path)?;
-        let _user = AsUser::become_user(self.host_id)?;
-        let mut file = match self.open_regular(&path, OFlags::WRONLY) {
+        let mut _user = AsUser::user(self.host_id)?;
+        let (mut file, size) = match self.open_regular(&path, OFlags::WRONLY) {
             Err(FileFailure::NotFound) => {
+                drop(_user);
+                _user = AsUser::user_and_group(self.host_id)?;
                 self.make_directories(&path)?;
                 self.open_regular(&path, OFlags::WRONLY | OFlags::CREATE)?
             }
@@ -83,19 +84,20 @@ impl Workspace {
         // Cut last: ext4 takes a file that was cut to nothing for one that is being replaced, and writes it to the disk
         // when it is closed (340 µs instead of 10). A write that fails leaves what was written, too, and no more.
         let end = file.stream_position().map_err(failure)?;
-        if file.metadata().map_err(failure)?.len() > end {
+        if size > end {
             file.set_len(end).map_err(failure)?;
         }
         written.map_err(failure)?;
         Ok(content.len() as u64)
     }
 
-    fn open_regular(&self, path: &Path, flags: OFlags) -> Result<File, FileFailure> {
+    /// The file, and how large it is.
+    fn open_regular(&self, path: &Path, flags: OFlags) -> Result<(File, u64), FileFailure> {
         // Not waiting for the other end of a FIFO, not taking a terminal.
         let file = self.resolve(path, flags | OFlags::NONBLOCK | OFlags::NOCTTY).map_err(errno_failure)?;
-        let kind = rustix::fs::fstat(&file).map_err(errno_failure)?.st_mode;
-        match FileType::from_raw_mode(kind) {
-            FileType::RegularFile => Ok(file.into()),
+        let found = rustix::fs::fstat(&file).map_err(errno_failure)?;
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::RegularFile => Ok((file.into(), u64::try_from(found.st_size).unwrap_or(0))),
             _ => Err(FileFailure::NotAFile),
         }
     }
@@ -240,33 +242,48 @@ fn failure(error: io::Error) -> FileFailure {
     FileFailure::Other(error.to_string())
 }
 
-/// This thread's effective user and group are the slot's while it lives. Real and saved ids stay, so that the slot's
-/// processes cannot signal or trace the agent meanwhile; and effective capabilities are off as long.
+/// This thread's effective user is the slot's while it lives, and its effective group where files are made. Everything in
+/// a workspace is its user's, whose group decides about nothing that is there already. Real and saved ids stay, so that
+/// the slot's processes cannot signal or trace the agent meanwhile; and effective capabilities are off as long.
 struct AsUser {
-    changed: bool,
+    user: bool,
+    group: bool,
 }
 
 impl AsUser {
-    fn become_user(host_id: Option<u32>) -> Result<Self, FileFailure> {
-        let Some(id) = host_id else { return Ok(Self { changed: false }) };
-        rustix::thread::set_thread_res_gid(None, Gid::from_raw(id), None).map_err(errno_failure)?;
-        // From here on the group has to be set back.
-        let this = Self { changed: true };
-        rustix::thread::set_thread_res_uid(None, Uid::from_raw(id), None).map_err(errno_failure)?;
+    fn user(host_id: Option<u32>) -> Result<Self, FileFailure> {
+        let mut this = Self { user: false, group: false };
+        this.become_user(host_id)?;
         Ok(this)
+    }
+
+    fn user_and_group(host_id: Option<u32>) -> Result<Self, FileFailure> {
+        let mut this = Self { user: false, group: false };
+        if let Some(id) = host_id {
+            rustix::thread::set_thread_res_gid(None, Gid::from_raw(id), None).map_err(errno_failure)?;
+            this.group = true;
+        }
+        this.become_user(host_id)?;
+        Ok(this)
+    }
+
+    fn become_user(&mut self, host_id: Option<u32>) -> Result<(), FileFailure> {
+        if let Some(id) = host_id {
+            rustix::thread::set_thread_res_uid(None, Uid::from_raw(id), None).map_err(errno_failure)?;
+            self.user = true;
+        }
+        Ok(())
     }
 }
 
 impl Drop for AsUser {
     fn drop(&mut self) {
-        if self.changed {
-            let user = rustix::thread::set_thread_res_uid(None, Uid::ROOT, None);
-            let group = rustix::thread::set_thread_res_gid(None, Gid::ROOT, None);
-            if user.and(group).is_err() {
-                // The kernel does not refuse this. If it did, whatever this thread did next would be done as somebody
-                // else.
-                std::process::abort();
-            }
+        // The user first: it has what it takes to set the group back.
+        let user = if self.user { rustix::thread::set_thread_res_uid(None, Uid::ROOT, None) } else { Ok(()) };
+        let group = if self.group { rustix::thread::set_thread_res_gid(None, Gid::ROOT, None) } else { Ok(()) };
+        if user.and(group).is_err() {
+            // The kernel does not refuse this. If it did, whatever this thread did next would be done as somebody else.
+            std::process::abort();
         }
     }
 }
