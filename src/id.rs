@@ -109,11 +109,6 @@ impl Tenant {
     pub fn anonymous() -> Self {
         Self("".into())
     }
-
-    /// The holder of the token that has this name.
-    pub fn named(name: &str) -> Self {
-        Self(name.into())
-    }
 }
 
 text_id! {
@@ -153,19 +148,6 @@ pub struct TrajectoryKey {
 impl fmt::Display for TrajectoryKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.tenant, self.id)
-    }
-}
-
-/// One slot of one container, counted from 0.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SlotId {
-    pub container: ContainerId,
-    pub index: u32,
-}
-
-impl fmt::Display for SlotId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}#{}", self.container, self.index)
     }
 }
 

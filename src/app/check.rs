@@ -39,7 +39,6 @@ pub(super) fn run(flags: ServeFlags) -> Done {
             }
             Err(error) => say("state directory", Err(chain(&error))),
         }
-        say("backend", Ok(serve::BACKEND.to_owned()));
         Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
 }

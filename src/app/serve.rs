@@ -31,8 +31,6 @@ use crate::{
     trajectory::{Defaults, Directory, Limits},
 };
 
-/// The backend that there is.
-pub(super) const BACKEND: &str = "local";
 /// How long connections may take to be done with what they have been sent, at the end.
 const CLOSING: Duration = Duration::from_secs(2);
 /// How often it is looked whether new trajectories are welcome.
@@ -83,7 +81,6 @@ async fn serve(settings: Settings) -> Done {
         access: Access::new(settings.token.as_ref().map(settings::Secret::reveal)),
         registry: Registry::new(&settings.tools.enabled, &settings.tools.disabled)?,
         defaults,
-        pools: vec![PoolName::new("")],
         limits: public_limits(&settings),
         directory: directory.clone(),
         scheduler: scheduler.clone(),

@@ -21,11 +21,11 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tracing::warn;
 
 pub use self::{access::Access, render::PublicLimits};
 use self::{parse::Parser, service::Service};
 use crate::{
-    id::PoolName,
     pb::toolexecutor::{FILE_DESCRIPTOR_SET, tool_executor_server::ToolExecutorServer},
     scheduler,
     tool::Registry,
@@ -37,7 +37,6 @@ pub struct Edge {
     pub access: Access,
     pub registry: Registry,
     pub defaults: Defaults,
-    pub pools: Vec<PoolName>,
     pub limits: PublicLimits,
     pub directory: Directory,
     pub scheduler: scheduler::Handle,
@@ -104,7 +103,7 @@ impl Edge {
             parser: Arc::new(Parser {
                 registry: self.registry,
                 defaults: self.defaults,
-                pools: self.pools,
+                scheduler: self.scheduler.clone(),
                 max_output_bytes: self.limits.max_output_bytes,
             }),
             limits: Arc::new(self.limits),
@@ -125,17 +124,22 @@ impl Edge {
         let routes = Routes::from(router)
             .add_service(ToolExecutorServer::new(service).max_decoding_message_size(max_request_bytes))
             .add_service(health);
-        // The descriptors are this build's own, so that they always decode.
+        // The descriptors are this build's own, so that they always decode; without them calls work all the same.
         let routes = match reflection().build_v1() {
             Ok(v1) => routes.add_service(InterceptedService::new(v1, interceptor.clone())),
-            Err(_) => routes,
+            Err(error) => without_reflection(routes, &error),
         };
         match reflection().build_v1alpha() {
             Ok(v1alpha) => routes.add_service(InterceptedService::new(v1alpha, interceptor)),
-            Err(_) => routes,
+            Err(error) => without_reflection(routes, &error),
         }
         .prepare()
     }
+}
+
+fn without_reflection(routes: Routes, error: &tonic_reflection::server::Error) -> Routes {
+    warn!(error = error as &dyn std::error::Error, "there is no reflection");
+    routes
 }
 
 /// Keeps the health service's answers true for as long as there is somebody who knows.

@@ -7,6 +7,7 @@ use crate::{
     id::{CallId, Generation, PoolName, Sequence, TrajectoryId},
     journal::Options,
     pb::toolexecutor as pb,
+    scheduler,
     tool::{
         Arguments, Chooser, Command, CommandError, Kind, ParsedTool, Registry,
         job::{Job, OutputLimits, Program},
@@ -31,7 +32,8 @@ impl Violation {
 pub(super) struct Parser {
     pub(super) registry: Registry,
     pub(super) defaults: Defaults,
-    pub(super) pools: Vec<PoolName>,
+    /// Knows which pools there are.
+    pub(super) scheduler: scheduler::Handle,
     /// Of `head` and `tail` together.
     pub(super) max_output_bytes: u32,
 }
@@ -70,7 +72,7 @@ impl Parser {
             return Err(Violation::new(format!("{field}.labels"), description));
         }
         let pool = PoolName::new(&options.pool);
-        if !self.pools.contains(&pool) {
+        if !self.scheduler.knows_pool(&pool) {
             return Err(Violation::new(format!("{field}.pool"), format!("there is no pool {pool:?}")));
         }
         let limits = options.output_limits.unwrap_or_default();

@@ -61,7 +61,7 @@ pub struct PoolSettings {
 /// Of the link between executor and agent.
 #[derive(Debug, Clone)]
 pub struct LinkSettings {
-    /// How long a call may wait, under load, to go with others.
+    /// Of the old system, and taken so that its settings stay valid: nothing waits for it.
     pub batch_window: Duration,
     pub max_batch_size: usize,
     /// How long a silent link is retried before its container is lost.

@@ -201,9 +201,10 @@ fn check_says_what_serve_would_do() {
     assert!(said.contains("TOOL_EXECUTOR_SLOTS"), "it names the source of a value: {said}");
     assert!(!said.contains("s3cret"), "secrets are masked: {said}");
     let server = Server::start();
-    let (fine, said) = check(&[("TOOL_EXECUTOR_STATE_DIR", "unused")]);
-    assert!(fine, "{said}");
     let mut command = Command::new(env!("CARGO_BIN_EXE_tool-executor"));
-    let output = command.args(["check", "--state-dir"]).arg(server.state.path()).output().expect("it runs");
+    command.args(["check", "--listen", &server.address, "--state-dir"]).arg(server.state.path());
+    let output = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(!output.status.success(), "serve would not start either");
+    assert!(said.contains("another executor") && said.contains("listen: FAILED"), "each reason is told: {said}");
 }
