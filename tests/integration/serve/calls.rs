@@ -16,17 +16,19 @@ use crate::support::{
 async fn calls_run_in_order_and_concurrent_ones_beside_them() {
     let server = Server::start();
     let mut stream = Stream::open(&server, "order").await;
-    let mut beside = bash("beside", "until [ -e second ]; do sleep 0.01; done; echo seen");
+    let mut beside = bash("beside", "until [ -e third ]; do sleep 0.01; done; echo seen");
     beside.concurrent = true;
-    stream
-        .batch(vec![beside, bash("first", "sleep 0.2; echo first >> log"), bash("second", "cat log; touch second")])
-        .await;
-    let results = stream.results(3).await;
-    let ids: Vec<&str> = results.iter().map(|result| &*result.call_id).collect();
-    assert_eq!(ids, ["first", "second", "beside"], "results come as calls finish");
-    assert_eq!(results[1].output, "first");
-    let sequences: Vec<u64> = results.iter().map(|result| result.sequence).collect();
-    assert_eq!(sequences, [1, 2, 3]);
+    stream.batch(vec![beside, bash("first", "sleep 0.2; echo first >> log"), bash("second", "cat log")]).await;
+    let ordered = stream.results(2).await;
+    let ids: Vec<&str> = ordered.iter().map(|result| &*result.call_id).collect();
+    assert_eq!(ids, ["first", "second"], "results come as calls finish");
+    assert_eq!(ordered[1].output, "first");
+    // Only now may `beside` end: had the third call been in the batch, the two ends would race.
+    stream.batch(vec![bash("third", "touch third")]).await;
+    let last = stream.results(2).await;
+    assert!(last.iter().any(|result| result.call_id == "beside" && result.output == "seen"));
+    let sequences: Vec<u64> = ordered.iter().chain(&last).map(|result| result.sequence).collect();
+    assert_eq!(sequences, [1, 2, 3, 4]);
 }
 
 #[tokio::test]
