@@ -36,6 +36,12 @@ enum Command {
         /// The container's directory
         #[arg(long)]
         directory: PathBuf,
+        /// The container's name
+        #[arg(long)]
+        container: String,
+        /// Where to listen, if not on the socket that is standard input
+        #[arg(long)]
+        port: Option<u16>,
     },
 }
 
@@ -45,7 +51,7 @@ pub fn main() -> ExitCode {
     let done = match line.command.unwrap_or(Command::Serve(line.serve)) {
         Command::Serve(flags) => serve::run(flags),
         Command::Check(flags) => check::run(flags),
-        Command::Sandbox { directory } => sandbox(&directory),
+        Command::Sandbox { directory, container, port } => sandbox(&agent::Place { directory, container, port }),
     };
     match done {
         Ok(code) => code,
@@ -58,10 +64,10 @@ pub fn main() -> ExitCode {
 
 type Done = Result<ExitCode, Box<dyn Error>>;
 
-fn sandbox(directory: &std::path::Path) -> Done {
+fn sandbox(place: &agent::Place) -> Done {
     let filter = std::env::var("TOOL_EXECUTOR_LOG").unwrap_or_default();
     telemetry::init(Format::Text, &filter)?;
-    agent::run(directory)?;
+    agent::run(place)?;
     Ok(ExitCode::SUCCESS)
 }
 

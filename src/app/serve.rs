@@ -58,11 +58,13 @@ async fn serve(settings: Settings) -> Done {
     let isolation = probe(&settings, state.path()).await?;
     info!(%isolation, network = settings.sandbox.network, state = %state.path().display(), "slots can be made");
 
+    let superseded = CancellationToken::new();
     let options = LinkOptions {
         executor_id: settings.executor_id.clone(),
         epoch: state.next_epoch()?,
         max_batch_size: settings.link.max_batch_size,
         agent_grace: settings.link.agent_grace,
+        superseded: superseded.clone(),
     };
     let containers = state.path().join("containers");
     end_leftovers(&containers, &options).await?;
@@ -98,6 +100,11 @@ async fn serve(settings: Settings) -> Done {
         () = signals.next() => None,
         ended = &mut served => Some(ended),
         () = watching => None,
+        () = superseded.cancelled() => {
+            // What runs is the other's: nothing of it must be stopped.
+            directory.drain(Duration::ZERO).await;
+            return Err("another executor with the same name has taken over: give each its own `executor_id`".into());
+        }
     };
     if let Some(ended) = broken {
         scheduler.shut_down().await;

@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use rustix::fs::{FlockOperation, flock};
@@ -60,7 +61,8 @@ impl StateDir {
         &self.path
     }
 
-    /// The number of this start: higher than that of any before it on this state, so that agents know whom to obey.
+    /// The number of this start: higher than that of any before it, so that agents know whom to obey. It begins with the
+    /// clock, since an executor's name may come back with another state, on another machine; and grows without it.
     pub(super) fn next_epoch(&self) -> Result<u64, StateDirError> {
         let path = self.path.join("epoch");
         let last = match self.read(&path)? {
@@ -69,7 +71,8 @@ impl StateDir {
             }
             None => 0_u64,
         };
-        let epoch = last + 1;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let epoch = u64::try_from(now).unwrap_or_default().max(last.saturating_add(1));
         self.write(&path, &epoch.to_string())?;
         Ok(epoch)
     }
@@ -102,10 +105,13 @@ mod tests {
         let path = home.path().join("deep/state");
         let first = StateDir::take(&path).unwrap();
         assert!(matches!(StateDir::take(&path), Err(StateDirError::InUse(_))));
-        assert_eq!((first.next_epoch().unwrap(), first.next_epoch().unwrap()), (1, 2));
+        let one = first.next_epoch().unwrap();
+        assert!(one > 1_700_000_000_000_000 && first.next_epoch().unwrap() > one);
         drop(first);
         let second = StateDir::take(&path).unwrap();
-        assert_eq!(second.next_epoch().unwrap(), 3);
+        let far = u64::MAX - 2;
+        fs::write(path.join("epoch"), far.to_string()).unwrap();
+        assert_eq!(second.next_epoch().unwrap(), far + 1, "a clock that went back is no obstacle");
         fs::write(path.join("epoch"), "nonsense").unwrap();
         assert!(matches!(second.next_epoch(), Err(StateDirError::Damaged { .. })));
     }

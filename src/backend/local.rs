@@ -103,12 +103,12 @@ impl LocalBackend {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(step("make its directory"))?;
         let token = uuid::Uuid::new_v4().to_string();
         let config = agent::Config {
-            container_id: id.to_string(),
             slots: self.config.slots,
             // One more than there are slots: the last is for the agent's own test.
             uid_base: self.config.uid_base.map(|base| base + ordinal * (self.config.slots + 1)),
             network: self.config.network,
             token: token.clone(),
+            tls: false,
             orphan_timeout: self.config.orphan_timeout,
             read_only: self.config.read_only.clone(),
             tmp_bytes: self.config.tmp_bytes,
@@ -117,10 +117,10 @@ impl LocalBackend {
         };
         config.store(directory).map_err(|error| step("write its configuration")(io::Error::other(chain(&error))))?;
         let listener = process::bind(directory).map_err(step("bind its socket"))?;
-        let agent = Agent::start(&self.config.program, directory, listener, &self.config.log)
+        let agent = Agent::start(&self.config.program, id, directory, listener, &self.config.log)
             .map_err(step("start its agent"))?;
         let address = Address::Unix(directory.join(process::SOCKET));
-        Ok((agent, Endpoint { address, token: Token::new(&token) }))
+        Ok((agent, Endpoint::new(address, Token::new(&token))))
     }
 }
 
@@ -184,6 +184,11 @@ impl Backend for LocalBackend {
         Ok(Container { id, node: self.node.clone(), endpoint, events: receiver })
     }
 
+    /// See [`end_leftovers`].
+    async fn adopt(&self) -> Vec<(PoolName, Container)> {
+        Vec::new()
+    }
+
     async fn stop(&self, container: &ContainerId) {
         let gone = {
             let running = lock(&self.running);
@@ -195,6 +200,8 @@ impl Backend for LocalBackend {
         // An error means that the watch has ended, and the container with it.
         let _ = gone.wait_for(|gone| *gone).await;
     }
+
+    async fn close(&self) {}
 }
 
 /// Removes a container's directory with everything in it. What slots have left there may be nested deeper than this

@@ -24,8 +24,15 @@ pub trait Backend: Send + Sync + 'static {
     /// Whoever waits may stop waiting, at a timeout or at the end: a start that is dropped leaves nothing running.
     async fn start(&self, pool: &PoolName) -> Result<Container, StartError>;
 
+    /// Containers of this executor that run already, left by one before it, each with its pool. Asked once, before
+    /// anything is started. The caller stops those that it does not want.
+    async fn adopt(&self) -> Vec<(PoolName, Container)>;
+
     /// Ends the container and everything in it; returns when it is gone. Stopping what is gone already succeeds.
     async fn stop(&self, container: &ContainerId);
+
+    /// Clears away what there is beside containers. Called once, when all of them have been stopped.
+    async fn close(&self);
 }
 
 /// A container that has been started.

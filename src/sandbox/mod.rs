@@ -6,4 +6,5 @@ pub mod client;
 mod outgoing;
 mod session;
 pub mod slot;
+mod tls;
 mod wire;

@@ -25,7 +25,12 @@ use super::{
     names::{Names, Wait},
     supervisor::Report,
 };
-use crate::{backend::Backend, id::ContainerId, sandbox::client::LinkOptions, tool::Evidence};
+use crate::{
+    backend::{Backend, Container},
+    id::ContainerId,
+    sandbox::client::LinkOptions,
+    tool::Evidence,
+};
 
 /// Commands taken in one go; between two goes everything else has its turn.
 const COMMANDS: usize = 256;
@@ -51,6 +56,8 @@ struct Driver {
     names: Names,
     containers: HashMap<ContainerKey, Watched>,
     backend: Arc<dyn Backend>,
+    /// Containers that run already, until they are started.
+    adopted: HashMap<PoolKey, Vec<Container>>,
     link: LinkOptions,
     commands: mpsc::UnboundedReceiver<Command>,
     /// For leases. Weak, or the driver would keep itself alive.
@@ -65,8 +72,8 @@ struct Driver {
     closing: Vec<oneshot::Sender<()>>,
 }
 
-/// Starts the scheduler: the least number of containers of each pool at once, the others as they are needed. Its task
-/// ends after [`Handle::shut_down`], when every container is gone.
+/// Starts the scheduler: what runs already is adopted, the least number of containers of each pool is started at once,
+/// and the others as they are needed. Its task ends after [`Handle::shut_down`], when every container is gone.
 pub fn spawn(pools: Vec<PoolConfig>, backend: Arc<dyn Backend>, link: LinkOptions) -> (Handle, JoinHandle<()>) {
     // Each bounded by what it carries: see `Command` and `Report`.
     let (to_commands, commands) = mpsc::unbounded_channel();
@@ -78,6 +85,7 @@ pub fn spawn(pools: Vec<PoolConfig>, backend: Arc<dyn Backend>, link: LinkOption
         names: Names::default(),
         containers: HashMap::new(),
         backend,
+        adopted: HashMap::new(),
         link,
         commands,
         to_commands: to_commands.downgrade(),
@@ -94,6 +102,7 @@ pub fn spawn(pools: Vec<PoolConfig>, backend: Arc<dyn Backend>, link: LinkOption
 
 impl Driver {
     async fn run(mut self) {
+        self.adopt().await;
         self.tell(Event::Tick);
         let mut batch = Vec::new();
         while !(self.closed && self.supervisors.is_empty()) {
@@ -117,6 +126,7 @@ impl Driver {
                 } => self.on_deadline(),
             }
         }
+        self.backend.close().await;
         for reply in self.closing {
             // Whoever does not wait for it any more needs no answer.
             let _ = reply.send(());

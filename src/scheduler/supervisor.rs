@@ -9,7 +9,7 @@
 //!  failed                     lost, and then stopped for good
 //! ```
 
-use std::{error::Error, future::pending, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, error::Error, future::pending, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -59,6 +59,8 @@ pub(super) struct Supervisor {
     pub(super) key: ContainerKey,
     pub(super) pool: PoolName,
     pub(super) start_timeout: Duration,
+    /// It runs already.
+    pub(super) adopted: Option<Container>,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) link: LinkOptions,
     /// The container is not wanted any more.
@@ -77,10 +79,11 @@ enum End {
 }
 
 impl Supervisor {
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut container = None;
+        let adopted = self.adopted.take();
         let started = tokio::select! {
-            started = timeout(self.start_timeout, self.start(&mut container)) => {
+            started = timeout(self.start_timeout, self.start(adopted, &mut container)) => {
                 Some(started.unwrap_or_else(|_| Err(self.too_late())))
             }
             () = self.stop.cancelled() => None,
@@ -101,22 +104,26 @@ impl Supervisor {
     }
 
     /// `launched` is what has to be stopped if this fails, or is given up.
-    async fn start(&self, launched: &mut Option<Container>) -> Result<Connected, Evidence> {
-        let container = self.backend.start(&self.pool).await.map_err(|error| error.evidence)?;
+    async fn start(&self, adopted: Option<Container>, launched: &mut Option<Container>) -> Result<Ready, Evidence> {
+        let container = match adopted {
+            Some(container) => container,
+            None => self.backend.start(&self.pool).await.map_err(|error| error.evidence)?,
+        };
         self.report(Report::Launched { id: container.id.clone(), node: container.node.clone() });
         let container = launched.insert(container);
         let connecting = connect(container.id.clone(), container.endpoint.clone(), self.link.clone());
+        let ready = async {
+            let connected = connecting.await.map_err(|error| because(chain(&error)))?;
+            empty(connected).await
+        };
         tokio::select! {
-            connected = connecting => {
-                connected.map_err(|error| Evidence { cause: chain(&error), ..Evidence::default() })
-            }
+            ready = ready => ready,
             evidence = self.gone(&mut container.events) => Err(evidence),
         }
     }
 
     fn too_late(&self) -> Evidence {
-        let cause = format!("it was not ready within {:?}", self.start_timeout);
-        Evidence { cause, ..Evidence::default() }
+        because(format!("it was not ready within {:?}", self.start_timeout))
     }
 
     /// Ends what may have come of a failed start, and adds what its end shows.
@@ -146,15 +153,15 @@ impl Supervisor {
         }
     }
 
-    async fn watch(&self, mut container: Container, connected: Connected) {
-        let Connected { link, attached, mut events } = connected;
+    async fn watch(&self, mut container: Container, ready: Ready) {
+        let Ready { connected: Connected { link, attached, mut events }, quarantined } = ready;
         self.report(Report::Ready { link: link.clone(), location: location(&container), attached });
+        quarantined.into_iter().for_each(|report| self.report(report));
         let end = tokio::select! {
             evidence = self.gone(&mut container.events) => End::Gone(evidence),
             end = self.relay(&mut events) => end,
             () = self.stop.cancelled() => End::Stop,
         };
-        let because = |cause: &str| Evidence { cause: cause.to_owned(), ..Evidence::default() };
         match end {
             End::Stop => {
                 // First the link, which would else be made again.
@@ -167,7 +174,7 @@ impl Supervisor {
                 self.backend.stop(&container.id).await;
             }
             End::Silent(cause) => {
-                self.give_up(&link, located(because(&cause), &container));
+                self.give_up(&link, located(because(cause), &container));
                 self.backend.stop(&container.id).await;
             }
             // It is the other's now: it must not be stopped.
@@ -204,6 +211,38 @@ impl Supervisor {
         // The driver outlives every supervisor, except where the whole program ends.
         let _ = self.reports.send((self.key, report));
     }
+}
+
+/// A container whose agent answers, and whose slots are empty but for those that could not be emptied.
+struct Ready {
+    connected: Connected,
+    quarantined: Vec<Report>,
+}
+
+/// What an earlier executor has left in the slots is nobody's: it is wiped before any of them is given away.
+async fn empty(mut connected: Connected) -> Result<Ready, Evidence> {
+    let mut used: BTreeSet<u32> = connected.attached.used.iter().copied().collect();
+    let mut quarantined = Vec::new();
+    for slot in &used {
+        connected.link.release(*slot, false);
+    }
+    while !used.is_empty() {
+        match connected.events.recv().await {
+            Some(LinkEvent::SlotReady { slot, kept: false }) => drop(used.remove(&slot)),
+            Some(LinkEvent::SlotReady { .. }) => {}
+            Some(LinkEvent::SlotQuarantined { slot, cause }) => {
+                used.remove(&slot);
+                quarantined.push(Report::SlotQuarantined { slot, cause });
+            }
+            Some(LinkEvent::Lost { cause }) => return Err(because(cause)),
+            Some(LinkEvent::Stale) | None => return Err(because("another executor has taken it over")),
+        }
+    }
+    Ok(Ready { connected, quarantined })
+}
+
+fn because(cause: impl Into<String>) -> Evidence {
+    Evidence { cause: cause.into(), ..Evidence::default() }
 }
 
 fn location(container: &Container) -> Location {

@@ -43,9 +43,9 @@ async fn end(directory: &Path, options: &LinkOptions) {
     if !listens(directory) {
         return;
     }
-    info!(container = config.container_id, "ends an agent that an earlier executor has left");
-    let endpoint = Endpoint { address: Address::Unix(socket), token: Token::new(&config.token) };
-    let id = ContainerId::new(&config.container_id);
+    let Some(id) = directory.file_name().and_then(|name| name.to_str()).map(ContainerId::new) else { return };
+    info!(container = %id, "ends an agent that an earlier executor has left");
+    let endpoint = Endpoint::new(Address::Unix(socket), Token::new(&config.token));
     match timeout(PATIENCE, client::connect(id, endpoint, options.clone())).await {
         Ok(Ok(connected)) => {
             connected.link.shut_down();

@@ -26,7 +26,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::tool::Evidence;
+use crate::{id::ContainerId, tool::Evidence};
 
 pub(super) const SOCKET: &str = "agent.sock";
 const STDERR: &str = "stderr.log";
@@ -58,12 +58,19 @@ pub(super) fn connect(directory: &Path) -> io::Result<UnixStream> {
 impl Agent {
     /// With the listener as its standard input: the only copy there is from then on, so that connections are refused
     /// once it is dead.
-    pub(super) fn start(program: &Path, directory: &Path, listener: UnixListener, log: &str) -> io::Result<Self> {
+    pub(super) fn start(
+        program: &Path,
+        id: &ContainerId,
+        directory: &Path,
+        listener: UnixListener,
+        log: &str,
+    ) -> io::Result<Self> {
         let stderr = fs::File::create(directory.join(STDERR))?;
         let child = Command::new(program)
             .arg("sandbox")
             .arg("--directory")
             .arg(directory)
+            .args(["--container", id.as_str()])
             .env_clear()
             .env("TOOL_EXECUTOR_LOG", log)
             .current_dir("/")

@@ -12,35 +12,41 @@ mod call;
 mod capture;
 mod config;
 mod files;
+mod listener;
 mod server;
 mod slot;
 mod state;
 mod stdio;
 mod sweeper;
 
-use std::{collections::BTreeMap, io, os::fd::AsFd, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use tokio::{
-    net::UnixListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
 };
-use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
 pub use self::config::{Config, ConfigError};
 use self::{
-    server::AgentService,
+    listener::Listener,
+    server::{AgentService, Identity},
     slot::{Agent, SlotHandle, SlotTask},
     sweeper::Sweeper,
 };
 use super::{
     client::{KEEPALIVE, WINDOW},
     outgoing::Outgoing,
-    slot::{Isolation, SlotConfig, SlotError, Unavailable, empty_trash, probe},
+    slot::{Isolation, SlotConfig, SlotError, Unavailable, can_assign_ids, empty_trash, probe},
+    tls::{self, CertificateError},
 };
 
 /// Why an agent ends before its time.
@@ -64,24 +70,35 @@ pub enum AgentError {
     },
     #[error("could not serve")]
     Serve(#[from] tonic::transport::Error),
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
 }
 
-/// Runs the agent whose container has this directory, with its listening socket as standard input, until it is told to
-/// end.
+/// What an agent is told by whoever starts it; the rest is in its [`Config`].
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Of the container: has the configuration, and will have the slots.
+    pub directory: PathBuf,
+    /// The name by which the executor knows the container.
+    pub container: String,
+    /// Of this machine's network, to listen on; none: the listening socket is standard input.
+    pub port: Option<u16>,
+}
+
+/// Runs the agent of a container until it is told to end.
 ///
 /// # Errors
 /// If it cannot do what an agent is there for.
-pub fn run(directory: &Path) -> Result<(), AgentError> {
-    let config = Config::load(directory)?;
+pub fn run(place: &Place) -> Result<(), AgentError> {
+    let config = Config::load(&place.directory)?;
     let step = |step| move |source| AgentError::Io { step, source };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(step("start the runtime"))?;
-    runtime.block_on(serve(directory, config))
+    runtime.block_on(serve(place, config))
 }
 
-async fn serve(directory: &Path, config: Config) -> Result<(), AgentError> {
+async fn serve(place: &Place, mut config: Config) -> Result<(), AgentError> {
     let step = |step| move |source| AgentError::Io { step, source };
-    let listener = listener().map_err(step("listen on standard input"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(step("listen for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(step("listen for SIGINT"))?;
     let signalled = async {
@@ -91,8 +108,14 @@ async fn serve(directory: &Path, config: Config) -> Result<(), AgentError> {
         }
     };
     tokio::pin!(signalled);
+    let listener = match place.port {
+        Some(port) => Listener::on(port).map_err(step("listen on its port"))?,
+        None => Listener::inherited().map_err(step("listen on standard input"))?,
+    };
+    // One more than there are slots: see `slot_config`.
+    config.uid_base = config.uid_base.filter(|base| can_assign_ids(*base..base.saturating_add(config.slots + 1)));
 
-    let slots_directory = directory.join("slots");
+    let slots_directory = place.directory.join("slots");
     let end = CancellationToken::new();
     let agent = Agent { events: Arc::new(Outgoing::new()), sweeper: Sweeper::default(), end: end.clone() };
     let mut tasks = JoinSet::new();
@@ -106,7 +129,18 @@ async fn serve(directory: &Path, config: Config) -> Result<(), AgentError> {
         }
     };
     let outcome = match made {
-        Some(Ok((isolation, slots))) => serve_slots(listener, config, isolation, slots, agent, signalled).await,
+        Some(Ok((isolation, slots))) => {
+            info!(container = place.container, slots = config.slots, %isolation, "ready");
+            let isolation = isolation.to_string();
+            serve_slots(
+                listener,
+                Identity { container: place.container.clone(), isolation, config },
+                slots,
+                agent,
+                signalled,
+            )
+            .await
+        }
         Some(Err(error)) => Err(error),
         None => Ok(()),
     };
@@ -141,23 +175,22 @@ async fn make_slots(
         tasks.spawn(task.run());
         handles.push(handle);
     }
-    info!(container = %config.container_id, slots = config.slots, %isolation, "ready");
     Ok((isolation, handles))
 }
 
 /// Until the agent is to end: because it is told to, or because nobody needs it.
 async fn serve_slots(
-    listener: UnixListener,
-    config: Config,
-    isolation: Isolation,
+    listener: Listener,
+    identity: Identity,
     slots: Vec<SlotHandle>,
     agent: Agent,
     signalled: impl Future<Output = &'static str>,
 ) -> Result<(), AgentError> {
     let (attached, mut is_attached) = watch::channel(false);
-    let orphan_timeout = config.orphan_timeout;
+    let orphan_timeout = identity.config.orphan_timeout;
+    let tls = identity.config.tls.then(|| tls::server(&identity.config.token)).transpose()?;
     let end = agent.end.clone();
-    let service = AgentService::new(config, isolation.to_string(), slots, agent.events, attached, agent.end);
+    let service = AgentService::new(identity, slots, agent.events, attached, agent.end);
     let orphaned = async {
         // An error would mean that the service is gone, and it outlives this.
         while is_attached.wait_for(|attached| !attached).await.is_ok() {
@@ -167,16 +200,19 @@ async fn serve_slots(
             }
         }
     };
-    let served = Server::builder()
+    let mut server = Server::builder();
+    if let Some(tls) = tls {
+        server = server.tls_config(tls)?;
+    }
+    let server = server
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         // An executor whose machine or network is gone is gone, though nobody says so.
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .add_service(service.into_server())
-        .serve_with_incoming(UnixListenerStream::new(listener));
+        .add_service(service.into_server());
     tokio::select! {
-        served = served => return served.map_err(AgentError::from),
+        served = listener.serve(server) => return served.map_err(AgentError::from),
         () = end.cancelled() => info!("ends: the executor asks for it"),
         () = orphaned => warn!("ends: no executor for {orphan_timeout:?}"),
         signal = signalled => info!("ends: {signal}"),
@@ -191,15 +227,6 @@ fn tidy(slots: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-/// The socket that whoever started the agent has bound, so that a connection can be made before the agent is up.
-fn listener() -> io::Result<UnixListener> {
-    let listener = std::os::unix::net::UnixListener::from(io::stdin().as_fd().try_clone_to_owned()?);
-    // Fails unless it is a socket that was bound.
-    listener.local_addr()?;
-    listener.set_nonblocking(true)?;
-    UnixListener::from_std(listener)
 }
 
 /// `offset`: which of the container's user ids; the last is the probe's.

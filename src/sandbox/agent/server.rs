@@ -44,9 +44,16 @@ pub(super) struct AgentService {
     shared: Arc<Shared>,
 }
 
+/// Who an agent is.
+pub(super) struct Identity {
+    /// Its container's name.
+    pub(super) container: String,
+    pub(super) isolation: String,
+    pub(super) config: Config,
+}
+
 struct Shared {
-    config: Config,
-    isolation: String,
+    identity: Identity,
     slots: Vec<SlotHandle>,
     events: Arc<Outgoing<Event>>,
     session: Mutex<Session>,
@@ -83,15 +90,14 @@ impl Fence {
 
 impl AgentService {
     pub(super) fn new(
-        config: Config,
-        isolation: String,
+        identity: Identity,
         slots: Vec<SlotHandle>,
         events: Arc<Outgoing<Event>>,
         attached: watch::Sender<bool>,
         end: CancellationToken,
     ) -> Self {
         let session = Mutex::default();
-        Self { shared: Arc::new(Shared { config, isolation, slots, events, session, attached, end }) }
+        Self { shared: Arc::new(Shared { identity, slots, events, session, attached, end }) }
     }
 
     pub(super) fn into_server(self) -> SandboxServiceServer<Self> {
@@ -143,7 +149,7 @@ impl Shared {
 
     /// Lets an executor in: one that knows the token, and is not an earlier one than has been here.
     fn attach(&self, attach: &Attach) -> Result<(u64, Fence, Attached), Status> {
-        if !bool::from(attach.token.as_bytes().ct_eq(self.config.token.as_bytes())) {
+        if !bool::from(attach.token.as_bytes().ct_eq(self.identity.config.token.as_bytes())) {
             return Err(Status::unauthenticated("this is not the agent's token"));
         }
         let mut session = self.session();
@@ -171,9 +177,9 @@ impl Shared {
         session.told.tell(requests_received);
         self.attached.send_replace(true);
         let attached = Attached {
-            container_id: self.config.container_id.clone(),
-            isolation: self.isolation.clone(),
-            network_isolated: !self.config.network,
+            container_id: self.identity.container.clone(),
+            isolation: self.identity.isolation.clone(),
+            network_isolated: !self.identity.config.network,
             requests_received,
             slots: self.slots.iter().map(SlotHandle::snapshot).collect(),
             events_acknowledged,

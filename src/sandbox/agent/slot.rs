@@ -251,7 +251,9 @@ impl SlotTask {
 
     async fn release(&mut self, keep: bool) {
         if self.state == State::Quarantined {
-            return; // It was told.
+            // An executor that came later was not there when it was told.
+            let cause = "it could not be emptied earlier".to_owned();
+            return self.tell(event::Event::Quarantined(SlotQuarantined { slot: self.index, cause }));
         }
         if keep {
             self.end_calls().await;

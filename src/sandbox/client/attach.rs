@@ -11,7 +11,10 @@ use super::{
     Address, Endpoint, KEEPALIVE, LinkOptions, MAX_MESSAGE_BYTES, WINDOW,
     outgoing::{Body, Conversation},
 };
-use crate::pb::sandbox::{self as pb, LinkResponse, link_response, sandbox_service_client::SandboxServiceClient};
+use crate::{
+    id::ContainerId,
+    pb::sandbox::{self as pb, LinkResponse, link_response, sandbox_service_client::SandboxServiceClient},
+};
 
 /// For one attempt.
 const ATTEMPT: Duration = Duration::from_secs(5);
@@ -24,6 +27,8 @@ pub struct Attached {
     pub network_isolated: bool,
     /// How many slots it has.
     pub slots: u32,
+    /// Those of them that an earlier executor has left in use, or in no state to be used.
+    pub used: Vec<u32>,
 }
 
 /// Why a link was not made.
@@ -40,12 +45,15 @@ pub enum ConnectError {
     Forbidden(Box<Status>),
     #[error("the agent does not speak the protocol: {0}")]
     Senseless(&'static str),
+    /// What listens there is the agent of another container, which has the same token.
+    #[error("the agent of container {0} answers there")]
+    Another(String),
 }
 
 impl ConnectError {
     /// Trying again is of no use.
     pub(super) fn is_final(&self) -> bool {
-        matches!(self, Self::Forbidden(_))
+        matches!(self, Self::Forbidden(_) | Self::Another(_))
     }
 }
 
@@ -67,6 +75,7 @@ pub(super) struct Attachment {
 }
 
 pub(super) async fn attach(
+    container: &ContainerId,
     endpoint: &Endpoint,
     options: &LinkOptions,
     conversation: &Arc<Conversation>,
@@ -81,7 +90,7 @@ pub(super) async fn attach(
             events_received,
         };
         let body = Body::new(conversation.clone(), connection, attach);
-        let mut client = SandboxServiceClient::new(channel(&endpoint.address).await?)
+        let mut client = SandboxServiceClient::new(channel(endpoint).await?)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let mut responses = client.link(body).await?.into_inner();
@@ -89,9 +98,18 @@ pub(super) async fn attach(
         let Some(link_response::Message::Attached(attached)) = first.message else {
             return Err(ConnectError::Senseless("its first answer is not `attached`"));
         };
+        if attached.container_id != container.as_str() {
+            return Err(ConnectError::Another(attached.container_id));
+        }
         let slots = u32::try_from(attached.slots.len()).map_err(|_| ConnectError::Senseless("too many slots"))?;
+        let used = (0..).zip(&attached.slots).filter(|(_, slot)| slot.state() != pb::SlotState::Clean);
         Ok(Attachment {
-            attached: Attached { isolation: attached.isolation, network_isolated: attached.network_isolated, slots },
+            attached: Attached {
+                used: used.map(|(index, _)| index).collect(),
+                isolation: attached.isolation,
+                network_isolated: attached.network_isolated,
+                slots,
+            },
             requests_received: attached.requests_received,
             events_acknowledged: attached.events_acknowledged,
             responses,
@@ -100,20 +118,36 @@ pub(super) async fn attach(
     tokio::time::timeout(ATTEMPT, attempt).await.unwrap_or(Err(ConnectError::Silent))
 }
 
-async fn channel(address: &Address) -> Result<transport::Channel, ConnectError> {
-    let Address::Unix(path) = address.clone();
-    transport::Endpoint::from_static("http://agent")
+async fn channel(endpoint: &Endpoint) -> Result<transport::Channel, ConnectError> {
+    let channel = match &endpoint.address {
+        Address::Unix(_) => transport::Endpoint::from_static("http://agent"),
+        Address::Tcp(authority) => transport::Endpoint::from_shared(match endpoint.tls() {
+            Some(_) => format!("https://{authority}"),
+            None => format!("http://{authority}"),
+        })
+        .map_err(ConnectError::Unreachable)?,
+    };
+    let channel = match endpoint.tls() {
+        Some(tls) => channel.tls_config(tls.clone()).map_err(ConnectError::Unreachable)?,
+        None => channel,
+    };
+    let channel = channel
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
-        .keep_alive_while_idle(true)
-        .connect_with_connector(tower::service_fn(move |_| {
-            let path = path.clone();
-            async move { connect_unix(&path).await.map(TokioIo::new) }
-        }))
-        .await
-        .map_err(ConnectError::Unreachable)
+        .keep_alive_while_idle(true);
+    let connected = match endpoint.address.clone() {
+        Address::Tcp(_) => channel.connect().await,
+        Address::Unix(path) => {
+            let connector = tower::service_fn(move |_| {
+                let path = path.clone();
+                async move { connect_unix(&path).await.map(TokioIo::new) }
+            });
+            channel.connect_with_connector(connector).await
+        }
+    };
+    connected.map_err(ConnectError::Unreachable)
 }
 
 /// A socket's address has 108 bytes, which a state directory may fill by itself: its directory is named by a

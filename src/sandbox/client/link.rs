@@ -222,7 +222,16 @@ impl Keeper {
     async fn attach(&mut self) -> Result<Attachment, ConnectError> {
         self.connection += 1;
         let received = self.inbox.received();
-        attach(&self.endpoint, &self.options, &self.shared.conversation, self.connection, received).await
+        let container = &self.shared.container;
+        let attached =
+            attach(container, &self.endpoint, &self.options, &self.shared.conversation, self.connection, received)
+                .await;
+        if let Err(ConnectError::Forbidden(status)) = &attached
+            && status.code() == Code::FailedPrecondition
+        {
+            self.options.superseded.cancel();
+        }
+        attached
     }
 
     async fn run(mut self, attachment: Attachment) {
@@ -280,7 +289,10 @@ impl Keeper {
                 }
                 Ok(Some(_)) => return Broken::Cut("the agent said something that makes no sense".to_owned()),
                 Ok(None) => return Broken::Cut("the agent ended the link".to_owned()),
-                Err(status) if status.code() == Code::FailedPrecondition => return Broken::Stale,
+                Err(status) if status.code() == Code::FailedPrecondition => {
+                    self.options.superseded.cancel();
+                    return Broken::Stale;
+                }
                 Err(status) => return Broken::Cut(format!("the link to the agent broke: {}", status.message())),
             }
         }

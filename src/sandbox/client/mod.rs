@@ -17,9 +17,11 @@ mod slot;
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 pub use self::{
     attach::{Attached, ConnectError},
-    endpoint::{Address, Endpoint, Token},
+    endpoint::{Address, CertificateError, Endpoint, Token},
     link::{Connected, Link, LinkEvent, connect},
     slot::{Receipt, SlotEvent, SlotHandle},
 };
@@ -34,6 +36,8 @@ pub struct LinkOptions {
     pub max_batch_size: usize,
     /// For how long a broken link is tried again.
     pub agent_grace: Duration,
+    /// Cancelled when an agent obeys a later executor: this one has nothing to say any more.
+    pub superseded: CancellationToken,
 }
 
 /// The largest message that either side sends, in bytes; a batch of several requests or events is cut at a quarter of

@@ -8,7 +8,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
     super::{
-        core::{ContainerKey, Event, SlotKey},
+        core::{ContainerKey, Event, PoolKey, SlotKey},
         lease::Agent,
         supervisor::{Report, Supervisor},
     },
@@ -27,7 +27,7 @@ impl Driver {
             }
             Report::Ready { link, location, attached } => {
                 let Some(watched) = watched else { return };
-                let Attached { isolation, network_isolated, slots } = attached;
+                let Attached { isolation, network_isolated, slots, .. } = attached;
                 info!(container = %location.container, slots, isolation, network_isolated, "a container is ready");
                 watched.agent = Some(Arc::new(Agent { link, location, isolation: isolation.into(), network_isolated }));
                 watched.since = SystemTime::now();
@@ -107,13 +107,38 @@ impl Driver {
         }
     }
 
+    /// Takes over what runs already.
+    pub(super) async fn adopt(&mut self) {
+        for (pool, container) in self.backend.adopt().await {
+            let key = (0..).map(PoolKey).zip(&self.pools).find(|(_, known)| known.config.name == pool);
+            let id = container.id.clone();
+            let wanted = match key {
+                Some((key, _)) => {
+                    self.adopted.entry(key).or_default().push(container);
+                    self.tell(Event::Adopt { pool: key });
+                    self.adopted.get_mut(&key).and_then(Vec::pop).is_none()
+                }
+                None => false,
+            };
+            if wanted {
+                info!(container = %id, %pool, "adopted");
+            } else {
+                info!(container = %id, %pool, "a container of an earlier executor is not wanted any more");
+                let backend = self.backend.clone();
+                self.supervisors.spawn(async move { backend.stop(&id).await });
+            }
+        }
+    }
+
     pub(super) fn start(&mut self, container: ContainerKey) {
+        let adopted = self.adopted.get_mut(&container.pool()).and_then(Vec::pop);
         let Some(Pool { config, .. }) = self.pool(container.pool()) else { return };
         let stop = CancellationToken::new();
         let supervisor = Supervisor {
             key: container,
             pool: config.name.clone(),
             start_timeout: config.start_timeout,
+            adopted,
             backend: self.backend.clone(),
             link: self.link.clone(),
             stop: stop.clone(),

@@ -12,6 +12,7 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tool_executor::{
     backend::{Backend, ContainerEvent, LocalBackend, LocalConfig, end_leftovers},
     id::{ContainerId, PoolName},
@@ -95,8 +96,13 @@ async fn what_a_dead_agent_has_left_is_cleared_away_whatever_it_is() {
     fs::write(closed.join("file"), "").expect("a file");
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("it is ours");
     fs::set_permissions(&workspace, fs::Permissions::from_mode(0o000)).expect("it is ours");
-    let link =
-        LinkOptions { executor_id: String::new(), epoch: 1, max_batch_size: 1, agent_grace: Duration::from_secs(1) };
+    let link = LinkOptions {
+        executor_id: String::new(),
+        epoch: 1,
+        max_batch_size: 1,
+        agent_grace: Duration::from_secs(1),
+        superseded: CancellationToken::new(),
+    };
     end_leftovers(state.path(), &link).await.expect("it can be read");
     assert!(is_empty(state.path()));
 }

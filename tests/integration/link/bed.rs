@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tool_executor::{
     id::{CallNumber, ContainerId, Generation, Tenant, TrajectoryId, TrajectoryKey},
     sandbox::client::{
@@ -19,6 +20,7 @@ pub(super) fn options() -> LinkOptions {
         epoch: 1,
         max_batch_size: 64,
         agent_grace: Duration::from_secs(20),
+        superseded: CancellationToken::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use tonic::Code;
 use tool_executor::{
     id::CallNumber,
     pb::sandbox::{RunCall, SendInput, SlotState, event, request},
-    sandbox::client::{ConnectError, Endpoint, LinkEvent, LinkOptions, Token},
+    sandbox::client::{Address, ConnectError, Endpoint, LinkEvent, LinkOptions, Token},
     tool::{Evidence, job::Order},
 };
 
@@ -23,7 +23,7 @@ use crate::support::{
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_token_is_refused_at_once() {
     let agent = Agent::start(1);
-    let endpoint = Endpoint { token: Token::new("another"), ..endpoint(agent.socket()) };
+    let endpoint = Endpoint::new(Address::Unix(agent.socket()), Token::new("another"));
     let error = try_attach(endpoint, options()).await.err().expect("it is refused");
     assert!(matches!(&error, ConnectError::Forbidden(status) if status.code() == Code::Unauthenticated), "{error:?}");
     // Which leaves the agent as it was.

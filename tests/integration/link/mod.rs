@@ -4,6 +4,7 @@ mod agent;
 mod bed;
 mod breaks;
 mod epochs;
+mod network;
 mod raw;
 mod requests;
 mod slots;

@@ -10,8 +10,8 @@ use tokio_stream::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 use tool_executor::pb::sandbox::{
-    Attached, Event, Events, LinkRequest, LinkResponse, SlotQuarantined, SlotReady, SlotSnapshot, event, link_request,
-    link_response, request,
+    Attached, Event, Events, LinkRequest, LinkResponse, SlotQuarantined, SlotReady, SlotSnapshot, SlotState, event,
+    link_request, link_response, request,
     sandbox_service_server::{SandboxService, SandboxServiceServer},
 };
 
@@ -28,6 +28,8 @@ pub(super) enum Asked {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Manner {
     Good,
+    /// An executor before this one has left its slots in use.
+    Used,
     /// It keeps nothing, whatever it is asked.
     KeepsNothing,
     /// It cannot wipe.
@@ -41,9 +43,10 @@ pub(super) struct FakeAgent {
 
 impl FakeAgent {
     pub(super) fn start(socket: PathBuf, slots: u32, manner: Manner, asked: mpsc::UnboundedSender<Asked>) -> Self {
-        let listener = UnixListener::bind(socket).expect("a socket");
+        let listener = UnixListener::bind(&socket).expect("a socket");
         let dead = CancellationToken::new();
-        let service = Service { slots, manner, asked, dead: dead.clone() };
+        let container = socket.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
+        let service = Service { container, slots, manner, asked, dead: dead.clone() };
         let served = Server::builder()
             .add_service(SandboxServiceServer::new(service))
             .serve_with_incoming(UnixListenerStream::new(listener));
@@ -58,6 +61,7 @@ impl FakeAgent {
 }
 
 struct Service {
+    container: String,
     slots: u32,
     manner: Manner,
     asked: mpsc::UnboundedSender<Asked>,
@@ -74,10 +78,13 @@ impl SandboxService for Service {
         let Some(link_request::Message::Attach(attach)) = first else { panic!("{first:?}") };
         assert_eq!(attach.token, TOKEN);
         let (responses, receiver) = mpsc::channel(16);
+        let state = if self.manner == Manner::Used { SlotState::Assigned } else { SlotState::Clean };
+        let slot = SlotSnapshot { state: state.into(), ..SlotSnapshot::default() };
         let attached = Attached {
+            container_id: self.container.clone(),
             isolation: "none".to_owned(),
             network_isolated: true,
-            slots: vec![SlotSnapshot::default(); self.slots as usize],
+            slots: vec![slot; self.slots as usize],
             ..Attached::default()
         };
         let first = LinkResponse { message: Some(link_response::Message::Attached(attached)) };
@@ -126,7 +133,7 @@ fn answer(request: request::Request, manner: Manner, asked: &mpsc::UnboundedSend
             let (slot, keep) = (release.slot, release.keep);
             let _ = asked.send(Asked::Release { slot, keep });
             Some(match manner {
-                Manner::Good => event::Event::Ready(SlotReady { slot, released: true, kept: keep }),
+                Manner::Good | Manner::Used => event::Event::Ready(SlotReady { slot, released: true, kept: keep }),
                 Manner::KeepsNothing => event::Event::Ready(SlotReady { slot, released: true, kept: false }),
                 Manner::Quarantines => {
                     event::Event::Quarantined(SlotQuarantined { slot, cause: "it cannot be wiped".to_owned() })

@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     future::pending,
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::{
@@ -35,6 +38,8 @@ pub(super) struct FakeBackend {
     asked: mpsc::UnboundedSender<Asked>,
     asked_receiver: tokio::sync::Mutex<mpsc::UnboundedReceiver<Asked>>,
     state: Mutex<State>,
+    left: Mutex<Vec<(PoolName, Container)>>,
+    closed: AtomicBool,
     /// How many have been started, and how many stopped.
     counts: watch::Sender<(usize, usize)>,
 }
@@ -60,6 +65,8 @@ impl FakeBackend {
             asked,
             asked_receiver: tokio::sync::Mutex::new(asked_receiver),
             state: Mutex::default(),
+            left: Mutex::default(),
+            closed: AtomicBool::new(false),
             counts: watch::channel((0, 0)).0,
         }
     }
@@ -68,6 +75,29 @@ impl FakeBackend {
     pub(super) fn plan(self, starts: impl IntoIterator<Item = Start>) -> Self {
         self.state().plan = starts.into_iter().collect();
         self
+    }
+
+    /// An earlier executor has left a container of this pool.
+    pub(super) fn leave(self, pool: &str) -> Self {
+        let container = self.run(Some(Manner::Used));
+        self.left.lock().expect("no test has panicked with it").push((PoolName::new(pool), container));
+        self
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    fn run(&self, manner: Option<Manner>) -> Container {
+        let id = ContainerId::random();
+        let socket = self.directory.path().join(id.as_str());
+        let agent = manner.map(|manner| FakeAgent::start(socket.clone(), self.slots, manner, self.asked.clone()));
+        let (events, receiver) = mpsc::channel(4);
+        let mut state = self.state();
+        state.running.insert(id.clone(), Running { events, agent });
+        state.order.push(id.clone());
+        let endpoint = Endpoint::new(Address::Unix(socket), Token::new(TOKEN));
+        Container { id, node: "here".to_owned(), endpoint, events: receiver }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -131,15 +161,11 @@ impl Backend for FakeBackend {
             }
             Start::Never => pending().await,
         };
-        let id = ContainerId::random();
-        let socket = self.directory.path().join(id.as_str());
-        let agent = manner.map(|manner| FakeAgent::start(socket.clone(), self.slots, manner, self.asked.clone()));
-        let (events, receiver) = mpsc::channel(4);
-        let mut state = self.state();
-        state.running.insert(id.clone(), Running { events, agent });
-        state.order.push(id.clone());
-        let endpoint = Endpoint { address: Address::Unix(socket), token: Token::new(TOKEN) };
-        Ok(Container { id, node: "here".to_owned(), endpoint, events: receiver })
+        Ok(self.run(manner))
+    }
+
+    async fn adopt(&self) -> Vec<(PoolName, Container)> {
+        std::mem::take(&mut *self.left.lock().expect("no test has panicked with it"))
     }
 
     async fn stop(&self, container: &ContainerId) {
@@ -151,5 +177,9 @@ impl Backend for FakeBackend {
         // Whoever has stopped it does not listen, mostly.
         let _ = running.events.try_send(ContainerEvent::Lost(last));
         self.counts.send_modify(|(_, stopped)| *stopped += 1);
+    }
+
+    async fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
     }
 }

@@ -12,6 +12,7 @@ use tool_executor::{
 
 use super::{
     Bed,
+    agent::Asked,
     backend::{FakeBackend, Start},
     failed, rules, slot_event,
 };
@@ -28,6 +29,23 @@ async fn the_least_number_starts_by_itself_and_others_as_they_are_needed() {
     }
     let pool = bed.scheduler.status().await.remove(0);
     assert_eq!((pool.containers.len(), pool.total_slots, pool.acquired_slots), (4, 8, 8));
+}
+
+#[tokio::test]
+async fn what_an_earlier_executor_has_left_is_wiped_and_used() {
+    let backend = FakeBackend::new(2).leave("").leave("").leave("").leave("another pool");
+    let rules = PoolConfig { min_containers: 1, max_containers: 2, slots_per_container: 2, ..rules() };
+    let bed = Bed::over(backend, rules);
+    let pool = bed.status_when("two are ready", |pool| pool.available_slots == 4).await;
+    assert_eq!(pool.containers.len(), 2, "more than the pool may have are not taken");
+    bed.backend.until_stopped(2).await;
+    for _ in 0..4 {
+        assert!(matches!(bed.backend.asked().await, Asked::Release { keep: false, .. }));
+    }
+    bed.granted("a").await.open(Generation(1));
+    assert!(matches!(bed.backend.asked().await, Asked::Assign { generation: 1, .. }));
+    bed.scheduler.shut_down().await;
+    assert!(bed.backend.is_empty() && bed.backend.is_closed());
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod waits;
 use std::{sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
 use tool_executor::{
     backend::Backend as _,
     id::{PoolName, Tenant, TrajectoryId, TrajectoryKey},
@@ -54,6 +55,7 @@ impl Bed {
             epoch: 1,
             max_batch_size: 100,
             agent_grace: Duration::from_millis(100),
+            superseded: CancellationToken::new(),
         };
         let (scheduler, task) = scheduler::spawn(vec![rules], backend.clone(), link);
         Self { scheduler, task, backend }

@@ -42,15 +42,24 @@ impl Agent {
     }
 
     pub(crate) fn with(slots: u32, change: impl FnOnce(&mut Config)) -> Self {
+        Self::launch(slots, None, change)
+    }
+
+    /// On this port of the machine's network, encrypted.
+    pub(crate) fn on(port: u16, slots: u32) -> Self {
+        Self::launch(slots, Some(port), |config| config.tls = true)
+    }
+
+    fn launch(slots: u32, port: Option<u16>, change: impl FnOnce(&mut Config)) -> Self {
         // No two slots of a machine may share an id, whatever else is being tested on it.
         static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| (FIRST_ID + fastrand::u32(..20_000) * 10_000).into());
         let ids = NEXT.fetch_add(IDS, Ordering::Relaxed);
         let mut config = Config {
-            container_id: "container".to_owned(),
             slots,
             uid_base: can_assign_ids(ids..ids + IDS).then_some(ids),
             network: false,
             token: TOKEN.to_owned(),
+            tls: false,
             orphan_timeout: Duration::from_secs(600),
             read_only: Vec::new(),
             tmp_bytes: 64 << 20,
@@ -64,6 +73,8 @@ impl Agent {
         let child = Command::new(env!("CARGO_BIN_EXE_tool-executor"))
             .args(["sandbox", "--directory"])
             .arg(directory.path())
+            .args(["--container", "container"])
+            .args(port.map(|port| format!("--port={port}")))
             .env_clear()
             .env("TOOL_EXECUTOR_LOG", "error")
             .stdin(Stdio::from(OwnedFd::from(listener)))
@@ -127,5 +138,5 @@ impl Drop for Agent {
 
 /// At a socket: the agent's own, or a proxy's in front of it.
 pub(crate) fn endpoint(socket: PathBuf) -> Endpoint {
-    Endpoint { address: Address::Unix(socket), token: Token::new(TOKEN) }
+    Endpoint::new(Address::Unix(socket), Token::new(TOKEN))
 }

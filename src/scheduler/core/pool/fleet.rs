@@ -13,6 +13,13 @@ use super::{
 };
 
 impl Pool {
+    pub(in super::super) fn adopt(&mut self, turn: &mut Turn<'_>) {
+        if !self.closed && self.containers.counts().present() < self.rules.max_containers {
+            let container = self.containers.add(turn.now);
+            turn.effects.push(Effect::Start { container });
+        }
+    }
+
     pub(in super::super) fn container_ready(&mut self, container: ContainerKey, slots: u32, turn: &mut Turn<'_>) {
         if self.containers.state(container) != Some(ContainerState::Starting) {
             return;
