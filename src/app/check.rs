@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use tokio::net::TcpListener;
 
-use super::{Done, chain, serve};
+use super::{Done, chain, rooms};
 use crate::settings::{self, ServeFlags};
 
 /// Prints what it finds; the exit status is 0 only if `serve` would work.
@@ -34,7 +34,7 @@ pub(super) fn run(flags: ServeFlags) -> Done {
         match state {
             Ok(state) => {
                 say("state directory", Ok(state.path().display().to_string()));
-                let probed = serve::probe(&settings, state.path()).await;
+                let probed = rooms::probe(&settings, state.path()).await;
                 say("isolation", probed.map(|level| level.to_string()).map_err(|error| error.to_string()));
             }
             Err(error) => say("state directory", Err(chain(&error))),

@@ -14,12 +14,11 @@ mod leftovers;
 mod process;
 
 use std::{
-    collections::BTreeSet,
+    collections::HashMap,
     fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -28,34 +27,29 @@ use tracing::warn;
 
 pub use self::leftovers::end_leftovers;
 use self::process::Agent;
-use super::{Backend, Container, ContainerEvent, Endpoint, StartError};
+use super::{
+    Backend, Container, ContainerEvent, Endpoint, StartError,
+    ids::{IdRange, UserIds},
+};
 use crate::{
     id::{ContainerId, PoolName},
     sandbox::{
-        agent,
+        agent::{self, Profile},
         client::{Address, Token},
         slot::empty_trash,
     },
-    tool::Evidence,
 };
 
-/// What every local container is to be like.
+/// What local containers are to be like.
 #[derive(Debug, Clone)]
 pub struct LocalConfig {
     /// Holds a directory for each container.
     pub directory: PathBuf,
     /// The agent's program; this one, mostly.
     pub program: PathBuf,
-    pub slots: u32,
     /// The first user id for slots, where the executor is root.
-    pub uid_base: Option<u32>,
-    pub network: bool,
-    pub orphan_timeout: Duration,
-    pub read_only: Vec<PathBuf>,
-    /// Of a slot's /tmp.
-    pub tmp_bytes: u64,
-    pub max_open_files: u64,
-    pub max_processes: Option<u64>,
+    pub uid_base: u32,
+    pub pools: HashMap<PoolName, Profile>,
     /// The agent's log filter.
     pub log: String,
 }
@@ -63,16 +57,10 @@ pub struct LocalConfig {
 /// The backend of one machine.
 pub struct LocalBackend {
     config: LocalConfig,
+    ids: UserIds,
     node: String,
     /// Shared with whoever watches over a container.
-    running: Arc<Mutex<Running>>,
-}
-
-#[derive(Default)]
-struct Running {
-    /// Which ranges of user ids are taken.
-    ordinals: BTreeSet<u32>,
-    containers: Vec<Entry>,
+    running: Arc<Mutex<Vec<Entry>>>,
 }
 
 struct Entry {
@@ -86,35 +74,23 @@ struct Entry {
 impl LocalBackend {
     pub fn new(config: LocalConfig) -> Self {
         let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Self { config, node, running: Arc::default() }
-    }
-
-    /// The lowest range of user ids that no container has.
-    fn take_ordinal(&self) -> u32 {
-        let mut running = lock(&self.running);
-        let ordinal = (0..).find(|ordinal| !running.ordinals.contains(ordinal)).unwrap_or(u32::MAX);
-        running.ordinals.insert(ordinal);
-        ordinal
+        let ids = UserIds::new(config.uid_base, config.pools.values().map(|profile| profile.slots));
+        Self { config, ids, node, running: Arc::default() }
     }
 
     /// Makes the container's directory and starts its agent there.
-    fn launch(&self, id: &ContainerId, directory: &Path, ordinal: u32) -> Result<(Agent, Endpoint), LaunchError> {
+    fn launch(
+        &self,
+        id: &ContainerId,
+        profile: &Profile,
+        directory: &Path,
+        ids: &IdRange,
+    ) -> Result<(Agent, Endpoint), LaunchError> {
         let step = |step| move |source| LaunchError { step, source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(step("make its directory"))?;
         let token = uuid::Uuid::new_v4().to_string();
-        let config = agent::Config {
-            slots: self.config.slots,
-            // One more than there are slots: the last is for the agent's own test.
-            uid_base: self.config.uid_base.map(|base| base + ordinal * (self.config.slots + 1)),
-            network: self.config.network,
-            token: token.clone(),
-            tls: false,
-            orphan_timeout: self.config.orphan_timeout,
-            read_only: self.config.read_only.clone(),
-            tmp_bytes: self.config.tmp_bytes,
-            max_open_files: self.config.max_open_files,
-            max_processes: self.config.max_processes,
-        };
+        let config =
+            agent::Config { uid_base: Some(ids.start()), token: token.clone(), tls: false, profile: profile.clone() };
         config.store(directory).map_err(|error| step("write its configuration")(io::Error::other(chain(&error))))?;
         let listener = process::bind(directory).map_err(step("bind its socket"))?;
         let agent = Agent::start(&self.config.program, id, directory, listener, &self.config.log)
@@ -124,7 +100,7 @@ impl LocalBackend {
     }
 }
 
-fn lock(running: &Mutex<Running>) -> MutexGuard<'_, Running> {
+fn lock(running: &Mutex<Vec<Entry>>) -> MutexGuard<'_, Vec<Entry>> {
     // Each change is whole before the lock is given back.
     running.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -148,23 +124,25 @@ impl Backend for LocalBackend {
         "local"
     }
 
-    async fn start(&self, _pool: &PoolName) -> Result<Container, StartError> {
+    async fn start(&self, pool: &PoolName) -> Result<Container, StartError> {
+        let Some(profile) = self.config.pools.get(pool) else {
+            return Err(StartError::because(format!("there is no pool `{pool}`")));
+        };
         let id = ContainerId::random();
         let directory = self.config.directory.join(id.as_str());
-        let ordinal = self.take_ordinal();
-        let (agent, endpoint) = match self.launch(&id, &directory, ordinal) {
+        let ids = self.ids.take();
+        let (agent, endpoint) = match self.launch(&id, profile, &directory, &ids) {
             Ok(launched) => launched,
             Err(error) => {
                 remove(&directory);
-                lock(&self.running).ordinals.remove(&ordinal);
-                return Err(StartError { evidence: Evidence { cause: error.to_string(), ..Evidence::default() } });
+                return Err(StartError::because(error.to_string()));
             }
         };
         // One event: its end.
         let (events, receiver) = mpsc::channel(1);
         let (stop, stopping) = watch::channel(false);
         let (gone, is_gone) = watch::channel(false);
-        lock(&self.running).containers.push(Entry { id: id.clone(), stop, gone: is_gone });
+        lock(&self.running).push(Entry { id: id.clone(), stop, gone: is_gone });
         let all = self.running.clone();
         let watched = id.clone();
         // Ends with the agent.
@@ -176,9 +154,8 @@ impl Backend for LocalBackend {
             if let Err(error) = cleared {
                 warn!(error = &error as &dyn std::error::Error, "could not clear a container's directory away");
             }
-            let mut running = lock(&all);
-            running.ordinals.remove(&ordinal);
-            running.containers.retain(|entry| entry.id != watched);
+            drop(ids);
+            lock(&all).retain(|entry| entry.id != watched);
             gone.send_replace(true);
         });
         Ok(Container { id, node: self.node.clone(), endpoint, events: receiver })
@@ -192,7 +169,7 @@ impl Backend for LocalBackend {
     async fn stop(&self, container: &ContainerId) {
         let gone = {
             let running = lock(&self.running);
-            let Some(entry) = running.containers.iter().find(|entry| entry.id == *container) else { return };
+            let Some(entry) = running.iter().find(|entry| entry.id == *container) else { return };
             entry.stop.send_replace(true);
             entry.gone.clone()
         };

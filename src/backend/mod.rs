@@ -1,6 +1,7 @@
 //! Where containers come from. A backend starts and stops containers and says when one has ended; it yields the
 //! address of each one's agent and never sees a tool call.
 
+mod ids;
 mod local;
 
 use async_trait::async_trait;
@@ -59,4 +60,10 @@ pub enum ContainerEvent {
 #[error("could not start a container: {}", evidence.cause)]
 pub struct StartError {
     pub evidence: Evidence,
+}
+
+impl StartError {
+    fn because(cause: impl Into<String>) -> Self {
+        Self { evidence: Evidence { cause: cause.into(), ..Evidence::default() } }
+    }
 }

@@ -89,14 +89,48 @@ pub(super) fn list(value: Written<'_>) -> Result<Vec<String>, String> {
 }
 
 pub(super) fn absolute_paths(value: Written<'_>) -> Result<Vec<PathBuf>, String> {
-    list(value)?
-        .into_iter()
-        .map(
-            |path| {
-                if Path::new(&path).is_absolute() { Ok(path.into()) } else { Err(format!("{path:?} must be absolute")) }
-            },
-        )
-        .collect()
+    list(value)?.into_iter().map(absolute).collect()
+}
+
+pub(super) fn absolute_path(value: Written<'_>) -> Result<PathBuf, String> {
+    absolute(text(value)?)
+}
+
+fn absolute(path: String) -> Result<PathBuf, String> {
+    if Path::new(&path).is_absolute() { Ok(path.into()) } else { Err(format!("{path:?} must be absolute")) }
+}
+
+pub(super) fn path(value: Written<'_>) -> Result<PathBuf, String> {
+    text(value).map(PathBuf::from)
+}
+
+/// A table in the file, or text in JSON.
+pub(super) fn json_object(value: Written<'_>) -> Result<serde_json::Map<String, serde_json::Value>, String> {
+    use serde_json::Value;
+    fn json(value: Written<'_>) -> Value {
+        match value {
+            ValueKind::Table(table) => table
+                .iter()
+                .map(|(name, value)| (name.clone(), json(&value.kind)))
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
+            ValueKind::Array(items) => items.iter().map(|item| json(&item.kind)).collect::<Vec<_>>().into(),
+            ValueKind::Boolean(value) => (*value).into(),
+            ValueKind::I64(number) => (*number).into(),
+            ValueKind::U64(number) => (*number).into(),
+            ValueKind::Float(number) => (*number).into(),
+            other => other.to_string().into(),
+        }
+    }
+    let object = match value {
+        ValueKind::String(text) if text.trim().is_empty() => return Ok(serde_json::Map::new()),
+        ValueKind::String(text) => serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))?,
+        other => json(other),
+    };
+    match object {
+        Value::Object(object) => Ok(object),
+        _ => Err("must be a table, or an object in JSON".to_owned()),
+    }
 }
 
 pub(super) fn address(value: Written<'_>) -> Result<SocketAddr, String> {

@@ -10,6 +10,10 @@ pub(super) struct Key {
     /// Another name of the environment, for a plain number.
     pub(super) number: Option<Number>,
     pub(super) secret: bool,
+    /// What other programs call it in the environment: read where our own name is not set.
+    pub(super) elsewhere: Option<&'static str>,
+    /// A pool may have its own.
+    pub(super) of_pools: bool,
 }
 
 /// The old system's names for durations end in their unit and have plain numbers.
@@ -26,11 +30,11 @@ pub(super) const PREFIX: &str = "TOOL_EXECUTOR_";
 
 impl Key {
     const fn new(path: &'static str, default: &'static str) -> Self {
-        Self { path, default: Some(default), number: None, secret: false }
+        Self { default: Some(default), ..Self::unset(path) }
     }
 
     const fn unset(path: &'static str) -> Self {
-        Self { path, default: None, number: None, secret: false }
+        Self { path, default: None, number: None, secret: false, elsewhere: None, of_pools: false }
     }
 
     const fn secret(path: &'static str) -> Self {
@@ -41,9 +45,17 @@ impl Key {
         Self { number: Some(number), ..self }
     }
 
+    const fn known_as(self, elsewhere: &'static str) -> Self {
+        Self { elsewhere: Some(elsewhere), ..self }
+    }
+
+    const fn of_pools(self) -> Self {
+        Self { of_pools: true, ..self }
+    }
+
     /// Its name in the environment.
     pub(super) fn variable(&self) -> String {
-        // The one name that people know from other programs: `RUST_LOG` has the same value.
+        // As short as `RUST_LOG`.
         let path = if self.path == "log.filter" { "log" } else { self.path };
         format!("{PREFIX}{}", path.replace('.', "_").to_uppercase())
     }
@@ -60,9 +72,6 @@ impl Key {
     }
 }
 
-/// Read instead of `TOOL_EXECUTOR_LOG` where that is not set.
-pub(super) const RUST_LOG: &str = "RUST_LOG";
-
 /// In the order in which they are shown.
 pub(super) const KEYS: &[Key] = &[
     // The old system's port; beyond loopback only on purpose.
@@ -75,19 +84,19 @@ pub(super) const KEYS: &[Key] = &[
     Key::unset("executor_id"),
     //
     // Containers and slots. Numbers are the old system's where it had them.
-    Key::new("slots", "10"),
-    Key::new("min_containers", "1"),
-    Key::new("max_containers", "10"),
-    Key::new("acquire_timeout", "30s").or(Number::Seconds),
+    Key::new("slots", "10").of_pools(),
+    Key::new("min_containers", "1").of_pools(),
+    Key::new("max_containers", "10").of_pools(),
+    Key::new("acquire_timeout", "30s").or(Number::Seconds).of_pools(),
     // Loading an image on a busy node can take minutes; a local process takes milliseconds.
-    Key::new("start_timeout", "5min"),
+    Key::new("start_timeout", "5min").of_pools(),
     // Longer than the pause between two steps of a training run.
-    Key::new("scale_down_after", "5min"),
+    Key::new("scale_down_after", "5min").of_pools(),
     // Starting is work for the machine: a few at a time are up sooner than all at once.
-    Key::new("max_starting", "4"),
-    Key::new("spread", "false"),
+    Key::new("max_starting", "4").of_pools(),
+    Key::new("spread", "false").of_pools(),
     // A trajectory that waits costs about a kilobyte.
-    Key::new("max_waiting_trajectories", "100000"),
+    Key::new("max_waiting_trajectories", "100000").of_pools(),
     //
     // The link to a container. The old system held every call for its window, so that others could go with it. Here a
     // call goes as soon as the connection takes it, with whatever else waits then; the name is taken, and never waited.
@@ -142,15 +151,63 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("keepalive.timeout", "20s"),
     //
     Key::new("log.format", "text"),
-    Key::new("log.filter", "info"),
+    Key::new("log.filter", "info").known_as("RUST_LOG"),
     //
-    // The Nomad backend's.
-    Key::unset("nomad_address"),
+    // What a slot sees of its container's image. A directory of the image of which each workspace is a copy.
+    Key::unset("workspace_source").of_pools(),
+    Key::new("root", "read-only").of_pools(),
+    //
+    // Nomad. Without an address, containers are processes of this machine. The other names are those of its own
+    // command line.
+    Key::unset("nomad.address").known_as("NOMAD_ADDR"),
+    Key::secret("nomad.token").known_as("NOMAD_TOKEN"),
+    Key::unset("nomad.namespace").known_as("NOMAD_NAMESPACE"),
+    Key::unset("nomad.region").known_as("NOMAD_REGION"),
+    Key::unset("nomad.ca_cert").known_as("NOMAD_CACERT"),
+    Key::unset("nomad.ca_path").known_as("NOMAD_CAPATH"),
+    Key::unset("nomad.client_cert").known_as("NOMAD_CLIENT_CERT"),
+    Key::unset("nomad.client_key").known_as("NOMAD_CLIENT_KEY"),
+    Key::unset("nomad.tls_server_name").known_as("NOMAD_TLS_SERVER_NAME"),
+    Key::new("nomad.skip_verify", "false").known_as("NOMAD_SKIP_VERIFY"),
+    Key::secret("nomad.http_auth").known_as("NOMAD_HTTP_AUTH"),
+    // A busy server answers in milliseconds; one that has lost its leader says so after 5 s.
+    Key::new("nomad.timeout", "10s"),
+    // For a node with room. Longer than a burst of stops takes to be noticed, and short enough to tell a waiting trainer
+    // why there is none.
+    Key::new("nomad.placement_timeout", "10s"),
+    // A node that is cut off may come back with its containers; by then their executor has given them up long ago.
+    Key::new("nomad.lost_after", "24h"),
+    // Where agents are reached from here, if not at the address that Nomad tells: HOST=HOST, ...
+    Key::new("nomad.address_rewrite", ""),
     Key::new("job_id", "atropos-sandbox-tool-executor"),
-    Key::new("image", "atropos-sandbox:local"),
-    Key::new("privileged", "false"),
     Key::new("purge_job_on_start", "false"),
     Key::new("purge_job_on_shutdown", "true"),
+    // What agents are opened with is made from it; unset: made once and kept in the state directory.
+    Key::secret("secret"),
+    Key::new("agent_tls", "true"),
+    // Where Nomad's clients reach this executor, for its program; unset: where it listens.
+    Key::unset("advertise"),
+    // The program that they are given: a static build, for images with another C library. Unset: this one.
+    Key::unset("agent_binary"),
+    //
+    // Containers under Nomad. Numbers are the old system's.
+    Key::new("image", "atropos-sandbox:local").of_pools(),
+    Key::new("driver", "docker").of_pools(),
+    Key::new("privileged", "false").of_pools(),
+    // MHz.
+    Key::new("cpu", "500").of_pools(),
+    Key::new("memory", "512MiB").of_pools(),
+    Key::unset("memory_max").of_pools(),
+    Key::new("datacenters", "*").of_pools(),
+    Key::unset("node_pool").of_pools(),
+    // ATTRIBUTE OPERATOR VALUE, ...
+    Key::new("constraints", "").of_pools(),
+    Key::unset("network_mode").of_pools(),
+    Key::new("driver_config", "").of_pools(),
+    // How the agent's program comes into the container: downloaded from this executor, or there already, at a path of
+    // the image or of the node.
+    Key::new("agent", "artifact").of_pools(),
+    Key::new("agent_path", "tool-executor").of_pools(),
     //
     // The ToolServer of external tools.
     Key::unset("tool_server_url"),

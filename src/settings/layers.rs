@@ -7,11 +7,14 @@ use config::{Config, ConfigError, FileFormat, Format, Source, Value, ValueKind};
 use super::{
     Mistake, Sources,
     flags::Given,
-    keys::{KEYS, Key, Number, PREFIX, RUST_LOG, find, nearest},
+    keys::{KEYS, Key, Number, PREFIX, find, nearest},
 };
 
 /// Every setting that has a value, with where it comes from.
 pub(super) type Merged = BTreeMap<&'static str, Entry>;
+
+/// The table of the file that holds a table for each pool but the default one.
+const POOLS: &str = "pools";
 
 /// A value as it was written.
 #[derive(Debug, Clone)]
@@ -84,7 +87,10 @@ fn file(sources: &Sources, mistakes: &mut Vec<Mistake>) -> Layer {
     let mut layer = Layer::default();
     let Some(file) = &sources.file else { return layer };
     match FileFormat::Toml.parse(None, &file.text) {
-        Ok(table) => table.into_iter().for_each(|(name, value)| leaf(&name, value, &file.path, &mut layer, mistakes)),
+        Ok(table) => table
+            .into_iter()
+            .filter(|(name, _)| name != POOLS)
+            .for_each(|(name, value)| leaf(&name, value, &file.path, &mut layer, mistakes)),
         Err(error) => {
             let message = format!("is not TOML: {}", error.to_string().trim().replace('\n', "\n    "));
             mistakes.push(Mistake { source: file.path.clone(), message });
@@ -103,6 +109,63 @@ fn leaf(path: &str, value: Value, file: &str, layer: &mut Layer, mistakes: &mut 
         }
         (None, _) => mistakes.push(Mistake { source, message: unknown(path) }),
     }
+}
+
+/// A pool's settings, and the others where it has none of its own.
+pub(super) fn over(common: &Merged, own: &Merged) -> Merged {
+    let mut all = common.clone();
+    all.extend(own.iter().map(|(path, entry)| (*path, entry.clone())));
+    all
+}
+
+/// What each pool of the file says of itself.
+pub(super) fn pools(sources: &Sources, mistakes: &mut Vec<Mistake>) -> BTreeMap<String, Merged> {
+    let mut pools = BTreeMap::new();
+    let Some(file) = &sources.file else { return pools };
+    // What is not TOML has been told.
+    let Some(value) = FileFormat::Toml.parse(None, &file.text).ok().and_then(|mut table| table.remove(POOLS)) else {
+        return pools;
+    };
+    let mut tell = |path: String, message: String| {
+        mistakes.push(Mistake { source: format!("{}: {path}", file.path), message });
+    };
+    let ValueKind::Table(tables) = value.kind else {
+        tell(POOLS.to_owned(), "must have a table for each pool: [pools.NAME]".to_owned());
+        return pools;
+    };
+    for (name, value) in tables {
+        let path = format!("{POOLS}.{name}");
+        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+        if !plain || !(1..=64).contains(&name.len()) {
+            tell(path.clone(), "a pool's name has 1 to 64 characters of [A-Za-z0-9_-]".to_owned());
+        }
+        let ValueKind::Table(table) = value.kind else {
+            tell(path, "must be a table".to_owned());
+            continue;
+        };
+        let mut pool = Merged::new();
+        for (key, value) in table {
+            let path = format!("{path}.{key}");
+            match find(&key) {
+                Some(known) if known.of_pools => {
+                    pool.insert(known.path, Entry { value, source: format!("{}: {path}", file.path) });
+                }
+                Some(_) => tell(path, "is the same for every pool: it belongs before the pools".to_owned()),
+                None => {
+                    let known = KEYS.iter().filter(|key| key.of_pools).map(|key| key.path.to_owned());
+                    tell(
+                        path,
+                        match nearest(&key, known) {
+                            Some(known) => format!("there is no such setting of a pool; perhaps {known} is meant"),
+                            None => "there is no such setting of a pool".to_owned(),
+                        },
+                    );
+                }
+            }
+        }
+        pools.insert(name, pool);
+    }
+    pools
 }
 
 fn unknown(path: &str) -> String {
@@ -147,10 +210,8 @@ fn variables(
         let value = get(&variable);
         if let Some(value) = value {
             layer.put(key, format!("{place}{variable}"), value);
-        } else if key.path == "log.filter"
-            && let Some(value) = get(RUST_LOG)
-        {
-            layer.put(key, format!("{place}{RUST_LOG}"), value);
+        } else if let Some((name, value)) = key.elsewhere.and_then(|name| Some((name, get(name)?))) {
+            layer.put(key, format!("{place}{name}"), value);
         }
         let Some((number_variable, number)) = key.number_variable().zip(key.number) else { continue };
         let Some(text) = get(&number_variable) else { continue };

@@ -9,6 +9,8 @@ mod flags;
 mod keys;
 mod layers;
 mod model;
+mod nomad;
+mod pools;
 mod reader;
 mod render;
 mod rules;
@@ -16,9 +18,11 @@ mod sources;
 
 pub use flags::ServeFlags;
 pub use model::{
-    CallSettings, KeepAlive, LimitSettings, LinkSettings, LogFormat, LogSettings, NomadSettings, PoolSettings,
-    SandboxSettings, Secret, Settings, ToolServerSettings, ToolSettings,
+    CallSettings, KeepAlive, LimitSettings, LinkSettings, LogFormat, LogSettings, SandboxSettings, Secret, Settings,
+    ToolServerSettings, ToolSettings,
 };
+pub use nomad::{NomadAddress, NomadSettings};
+pub use pools::{AgentDelivery, Constraint, ContainerSettings, Driver, PoolSettings};
 pub use render::render;
 pub use sources::{FileSource, Machine, Sources, read};
 
@@ -61,8 +65,15 @@ pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
     let mut mistakes = Vec::new();
     let mut warnings = Vec::new();
     let merged = layers::merge(sources, &mut mistakes, &mut warnings);
+    let pools = layers::pools(sources, &mut mistakes);
     let mut reader = reader::Reader::new(&merged, mistakes);
-    let settings = model::build(&mut reader, &sources.machine);
+    let mut settings = model::build(&mut reader, &sources.machine);
+    for (name, own) in &pools {
+        let all = layers::over(&merged, own);
+        let mut of_pool = reader::Reader::new(&all, Vec::new());
+        settings.pools.push(pools::build(&mut of_pool, name));
+        reader.take_mistakes(of_pool);
+    }
     let effective = render::effective(&merged);
     let (settings, mistakes) = rules::check(settings, reader, &mut warnings);
     if mistakes.is_empty() { Ok(Loaded { settings, warnings, effective }) } else { Err(Mistakes(mistakes)) }

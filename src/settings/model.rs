@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Machine, convert, reader::Reader};
+use super::{Machine, NomadSettings, PoolSettings, convert, nomad, pools, reader::Reader};
 use crate::tool::MAX_CAPTURED_BYTES;
 
 /// All settings of a start. Durations and sizes are within bounds, and nothing contradicts anything else.
@@ -25,7 +25,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Tells this executor's containers from another's.
     pub executor_id: String,
-    pub pool: PoolSettings,
+    /// The default one, which has no name, comes first.
+    pub pools: Vec<PoolSettings>,
     pub link: LinkSettings,
     pub calls: CallSettings,
     pub sandbox: SandboxSettings,
@@ -33,29 +34,15 @@ pub struct Settings {
     pub limits: LimitSettings,
     pub keepalive: KeepAlive,
     pub log: LogSettings,
-    pub nomad: NomadSettings,
+    /// Where containers run if not on this machine.
+    pub nomad: Option<NomadSettings>,
+    /// What agents are opened with is made from it.
+    pub secret: Option<Secret>,
+    /// Where others reach this executor, if that is not where it listens: an address with its scheme.
+    pub advertise: Option<String>,
+    /// The program that agents are, if it is not this one.
+    pub agent_binary: Option<PathBuf>,
     pub tool_server: ToolServerSettings,
-}
-
-/// Of the default pool.
-#[derive(Debug, Clone)]
-pub struct PoolSettings {
-    /// Of each container.
-    pub slots: u32,
-    pub min_containers: u32,
-    pub max_containers: u32,
-    /// How long a trajectory waits for a slot.
-    pub acquire_timeout: Duration,
-    /// How long a container may take to be ready.
-    pub start_timeout: Duration,
-    /// How long a container is idle before it is stopped.
-    pub scale_down_after: Duration,
-    /// Containers that start at a time.
-    pub max_starting: u32,
-    /// Give slots of the emptiest container rather than of the fullest.
-    pub spread: bool,
-    /// Trajectories that may wait for a slot.
-    pub max_waiting_trajectories: usize,
 }
 
 /// Of the link between executor and agent.
@@ -150,16 +137,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// Of the Nomad backend.
-#[derive(Debug, Clone)]
-pub struct NomadSettings {
-    pub job_id: String,
-    pub image: String,
-    pub privileged: bool,
-    pub purge_job_on_start: bool,
-    pub purge_job_on_shutdown: bool,
-}
-
 /// Of external tools.
 #[derive(Debug, Clone)]
 pub struct ToolServerSettings {
@@ -172,7 +149,7 @@ pub struct ToolServerSettings {
 pub struct Secret(Arc<str>);
 
 impl Secret {
-    fn new(text: &str) -> Self {
+    pub fn new(text: &str) -> Self {
         Self(text.into())
     }
 
@@ -196,17 +173,7 @@ pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
         token: r.optional("token", secret),
         state_dir: state_dir(r, machine),
         executor_id: r.optional("executor_id", name).unwrap_or_else(|| host_name(machine)),
-        pool: PoolSettings {
-            slots: number(r, "slots", 1..=10_000),
-            min_containers: number(r, "min_containers", 0..=100_000),
-            max_containers: number(r, "max_containers", 1..=100_000),
-            acquire_timeout: duration(r, "acquire_timeout", ZERO..=DAY),
-            start_timeout: duration(r, "start_timeout", SECOND..=DAY),
-            scale_down_after: duration(r, "scale_down_after", ZERO..=DAY),
-            max_starting: number(r, "max_starting", 1..=1_000),
-            spread: r.value("spread", convert::boolean),
-            max_waiting_trajectories: number(r, "max_waiting_trajectories", 1..=10_000_000),
-        },
+        pools: vec![pools::build(r, "")],
         link: LinkSettings {
             batch_window: duration(r, "batch_window", ZERO..=SECOND),
             max_batch_size: number(r, "max_batch_size", 1..=10_000),
@@ -237,13 +204,10 @@ pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
             timeout: duration(r, "keepalive.timeout", SECOND..=DAY),
         },
         log: LogSettings { format: r.value("log.format", log_format), filter: r.value("log.filter", convert::string) },
-        nomad: NomadSettings {
-            job_id: r.value("job_id", convert::string),
-            image: r.value("image", convert::string),
-            privileged: r.value("privileged", convert::boolean),
-            purge_job_on_start: r.value("purge_job_on_start", convert::boolean),
-            purge_job_on_shutdown: r.value("purge_job_on_shutdown", convert::boolean),
-        },
+        nomad: nomad::build(r),
+        secret: r.optional("secret", secret),
+        advertise: r.optional("advertise", url),
+        agent_binary: r.optional("agent_binary", convert::absolute_path),
         tool_server: ToolServerSettings {
             url: r.optional("tool_server_url", convert::string),
             token: r.optional("tool_server_token", secret),
@@ -269,32 +233,36 @@ fn limits(r: &mut Reader<'_>) -> LimitSettings {
     }
 }
 
-const ZERO: Duration = Duration::ZERO;
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3_600);
-const DAY: Duration = Duration::from_secs(24 * 3_600);
-const WEEK: Duration = Duration::from_secs(7 * 24 * 3_600);
-const MIB: u64 = 1 << 20;
+pub(super) const ZERO: Duration = Duration::ZERO;
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3_600);
+pub(super) const WEEK: Duration = Duration::from_secs(7 * 24 * 3_600);
+pub(super) const MIB: u64 = 1 << 20;
 
-fn number<T: Default + TryFrom<u64>>(r: &mut Reader<'_>, path: &'static str, range: RangeInclusive<u64>) -> T {
+pub(super) fn number<T: Default + TryFrom<u64>>(
+    r: &mut Reader<'_>,
+    path: &'static str,
+    range: RangeInclusive<u64>,
+) -> T {
     r.within(path, convert::number, range, u64::to_string)
 }
 
-fn size<T: Default + TryFrom<u64>>(r: &mut Reader<'_>, path: &'static str, range: RangeInclusive<u64>) -> T {
+pub(super) fn size<T: Default + TryFrom<u64>>(r: &mut Reader<'_>, path: &'static str, range: RangeInclusive<u64>) -> T {
     r.within(path, convert::size, range, |bytes| match bytes {
         bytes if *bytes >= MIB && bytes % MIB == 0 => format!("{} MiB", bytes / MIB),
         bytes => format!("{bytes} bytes"),
     })
 }
 
-fn duration(r: &mut Reader<'_>, path: &'static str, range: RangeInclusive<Duration>) -> Duration {
+pub(super) fn duration(r: &mut Reader<'_>, path: &'static str, range: RangeInclusive<Duration>) -> Duration {
     r.within(path, convert::duration, range, |duration| {
         humantime_serde::re::humantime::format_duration(*duration).to_string()
     })
 }
 
 /// Told without the text.
-fn secret(written: convert::Written<'_>) -> Result<Secret, String> {
+pub(super) fn secret(written: convert::Written<'_>) -> Result<Secret, String> {
     let text = convert::string(written)?;
     if text.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(Secret::new(&text))
@@ -304,13 +272,21 @@ fn secret(written: convert::Written<'_>) -> Result<Secret, String> {
 }
 
 /// A name that can stand in a path, a header and a Nomad meta value.
-fn name(written: convert::Written<'_>) -> Result<String, String> {
+pub(super) fn name(written: convert::Written<'_>) -> Result<String, String> {
     let text = convert::string(written)?;
     let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     if plain && (1..=128).contains(&text.len()) {
         Ok(text)
     } else {
         Err(format!("must be 1 to 128 characters of [A-Za-z0-9._-], and is {text:?}"))
+    }
+}
+
+fn url(written: convert::Written<'_>) -> Result<String, String> {
+    let text = convert::string(written)?;
+    match text.split_once("://") {
+        Some(("http" | "https", rest)) if !rest.is_empty() => Ok(text.trim_end_matches('/').to_owned()),
+        _ => Err(format!("must be an address such as http://executor:9001, and is {text:?}")),
     }
 }
 

@@ -112,6 +112,12 @@ impl<'a> Reader<'a> {
         self.mistakes.push(Mistake { source: sources.join(", "), message: message.to_string() });
     }
 
+    /// Those of a reader of some of the same settings, which are told once.
+    pub(super) fn take_mistakes(&mut self, other: Reader<'_>) {
+        let new = other.mistakes.into_iter().filter(|mistake| !self.mistakes.contains(mistake));
+        self.mistakes.extend(new.collect::<Vec<_>>());
+    }
+
     pub(super) fn into_mistakes(self) -> Vec<Mistake> {
         self.mistakes
     }

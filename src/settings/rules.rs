@@ -16,12 +16,6 @@ pub(super) fn check(
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&settings.log.filter) {
         reader.tell(&["log.filter"], error);
     }
-    if reader.optional("nomad_address", super::convert::string).is_some() {
-        reader.tell(
-            &["nomad_address"],
-            "this version has no Nomad backend: leave it unset, and containers run on this machine",
-        );
-    }
     if settings.link.orphan_timeout <= settings.link.agent_grace {
         warnings.push(
             "orphan_timeout is not longer than agent_grace: an agent may end itself while it is still sought".into(),
@@ -32,9 +26,8 @@ pub(super) fn check(
 
 /// What must not be more than something else.
 fn ordered(settings: &Settings, reader: &mut Reader<'_>) {
-    let (pool, calls, limits) = (&settings.pool, &settings.calls, &settings.limits);
+    let (calls, limits) = (&settings.calls, &settings.limits);
     let rules = [
-        ("min_containers", "max_containers", pool.min_containers <= pool.max_containers),
         ("default_timeout", "max_timeout", calls.default_timeout <= calls.max_timeout),
         (
             "max_kept_result_bytes",
@@ -85,7 +78,9 @@ fn exposure(settings: &mut Settings, reader: &mut Reader<'_>, warnings: &mut Vec
 /// Every slot of the machine has a kernel user id of its own.
 fn user_ids(settings: &Settings, reader: &mut Reader<'_>) {
     const NAMES: [&str; 3] = ["uid_base", "slots", "max_containers"];
-    let slots = u64::from(settings.pool.slots) * u64::from(settings.pool.max_containers);
+    let most = settings.pools.iter().map(|pool| u64::from(pool.slots) + 1).max().unwrap_or_default();
+    let containers: u64 = settings.pools.iter().map(|pool| u64::from(pool.max_containers)).sum();
+    let slots = most * containers;
     // The last id, -1, means "no change" to the kernel.
     if u64::from(settings.sandbox.uid_base) + slots >= u64::from(u32::MAX) && reader.sound(&NAMES) {
         reader.tell(&NAMES, format_args!("there are no {slots} user ids from uid_base on"));

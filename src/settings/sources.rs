@@ -6,7 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Loaded, Mistake, Mistakes, ServeFlags, load};
+use super::{
+    Loaded, Mistake, Mistakes, ServeFlags,
+    keys::{KEYS, PREFIX},
+    load,
+};
 
 /// Looked for in the working directory where no `--config` is given.
 const FILE: &str = "tool-executor.toml";
@@ -83,7 +87,8 @@ fn may_read(path: &Path, mistakes: &mut Vec<Mistake>) -> Option<String> {
 
 /// The variables that can be meant for us, of those that are text.
 fn environment(mistakes: &mut Vec<Mistake>) -> BTreeMap<String, String> {
-    let ours = |name: &str| name.starts_with(super::keys::PREFIX) || name == super::keys::RUST_LOG;
+    let elsewhere = |name: &str| KEYS.iter().any(|key| key.elsewhere == Some(name));
+    let ours = |name: &str| name.starts_with(PREFIX) || elsewhere(name);
     let mut environment = BTreeMap::new();
     for (name, value) in env::vars_os() {
         let Ok(name) = name.into_string() else { continue };

@@ -45,8 +45,11 @@ fn only_mistake(sources: &Sources) -> (String, String) {
 fn nothing_need_be_set() {
     let settings = settings(&sources());
     assert_eq!(settings.listen, SocketAddr::from(([127, 0, 0, 1], 9001)));
-    assert_eq!((settings.pool.slots, settings.pool.min_containers, settings.pool.max_containers), (10, 1, 10));
-    assert_eq!(settings.pool.acquire_timeout, Duration::from_secs(30));
+    assert_eq!(
+        (settings.pools[0].slots, settings.pools[0].min_containers, settings.pools[0].max_containers),
+        (10, 1, 10)
+    );
+    assert_eq!(settings.pools[0].acquire_timeout, Duration::from_secs(30));
     assert_eq!(settings.link.batch_window, Duration::from_millis(20));
     assert_eq!(settings.calls.max_timeout, Duration::from_secs(3_600));
     assert_eq!(settings.state_dir.to_str(), Some("/home/ada/.local/state/tool-executor"));
@@ -61,10 +64,8 @@ fn every_key_is_read_and_every_read_has_a_key() {
     let merged = layers::merge(&sources(), &mut vec![], &mut vec![]);
     let mut reader = reader::Reader::new(&merged, vec![]);
     let settings = model::build(&mut reader, &sources().machine);
-    let mut read = reader.asked.clone();
+    let read = reader.asked.clone();
     rules::check(settings, reader, &mut vec![]);
-    // Read by the rules.
-    read.insert("nomad_address");
     assert_eq!(read, KEYS.iter().map(|key| key.path).collect());
 }
 
@@ -73,20 +74,21 @@ fn the_later_source_wins() {
     let mut all =
         file("slots = 2\nmin_containers = 2\nmax_containers = 12\nmax_starting = 3\n[log]\nformat = \"json\"");
     let first = settings(&all);
-    assert_eq!((first.pool.slots, first.pool.max_containers, first.log.format), (2, 12, LogFormat::Json));
+    assert_eq!((first.pools[0].slots, first.pools[0].max_containers, first.log.format), (2, 12, LogFormat::Json));
     all.dotenv = Some("TOOL_EXECUTOR_SLOTS=3 # three\nexport TOOL_EXECUTOR_MIN_CONTAINERS='3'\n".into());
     all.environment = environment(&[("SLOTS", "4"), ("MAX_CONTAINERS", "14")]).environment;
     all.flags = flags(&["max_containers=15", "log.format=text"]);
     all.flags.listen = Some("localhost:0".into());
     let last = settings(&all);
-    assert_eq!((last.pool.slots, last.pool.min_containers, last.pool.max_containers), (4, 3, 15));
-    assert_eq!((last.pool.max_starting, last.log.format), (3, LogFormat::Text));
+    assert_eq!((last.pools[0].slots, last.pools[0].min_containers, last.pools[0].max_containers), (4, 3, 15));
+    assert_eq!((last.pools[0].max_starting, last.log.format), (3, LogFormat::Text));
     assert_eq!(last.listen, SocketAddr::from(([127, 0, 0, 1], 0)));
 }
 
 #[test]
 fn the_old_systems_names_keep_their_meaning() {
     let settings = settings(&environment(&[
+        ("NOMAD_ADDRESS", "http://localhost:4646"),
         ("JOB_ID", "job"),
         ("IMAGE", "image:1"),
         ("SLOTS", "5"),
@@ -102,10 +104,15 @@ fn the_old_systems_names_keep_their_meaning() {
         ("TOKEN", "t2"),
         ("PURGE_JOB_ON_SHUTDOWN", "0"),
     ]));
-    assert_eq!((settings.nomad.job_id.as_str(), settings.nomad.image.as_str()), ("job", "image:1"));
-    assert_eq!((settings.pool.slots, settings.pool.min_containers, settings.pool.max_containers), (5, 2, 3));
-    assert!(settings.nomad.privileged && !settings.nomad.purge_job_on_shutdown && settings.sandbox.network);
-    assert_eq!(settings.pool.acquire_timeout, Duration::from_millis(2_500));
+    let (nomad, container) = (settings.nomad.as_ref().expect("it is Nomad's"), &settings.pools[0].container);
+    assert_eq!((nomad.address.0.as_str(), nomad.job_id.as_str()), ("http://localhost:4646", "job"));
+    assert_eq!((container.image.as_str(), container.driver), ("image:1", Driver::Docker));
+    assert_eq!(
+        (settings.pools[0].slots, settings.pools[0].min_containers, settings.pools[0].max_containers),
+        (5, 2, 3)
+    );
+    assert!(container.privileged && !nomad.purge_job_on_shutdown && settings.sandbox.network);
+    assert_eq!(settings.pools[0].acquire_timeout, Duration::from_millis(2_500));
     assert_eq!((settings.link.batch_window, settings.link.max_batch_size), (Duration::ZERO, 7));
     assert_eq!(settings.tool_server.url.as_deref(), Some("http://tools"));
     assert_eq!(settings.tool_server.token.as_ref().map(Secret::reveal), Some("t1"));
@@ -122,7 +129,7 @@ fn every_mistake_is_told_at_once_with_its_place() {
         ("ACQUIRE_TIMEOUT_S", "-1"),
         ("LISTEN", "0.0.0.0:9001"),
         ("ALLOW_NETWORK", "true"),
-        ("NOMAD_ADDRESS", "http://localhost:4646"),
+        ("NOMAD_ADDRESS", "localhost:4646"),
     ])
     .environment;
     all.flags = flags(&["leese=1h", "lease", "lease=soon"]);
@@ -138,7 +145,7 @@ fn every_mistake_is_told_at_once_with_its_place() {
         ("TOOL_EXECUTOR_ACQUIRE_TIMEOUT_S", "must be a number of seconds"),
         ("TOOL_EXECUTOR_LISTEN", "insecure_listen"),
         ("TOOL_EXECUTOR_ALLOW_NETWORK", "needs a token"),
-        ("TOOL_EXECUTOR_NOMAD_ADDRESS", "no Nomad backend"),
+        ("TOOL_EXECUTOR_NOMAD_ADDRESS", "must be http://HOST:PORT"),
         ("--set leese", "perhaps lease is meant"),
         ("--set lease", "must be NAME=VALUE"),
         ("--set lease", "must be a duration"),
@@ -203,7 +210,7 @@ fn empty_variables_count_as_unset_and_unknown_ones_are_warned_of() {
         environment(&[("SLOTS", ""), ("TOKEN", " "), ("SLOT", "3"), ("PORT_9001_TCP", "x"), ("ALLOW_NETWORK", "0")]);
     all.dotenv = Some("TOOL_EXECUTOR_SLOTS=6\nOTHER=1\n".into());
     let loaded = load(&all).unwrap();
-    assert_eq!(loaded.settings.pool.slots, 6);
+    assert_eq!(loaded.settings.pools[0].slots, 6);
     assert_eq!(loaded.settings.token, None);
     assert_eq!(
         loaded.warnings,
@@ -221,7 +228,7 @@ fn two_names_of_one_setting_are_not_both_set() {
     // In different sources, the later wins as ever.
     let mut all = environment(&[("ACQUIRE_TIMEOUT_S", "6")]);
     all.dotenv = Some("TOOL_EXECUTOR_ACQUIRE_TIMEOUT=5s".into());
-    assert_eq!(settings(&all).pool.acquire_timeout, Duration::from_secs(6));
+    assert_eq!(settings(&all).pools[0].acquire_timeout, Duration::from_secs(6));
 }
 
 #[test]
@@ -230,7 +237,7 @@ fn the_file_has_types_of_its_own() {
         "listen = \"127.0.0.1:1\"\nspread = true\nmax_request_bytes = 2097152\nlease = \"1h\"\n\
          [tools]\ndisabled = [\"filesystem\", \"terminal\"]\n[sandbox]\nread_only = [\"/data\"]\ntmp_size = \"1GiB\"",
     ));
-    assert!(settings.pool.spread);
+    assert!(settings.pools[0].spread);
     assert_eq!((settings.limits.max_request_bytes, settings.sandbox.tmp_bytes), (2_097_152, 1 << 30));
     assert_eq!(settings.tools.disabled, ["filesystem", "terminal"]);
     assert_eq!(settings.sandbox.read_only, [std::path::PathBuf::from("/data")]);
@@ -286,6 +293,90 @@ fn log_filters_have_two_names() {
     assert_eq!(filter(&[("RUST_LOG", "debug"), ("TOOL_EXECUTOR_LOG", "trace")]), "trace");
     assert_eq!(filter(&[("RUST_LOG", "")]), "info");
     assert_eq!(only_mistake(&environment(&[("LOG", "a=loud")])).0, "TOOL_EXECUTOR_LOG");
+}
+
+#[test]
+fn nomad_is_found_as_its_own_command_line_finds_it() {
+    let variables = [
+        ("NOMAD_ADDR", "https://nomad:4646"),
+        ("NOMAD_TOKEN", "t"),
+        ("NOMAD_NAMESPACE", "agents"),
+        ("NOMAD_REGION", "eu"),
+        ("NOMAD_CACERT", "/ca.pem"),
+        ("NOMAD_CAPATH", "/ca"),
+        ("NOMAD_CLIENT_CERT", "/c.pem"),
+        ("NOMAD_CLIENT_KEY", "/k.pem"),
+        ("NOMAD_TLS_SERVER_NAME", "server.global.nomad"),
+        ("NOMAD_SKIP_VERIFY", "true"),
+        ("NOMAD_HTTP_AUTH", "user:password"),
+    ];
+    let environment: BTreeMap<_, _> =
+        variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    let of = |sources: &Sources| settings(sources).nomad.expect("it is Nomad's");
+    let nomad = of(&Sources { environment: environment.clone(), ..sources() });
+    assert_eq!(nomad.address.0, "https://nomad:4646");
+    assert_eq!((nomad.token.as_ref().map(Secret::reveal), nomad.namespace.as_deref()), (Some("t"), Some("agents")));
+    assert_eq!((nomad.region.as_deref(), nomad.tls_server_name.as_deref()), (Some("eu"), Some("server.global.nomad")));
+    let path = |path: &Option<std::path::PathBuf>| path.as_ref().and_then(|path| path.to_str()).map(str::to_owned);
+    let paths = [&nomad.ca_cert, &nomad.ca_path, &nomad.client_cert, &nomad.client_key].map(path);
+    assert_eq!(paths.map(Option::unwrap), ["/ca.pem", "/ca", "/c.pem", "/k.pem"]);
+    assert!(nomad.skip_verify && nomad.http_auth.as_ref().map(Secret::reveal) == Some("user:password"));
+
+    let mut ours = environment.clone();
+    ours.insert("TOOL_EXECUTOR_NOMAD_ADDRESS".into(), "unix:///run/nomad.sock".into());
+    assert_eq!(of(&Sources { environment: ours, ..sources() }).address.0, "unix:///run/nomad.sock");
+    let dotenv = "NOMAD_ADDR=http://elsewhere:1\n".to_owned();
+    assert_eq!(of(&Sources { dotenv: Some(dotenv), ..sources() }).address.0, "http://elsewhere:1");
+    assert!(settings(&sources()).nomad.is_none(), "without an address, containers are here");
+
+    let mut half = environment;
+    half.remove("NOMAD_CLIENT_KEY");
+    assert!(only_mistake(&Sources { environment: half, ..sources() }).1.contains("go together"));
+}
+
+#[test]
+fn a_pool_has_what_it_says_and_else_what_the_default_pool_has() {
+    let mut all = file(
+        "slots = 4\nimage = \"common\"\n[pools.swe]\nimage = \"swe:1\"\nworkspace_source = \"/testbed\"\n\
+         root = \"overlay\"\nmin_containers = 0\nconstraints = [\"${attr.cpu.arch} = amd64\"]\n\
+         driver_config = { runtime = \"runsc\", ulimit = { nofile = \"1:2\" } }\n[pools.raw]\ndriver = \"raw_exec\"\n\
+         agent = \"present\"\nagent_path = \"/usr/bin/tool-executor\"\ndatacenters = \"a, b\"",
+    );
+    all.environment = environment(&[("MAX_CONTAINERS", "3")]).environment;
+    let settings = settings(&all);
+    let [default, raw, swe] = settings.pools.as_slice() else { panic!("{:?}", settings.pools) };
+    assert_eq!((default.name.as_str(), raw.name.as_str(), swe.name.as_str()), ("", "raw", "swe"));
+    assert_eq!((default.container.image.as_str(), swe.container.image.as_str()), ("common", "swe:1"));
+    assert_eq!((swe.slots, swe.min_containers, swe.max_containers), (4, 0, 3));
+    assert_eq!(swe.workspace_source.as_deref(), Some(std::path::Path::new("/testbed")));
+    assert!(swe.writable_root && !default.writable_root);
+    let constraint = ("${attr.cpu.arch}", "=", "amd64");
+    let [only] = swe.container.constraints.as_slice() else { panic!("{:?}", swe.container.constraints) };
+    assert_eq!((only.attribute.as_str(), only.operator.as_str(), only.value.as_str()), constraint);
+    assert_eq!(swe.container.driver_config["ulimit"]["nofile"], "1:2");
+    assert_eq!((raw.container.driver, raw.container.agent), (Driver::RawExec, AgentDelivery::Present));
+    assert_eq!(raw.container.datacenters, ["a", "b"]);
+}
+
+#[test]
+fn mistakes_of_pools_are_told_with_their_place() {
+    let told = mistakes(&file(
+        "slots = 0\n[pools.\"a b\"]\n[pools.x]\nslotz = 3\nlease = \"1h\"\nmin_containers = 11\ndriver = \"lxc\"\n\
+         driver_config = \"{\"",
+    ));
+    let expected = [
+        ("tool-executor.toml: pools.a b", "a pool's name"),
+        ("tool-executor.toml: pools.x.slotz", "perhaps slots is meant"),
+        ("tool-executor.toml: pools.x.lease", "is the same for every pool"),
+        ("tool-executor.toml: slots", "must be between 1"),
+        ("tool-executor.toml: pools.x.min_containers, max_containers (default)", "must not be more than"),
+        ("tool-executor.toml: pools.x.driver", "must be docker"),
+        ("tool-executor.toml: pools.x.driver_config", "is not JSON"),
+    ];
+    for (source, message) in expected {
+        assert!(told.iter().any(|(place, text)| place == source && text.contains(message)), "{source}: {told:#?}");
+    }
+    assert_eq!(told.len(), expected.len(), "what several pools share is told once: {told:#?}");
 }
 
 proptest::proptest! {

@@ -14,16 +14,23 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    pub slots: u32,
     /// The first of `slots + 1` user ids that are this container's alone. Of no use where the agent is not root, or has
     /// not all of them.
     pub uid_base: Option<u32>,
-    /// Slots share the agent's network.
-    pub network: bool,
     /// Whoever wants to be obeyed must know it.
     pub token: String,
     /// The channel is encrypted, with keys made from the token: for an agent that listens on a network.
     pub tls: bool,
+    pub profile: Profile,
+}
+
+/// What every agent of a pool is told alike.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    pub slots: u32,
+    /// Slots share the agent's network.
+    pub network: bool,
     /// With no executor for so long, the agent ends itself.
     #[serde(with = "humantime_serde")]
     pub orphan_timeout: Duration,

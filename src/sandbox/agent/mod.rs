@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
-pub use self::config::{Config, ConfigError};
+pub use self::config::{Config, ConfigError, Profile};
 use self::{
     listener::Listener,
     server::{AgentService, Identity},
@@ -113,7 +113,8 @@ async fn serve(place: &Place, mut config: Config) -> Result<(), AgentError> {
         None => Listener::inherited().map_err(step("listen on standard input"))?,
     };
     // One more than there are slots: see `slot_config`.
-    config.uid_base = config.uid_base.filter(|base| can_assign_ids(*base..base.saturating_add(config.slots + 1)));
+    config.uid_base =
+        config.uid_base.filter(|base| can_assign_ids(*base..base.saturating_add(config.profile.slots + 1)));
 
     let slots_directory = place.directory.join("slots");
     let end = CancellationToken::new();
@@ -130,7 +131,7 @@ async fn serve(place: &Place, mut config: Config) -> Result<(), AgentError> {
     };
     let outcome = match made {
         Some(Ok((isolation, slots))) => {
-            info!(container = place.container, slots = config.slots, %isolation, "ready");
+            info!(container = place.container, slots = config.profile.slots, %isolation, "ready");
             let isolation = isolation.to_string();
             serve_slots(
                 listener,
@@ -159,9 +160,9 @@ async fn make_slots(
     agent: &Agent,
     tasks: &mut JoinSet<()>,
 ) -> Result<(Isolation, Vec<SlotHandle>), AgentError> {
-    let isolation = probe(&slot_config(config, directory, "probe", config.slots)).await?;
+    let isolation = probe(&slot_config(config, directory, "probe", config.profile.slots)).await?;
     let mut making = JoinSet::new();
-    for index in 0..config.slots {
+    for index in 0..config.profile.slots {
         let slot = SlotTask::new(index, slot_config(config, directory, &index.to_string(), index), agent.clone());
         making.spawn(async move { (index, slot.await) });
     }
@@ -187,7 +188,7 @@ async fn serve_slots(
     signalled: impl Future<Output = &'static str>,
 ) -> Result<(), AgentError> {
     let (attached, mut is_attached) = watch::channel(false);
-    let orphan_timeout = identity.config.orphan_timeout;
+    let orphan_timeout = identity.config.profile.orphan_timeout;
     let tls = identity.config.tls.then(|| tls::server(&identity.config.token)).transpose()?;
     let end = agent.end.clone();
     let service = AgentService::new(identity, slots, agent.events, attached, agent.end);
@@ -231,13 +232,14 @@ fn tidy(slots: &Path) -> io::Result<()> {
 
 /// `offset`: which of the container's user ids; the last is the probe's.
 fn slot_config(config: &Config, slots: &Path, name: &str, offset: u32) -> SlotConfig {
+    let profile = &config.profile;
     SlotConfig {
         host_id: config.uid_base.map(|base| base + offset),
-        network: config.network,
-        read_only: config.read_only.clone(),
-        tmp_bytes: config.tmp_bytes,
-        max_open_files: config.max_open_files,
-        max_processes: config.max_processes,
+        network: profile.network,
+        read_only: profile.read_only.clone(),
+        tmp_bytes: profile.tmp_bytes,
+        max_open_files: profile.max_open_files,
+        max_processes: profile.max_processes,
         ..SlotConfig::new(slots.join(name))
     }
 }

@@ -179,7 +179,7 @@ impl Shared {
         let attached = Attached {
             container_id: self.identity.container.clone(),
             isolation: self.identity.isolation.clone(),
-            network_isolated: !self.identity.config.network,
+            network_isolated: !self.identity.config.profile.network,
             requests_received,
             slots: self.slots.iter().map(SlotHandle::snapshot).collect(),
             events_acknowledged,

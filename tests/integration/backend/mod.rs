@@ -16,23 +16,26 @@ use tokio_util::sync::CancellationToken;
 use tool_executor::{
     backend::{Backend, ContainerEvent, LocalBackend, LocalConfig, end_leftovers},
     id::{ContainerId, PoolName},
-    sandbox::client::LinkOptions,
+    sandbox::{agent::Profile, client::LinkOptions},
 };
 
 use crate::support::client::PATIENCE;
 
 fn backend(directory: PathBuf, program: &str) -> LocalBackend {
-    LocalBackend::new(LocalConfig {
-        directory,
-        program: program.into(),
+    let profile = Profile {
         slots: 1,
-        uid_base: None,
         network: false,
         orphan_timeout: Duration::from_secs(60),
         read_only: Vec::new(),
         tmp_bytes: 1 << 20,
         max_open_files: 64,
         max_processes: None,
+    };
+    LocalBackend::new(LocalConfig {
+        directory,
+        program: program.into(),
+        uid_base: 0,
+        pools: [(pool(), profile)].into(),
         log: String::new(),
     })
 }

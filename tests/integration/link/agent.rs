@@ -26,7 +26,7 @@ use crate::support::{
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn mortal() -> Agent {
-    Agent::with(1, |config| config.orphan_timeout = ORPHAN_TIMEOUT)
+    Agent::with(1, |config| config.profile.orphan_timeout = ORPHAN_TIMEOUT)
 }
 
 async fn ends(agent: &mut Agent) {

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tool_executor::sandbox::{
-    agent::Config,
+    agent::{Config, Profile},
     client::{Address, Endpoint, Token},
     slot::can_assign_ids,
 };
@@ -55,16 +55,18 @@ impl Agent {
         static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| (FIRST_ID + fastrand::u32(..20_000) * 10_000).into());
         let ids = NEXT.fetch_add(IDS, Ordering::Relaxed);
         let mut config = Config {
-            slots,
             uid_base: can_assign_ids(ids..ids + IDS).then_some(ids),
-            network: false,
             token: TOKEN.to_owned(),
             tls: false,
-            orphan_timeout: Duration::from_secs(600),
-            read_only: Vec::new(),
-            tmp_bytes: 64 << 20,
-            max_open_files: 1024,
-            max_processes: None,
+            profile: Profile {
+                slots,
+                network: false,
+                orphan_timeout: Duration::from_secs(600),
+                read_only: Vec::new(),
+                tmp_bytes: 64 << 20,
+                max_open_files: 1024,
+                max_processes: None,
+            },
         };
         change(&mut config);
         let directory = TempDir::new().expect("a directory for the agent");

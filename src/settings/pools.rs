@@ -1,0 +1,170 @@
+//! The settings of a pool: how many containers it has, what they are like, and what their slots see.
+
+use std::path::PathBuf;
+
+use super::{
+    convert::{self, Written},
+    model::{DAY, MIB, SECOND, ZERO, duration, number, size},
+    reader::Reader,
+};
+use std::time::Duration;
+
+/// A set of like containers.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// Empty for the default one.
+    pub name: String,
+    /// Of each container.
+    pub slots: u32,
+    pub min_containers: u32,
+    pub max_containers: u32,
+    /// How long a trajectory waits for a slot.
+    pub acquire_timeout: Duration,
+    /// How long a container may take to be ready.
+    pub start_timeout: Duration,
+    /// How long a container is idle before it is stopped.
+    pub scale_down_after: Duration,
+    /// Containers that start at a time.
+    pub max_starting: u32,
+    /// Give slots of the emptiest container rather than of the fullest.
+    pub spread: bool,
+    /// Trajectories that may wait for a slot.
+    pub max_waiting_trajectories: usize,
+    /// A directory of the image of which each workspace is a copy, which is shown there too.
+    pub workspace_source: Option<PathBuf>,
+    /// A slot may change all that it sees, for as long as its workspace lives.
+    pub writable_root: bool,
+    pub container: ContainerSettings,
+}
+
+/// What a container is under Nomad.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContainerSettings {
+    pub image: String,
+    pub driver: Driver,
+    pub privileged: bool,
+    /// In MHz.
+    pub cpu: u32,
+    pub memory_bytes: u64,
+    /// Up to which it may go where the node has more (memory oversubscription).
+    pub memory_max_bytes: Option<u64>,
+    pub datacenters: Vec<String>,
+    pub node_pool: Option<String>,
+    pub constraints: Vec<Constraint>,
+    /// Of the Docker driver: `host`, or the name of a network.
+    pub network_mode: Option<String>,
+    /// Laid over what the executor tells the driver.
+    pub driver_config: serde_json::Map<String, serde_json::Value>,
+    pub agent: AgentDelivery,
+    /// Where the agent's program is, if it is there already.
+    pub agent_path: String,
+}
+
+/// What runs a container.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Driver {
+    #[default]
+    Docker,
+    /// A process of the node as it is.
+    RawExec,
+    /// A process of the node in a root of its own.
+    Exec,
+    /// `apptainer exec`, started as a process of the node.
+    Apptainer,
+}
+
+/// How the agent's program comes into a container.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AgentDelivery {
+    /// Nomad downloads it from this executor.
+    #[default]
+    Artifact,
+    /// It is there, at a path of the image, or of the node where there is no image.
+    Present,
+}
+
+/// Which nodes may run a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Constraint {
+    pub attribute: String,
+    pub operator: String,
+    pub value: String,
+}
+
+/// Reads a pool's settings; those that it has not are the default pool's.
+pub(super) fn build(r: &mut Reader<'_>, name: &str) -> PoolSettings {
+    let pool = PoolSettings {
+        name: name.to_owned(),
+        slots: number(r, "slots", 1..=10_000),
+        min_containers: number(r, "min_containers", 0..=100_000),
+        max_containers: number(r, "max_containers", 1..=100_000),
+        acquire_timeout: duration(r, "acquire_timeout", ZERO..=DAY),
+        start_timeout: duration(r, "start_timeout", SECOND..=DAY),
+        scale_down_after: duration(r, "scale_down_after", ZERO..=DAY),
+        max_starting: number(r, "max_starting", 1..=1_000),
+        spread: r.value("spread", convert::boolean),
+        max_waiting_trajectories: number(r, "max_waiting_trajectories", 1..=10_000_000),
+        workspace_source: r.optional("workspace_source", convert::absolute_path),
+        writable_root: r.value("root", writable_root),
+        container: ContainerSettings {
+            image: r.value("image", convert::string),
+            driver: r.value("driver", driver),
+            privileged: r.value("privileged", convert::boolean),
+            cpu: number(r, "cpu", 1..=1_000_000),
+            memory_bytes: size(r, "memory", 16 * MIB..=1 << 44),
+            memory_max_bytes: r.optional("memory_max", convert::size),
+            datacenters: r.value("datacenters", convert::list),
+            node_pool: r.optional("node_pool", convert::string),
+            constraints: r.value("constraints", constraints),
+            network_mode: r.optional("network_mode", convert::string),
+            driver_config: r.value("driver_config", convert::json_object),
+            agent: r.value("agent", agent_delivery),
+            agent_path: r.value("agent_path", convert::string),
+        },
+    };
+    let (least, most) = ("min_containers", "max_containers");
+    if pool.min_containers > pool.max_containers && r.sound(&[least, most]) {
+        r.tell(&[least, most], format_args!("{least} must not be more than {most}"));
+    }
+    pool
+}
+
+fn driver(written: Written<'_>) -> Result<Driver, String> {
+    match convert::string(written)?.as_str() {
+        "docker" => Ok(Driver::Docker),
+        "raw_exec" => Ok(Driver::RawExec),
+        "exec" => Ok(Driver::Exec),
+        // The old system's name for it.
+        "apptainer" | "singularity" => Ok(Driver::Apptainer),
+        other => Err(format!("must be docker, raw_exec, exec or apptainer, and is {other:?}")),
+    }
+}
+
+fn agent_delivery(written: Written<'_>) -> Result<AgentDelivery, String> {
+    match convert::string(written)?.as_str() {
+        "artifact" => Ok(AgentDelivery::Artifact),
+        "present" => Ok(AgentDelivery::Present),
+        other => Err(format!("must be artifact or present, and is {other:?}")),
+    }
+}
+
+fn writable_root(written: Written<'_>) -> Result<bool, String> {
+    match convert::string(written)?.as_str() {
+        "read-only" => Ok(false),
+        "overlay" => Ok(true),
+        other => Err(format!("must be read-only or overlay, and is {other:?}")),
+    }
+}
+
+fn constraints(written: Written<'_>) -> Result<Vec<Constraint>, String> {
+    let one = |text: String| {
+        let mut words = text.splitn(3, char::is_whitespace).map(|word| word.trim().to_owned());
+        match (words.next(), words.next(), words.next()) {
+            (Some(attribute), Some(operator), value) if !attribute.is_empty() => {
+                Ok(Constraint { attribute, operator, value: value.unwrap_or_default() })
+            }
+            _ => Err(format!("must be ATTRIBUTE OPERATOR VALUE, such as ${{attr.cpu.arch}} = amd64, and is {text:?}")),
+        }
+    };
+    convert::list(written)?.into_iter().map(one).collect()
+}
