@@ -2,6 +2,7 @@
 //! address of each one's agent and never sees a tool call.
 
 mod local;
+pub mod nomad;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
