@@ -3,6 +3,7 @@
 
 mod ids;
 mod local;
+pub mod nomad;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;

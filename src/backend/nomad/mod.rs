@@ -1,0 +1,3 @@
+//! Containers as allocations of a Nomad cluster.
+
+pub mod api;
