@@ -1,6 +1,7 @@
 //! Wires the rooms together, one file a subcommand.
 
 mod check;
+mod containers;
 mod rooms;
 mod serve;
 mod state_dir;

@@ -6,15 +6,16 @@ use std::{
 };
 
 use crate::{
-    backend::LocalConfig,
+    backend::{HttpAuth, LocalConfig, NomadClientConfig, NomadConfig, NomadPool, Program},
     edge::PublicLimits,
     id::PoolName,
     sandbox::{
         agent::Profile,
+        client::Token,
         slot::{self, Isolation, SlotConfig, Unavailable},
     },
     scheduler::PoolConfig,
-    settings::{PoolSettings, Settings},
+    settings::{NomadSettings, PoolSettings, Secret, Settings},
     tool::job::OutputLimits,
     trajectory::{Defaults, Limits},
 };
@@ -56,6 +57,53 @@ pub(super) fn local_config(settings: &Settings, directory: PathBuf) -> LocalConf
         uid_base: settings.sandbox.uid_base,
         pools: settings.pools.iter().map(|pool| (PoolName::new(&pool.name), profile(settings, pool))).collect(),
         log: settings.log.filter.clone(),
+    }
+}
+
+/// What the Nomad backend is told; none where containers are here. `secret` and `program` are what the settings do not
+/// give.
+pub(super) fn nomad_config(settings: &Settings, secret: &str, program: Option<Program>) -> Option<NomadConfig> {
+    let nomad = settings.nomad.as_ref()?;
+    let pool = |pool: &PoolSettings| NomadPool {
+        name: PoolName::new(&pool.name),
+        container: pool.container.clone(),
+        profile: profile(settings, pool),
+    };
+    Some(NomadConfig {
+        client: nomad_client(nomad),
+        executor_id: settings.executor_id.clone(),
+        job_id: nomad.job_id.clone(),
+        secret: Token::new(secret),
+        pools: settings.pools.iter().map(pool).collect(),
+        uid_base: settings.sandbox.uid_base,
+        agent_tls: nomad.agent_tls,
+        program,
+        log: settings.log.filter.clone(),
+        placement_timeout: nomad.placement_timeout,
+        lost_after: nomad.lost_after,
+        address_rewrite: nomad.address_rewrite.clone(),
+        purge_on_start: nomad.purge_job_on_start,
+        purge_on_shutdown: nomad.purge_job_on_shutdown,
+    })
+}
+
+pub(super) fn nomad_client(nomad: &NomadSettings) -> NomadClientConfig {
+    let token = |secret: &Secret| Token::new(secret.reveal());
+    NomadClientConfig {
+        token: nomad.token.as_ref().map(token),
+        namespace: nomad.namespace.clone(),
+        region: nomad.region.clone(),
+        ca_cert: nomad.ca_cert.clone(),
+        ca_path: nomad.ca_path.clone(),
+        client_cert: nomad.client_cert.clone(),
+        client_key: nomad.client_key.clone(),
+        tls_server_name: nomad.tls_server_name.clone(),
+        skip_verify: nomad.skip_verify,
+        http_auth: nomad.http_auth.as_ref().map(|auth| {
+            let (user, password) = auth.reveal().split_once(':').unwrap_or((auth.reveal(), ""));
+            HttpAuth { user: user.to_owned(), password: Token::new(password) }
+        }),
+        ..NomadClientConfig::new(nomad.address.clone(), nomad.timeout)
     }
 }
 

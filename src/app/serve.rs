@@ -1,6 +1,6 @@
 //! `serve`: from settings to a running service, and to its end.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -11,9 +11,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Done, log, rooms, state_dir::StateDir};
+use super::{
+    Done,
+    containers::{self, Containers},
+    log, rooms,
+    state_dir::StateDir,
+};
 use crate::{
-    backend::{Backend, LocalBackend, end_leftovers},
     edge::{Access, Edge, Keepalive},
     sandbox::client::LinkOptions,
     scheduler::{self, ContainerState},
@@ -44,9 +48,6 @@ pub(super) fn run(flags: ServeFlags) -> Done {
 async fn serve(settings: Settings) -> Done {
     let mut signals = Signals::listen()?;
     let state = StateDir::take(&settings.state_dir)?;
-    let isolation = rooms::probe(&settings, state.path()).await?;
-    info!(%isolation, network = settings.sandbox.network, state = %state.path().display(), "slots can be made");
-
     let superseded = CancellationToken::new();
     let options = LinkOptions {
         executor_id: settings.executor_id.clone(),
@@ -55,16 +56,18 @@ async fn serve(settings: Settings) -> Done {
         agent_grace: settings.link.agent_grace,
         superseded: superseded.clone(),
     };
-    let containers = state.path().join("containers");
-    end_leftovers(&containers, &options).await?;
     let listener = TcpListener::bind(settings.listen)
         .await
         .map_err(|error| format!("could not listen on {}: {error}", settings.listen))?;
     let address = listener.local_addr()?;
 
-    let backend: Arc<dyn Backend> = Arc::new(LocalBackend::new(rooms::local_config(&settings, containers)));
+    let Containers { backend, program } = containers::open(&settings, &state, &options, address).await?;
+    let adopted = tokio::select! {
+        adopted = containers::adopt(&*backend) => adopted?,
+        () = signals.next() => return Ok(ExitCode::SUCCESS),
+    };
     let (scheduler, scheduling) =
-        scheduler::spawn(settings.pools.iter().map(rooms::pool_config).collect(), backend.clone(), options);
+        scheduler::spawn(settings.pools.iter().map(rooms::pool_config).collect(), backend.clone(), options, adopted);
     let limits = rooms::limits(&settings);
     let defaults = limits.default_options.clone();
     let directory = Directory::new(limits, settings.limits.max_trajectories, scheduler.clone());
@@ -79,6 +82,7 @@ async fn serve(settings: Settings) -> Done {
         backend: backend.name(),
         keepalive: Keepalive { interval: settings.keepalive.interval, timeout: settings.keepalive.timeout },
         serving: is_serving,
+        program,
     };
     let closing = CancellationToken::new();
     let mut served = tokio::spawn(edge.serve(listener, closing.clone()));

@@ -77,6 +77,18 @@ impl StateDir {
         Ok(epoch)
     }
 
+    /// What agents are opened with is made from it: made once, and kept from everybody else.
+    pub(super) fn secret(&self) -> Result<String, StateDirError> {
+        let path = self.path.join("secret");
+        if let Some(secret) = self.read(&path)?.filter(|secret| !secret.is_empty()) {
+            return Ok(secret);
+        }
+        // 244 random bits from the system.
+        let secret = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+        self.write(&path, &secret)?;
+        Ok(secret)
+    }
+
     fn read(&self, path: &Path) -> Result<Option<String>, StateDirError> {
         match fs::read_to_string(path) {
             Ok(text) => Ok(Some(text)),
@@ -88,7 +100,12 @@ impl StateDir {
     /// All of it or nothing, also if the machine dies meanwhile.
     fn write(&self, path: &Path, text: &str) -> Result<(), StateDirError> {
         let new = path.with_extension("new");
-        let written = fs::File::create(&new)
+        let written = fs::OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&new)
             .and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()).and_then(|()| file.sync_all()))
             .and_then(|()| fs::rename(&new, path));
         written.map_err(|source| StateDirError::Io { step: "write", path: path.to_owned(), source })
@@ -97,6 +114,8 @@ impl StateDir {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -112,6 +131,9 @@ mod tests {
         let far = u64::MAX - 2;
         fs::write(path.join("epoch"), far.to_string()).unwrap();
         assert_eq!(second.next_epoch().unwrap(), far + 1, "a clock that went back is no obstacle");
+        let secret = second.secret().unwrap();
+        assert!(secret.len() >= 64 && second.secret().unwrap() == secret);
+        assert_eq!(fs::metadata(path.join("secret")).unwrap().permissions().mode() & 0o777, 0o600);
         fs::write(path.join("epoch"), "nonsense").unwrap();
         assert!(matches!(second.next_epoch(), Err(StateDirError::Damaged { .. })));
     }

@@ -28,7 +28,7 @@ use tracing::warn;
 pub use self::leftovers::end_leftovers;
 use self::process::Agent;
 use super::{
-    Backend, Container, ContainerEvent, Endpoint, StartError,
+    AdoptError, Backend, Container, ContainerEvent, Endpoint, StartError,
     ids::{IdRange, UserIds},
 };
 use crate::{
@@ -162,8 +162,8 @@ impl Backend for LocalBackend {
     }
 
     /// See [`end_leftovers`].
-    async fn adopt(&self) -> Vec<(PoolName, Container)> {
-        Vec::new()
+    async fn adopt(&self) -> Result<Vec<(PoolName, Container)>, AdoptError> {
+        Ok(Vec::new())
     }
 
     async fn stop(&self, container: &ContainerId) {

@@ -8,7 +8,15 @@ pub mod nomad;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-pub use self::local::{LocalBackend, LocalConfig, end_leftovers};
+pub use self::{
+    local::{LocalBackend, LocalConfig, end_leftovers},
+    nomad::{
+        AgentDelivery, Constraint, ContainerSpec, Driver, NomadBackend, NomadConfig, NomadPool, Program,
+        api::{
+            Address as NomadAddress, Client as NomadClient, ClientConfig as NomadClientConfig, ClientError, HttpAuth,
+        },
+    },
+};
 pub use crate::sandbox::client::{Address, Endpoint, Token};
 use crate::{
     id::{ContainerId, PoolName},
@@ -26,9 +34,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Whoever waits may stop waiting, at a timeout or at the end: a start that is dropped leaves nothing running.
     async fn start(&self, pool: &PoolName) -> Result<Container, StartError>;
 
-    /// Containers of this executor that run already, left by one before it, each with its pool. Asked once, before
-    /// anything is started. The caller stops those that it does not want.
-    async fn adopt(&self) -> Vec<(PoolName, Container)>;
+    /// Containers of this executor that run already, left by one before it, each with its pool. Asked before anything is
+    /// started, and again after an error that is one for now. The caller stops those that it does not want.
+    async fn adopt(&self) -> Result<Vec<(PoolName, Container)>, AdoptError>;
 
     /// Ends the container and everything in it; returns when it is gone. Stopping what is gone already succeeds.
     async fn stop(&self, container: &ContainerId);
@@ -50,10 +58,21 @@ pub struct Container {
 /// What a backend sees of a container from outside.
 #[derive(Debug, Clone)]
 pub enum ContainerEvent {
-    /// It will be taken away: give it nothing new.
-    Draining,
+    /// It will be taken away, for this reason: give it nothing new.
+    Draining(String),
+    /// Something is wrong that is not its end, and that its end may come of; or is so no more.
+    Trouble(Option<String>),
     /// It is gone.
     Lost(Evidence),
+}
+
+/// It cannot be told what runs.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("could not look for what an earlier executor has left: {cause}")]
+pub struct AdoptError {
+    pub cause: String,
+    /// It may go well later.
+    pub for_now: bool,
 }
 
 /// A container could not be started.

@@ -5,6 +5,7 @@ mod access;
 mod http;
 mod json;
 mod parse;
+mod program;
 mod render;
 mod service;
 mod status;
@@ -23,7 +24,7 @@ use tonic::{
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::warn;
 
-pub use self::{access::Access, render::PublicLimits};
+pub use self::{access::Access, program::AgentProgram, render::PublicLimits};
 use self::{parse::Parser, service::Service};
 use crate::{
     pb::toolexecutor::{FILE_DESCRIPTOR_SET, tool_executor_server::ToolExecutorServer},
@@ -45,6 +46,8 @@ pub struct Edge {
     pub keepalive: Keepalive,
     /// Whether new trajectories are welcome.
     pub serving: watch::Receiver<bool>,
+    /// What containers elsewhere download.
+    pub program: Option<AgentProgram>,
 }
 
 /// How a client that has vanished without a word is noticed.
@@ -97,7 +100,10 @@ impl Edge {
     ) -> Routes {
         let max_request_bytes = self.limits.max_request_bytes as usize;
         let access = self.access.clone();
-        let router = http::router(self.serving);
+        let router = match self.program {
+            Some(program) => http::router(self.serving).merge(program.router()),
+            None => http::router(self.serving),
+        };
         let service = Service {
             access: self.access,
             parser: Arc::new(Parser {

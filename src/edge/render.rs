@@ -81,6 +81,9 @@ fn notice_event(notice: Notice) -> pb::notice::Event {
         Notice::SandboxLost { generation, evidence: known } => {
             Event::SandboxLost(pb::SandboxLost { generation: generation.0, evidence: Some(evidence(&known)) })
         }
+        Notice::SandboxDraining { location: place, cause } => {
+            Event::SandboxDraining(pb::SandboxDraining { location: Some(location(&place)), cause })
+        }
         Notice::Draining { remaining } => {
             Event::Draining(pb::Draining { deadline: Some(timestamp(SystemTime::now() + remaining)) })
         }

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, Container},
-    id::ContainerId,
+    id::{ContainerId, PoolName},
     sandbox::client::LinkOptions,
     tool::Evidence,
 };
@@ -74,7 +74,12 @@ struct Driver {
 
 /// Starts the scheduler: what runs already is adopted, the least number of containers of each pool is started at once,
 /// and the others as they are needed. Its task ends after [`Handle::shut_down`], when every container is gone.
-pub fn spawn(pools: Vec<PoolConfig>, backend: Arc<dyn Backend>, link: LinkOptions) -> (Handle, JoinHandle<()>) {
+pub fn spawn(
+    pools: Vec<PoolConfig>,
+    backend: Arc<dyn Backend>,
+    link: LinkOptions,
+    adopted: Vec<(PoolName, Container)>,
+) -> (Handle, JoinHandle<()>) {
     // Each bounded by what it carries: see `Command` and `Report`.
     let (to_commands, commands) = mpsc::unbounded_channel();
     let (to_reports, reports) = mpsc::unbounded_channel();
@@ -97,12 +102,12 @@ pub fn spawn(pools: Vec<PoolConfig>, backend: Arc<dyn Backend>, link: LinkOption
         closed: false,
         closing: Vec::new(),
     };
-    (Handle::new(to_commands, names), tokio::spawn(driver.run()))
+    (Handle::new(to_commands, names), tokio::spawn(driver.run(adopted)))
 }
 
 impl Driver {
-    async fn run(mut self) {
-        self.adopt().await;
+    async fn run(mut self, adopted: Vec<(PoolName, Container)>) {
+        self.adopt(adopted);
         self.tell(Event::Tick);
         let mut batch = Vec::new();
         while !(self.closed && self.supervisors.is_empty()) {

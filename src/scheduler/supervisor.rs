@@ -38,8 +38,8 @@ pub(super) enum Report {
     },
     /// It did not come to that, and is gone. The last report.
     Failed(Evidence),
-    /// It will be taken away.
-    Draining,
+    /// It will be taken away, for this reason.
+    Draining(String),
     SlotReady {
         slot: u32,
         kept: bool,
@@ -81,17 +81,18 @@ enum End {
 impl Supervisor {
     pub(super) async fn run(mut self) {
         let mut container = None;
+        let mut trouble = None;
         let adopted = self.adopted.take();
         let started = tokio::select! {
-            started = timeout(self.start_timeout, self.start(adopted, &mut container)) => {
+            started = timeout(self.start_timeout, self.start(adopted, &mut container, &mut trouble)) => {
                 Some(started.unwrap_or_else(|_| Err(self.too_late())))
             }
             () = self.stop.cancelled() => None,
         };
         match (started, container) {
-            (Some(Ok(connected)), Some(container)) => self.watch(container, connected).await,
+            (Some(Ok(ready)), Some(container)) => self.watch(container, ready, trouble).await,
             (Some(Err(evidence)), container) => {
-                let evidence = self.abandon(evidence, container).await;
+                let evidence = self.abandon(troubled(evidence, trouble), container).await;
                 self.report(Report::Failed(evidence));
             }
             (None, Some(container)) => {
@@ -104,7 +105,12 @@ impl Supervisor {
     }
 
     /// `launched` is what has to be stopped if this fails, or is given up.
-    async fn start(&self, adopted: Option<Container>, launched: &mut Option<Container>) -> Result<Ready, Evidence> {
+    async fn start(
+        &self,
+        adopted: Option<Container>,
+        launched: &mut Option<Container>,
+        trouble: &mut Option<String>,
+    ) -> Result<Ready, Evidence> {
         let container = match adopted {
             Some(container) => container,
             None => self.backend.start(&self.pool).await.map_err(|error| error.evidence)?,
@@ -118,7 +124,7 @@ impl Supervisor {
         };
         tokio::select! {
             ready = ready => ready,
-            evidence = self.gone(&mut container.events) => Err(evidence),
+            evidence = self.gone(&mut container.events, trouble) => Err(evidence),
         }
     }
 
@@ -142,23 +148,24 @@ impl Supervisor {
         evidence
     }
 
-    /// Waits for the container's end, as the backend sees it.
-    async fn gone(&self, events: &mut mpsc::Receiver<ContainerEvent>) -> Evidence {
+    /// Waits for the container's end, as the backend sees it; keeps what may have led to it.
+    async fn gone(&self, events: &mut mpsc::Receiver<ContainerEvent>, trouble: &mut Option<String>) -> Evidence {
         loop {
             match events.recv().await {
                 Some(ContainerEvent::Lost(evidence)) => return evidence,
-                Some(ContainerEvent::Draining) => self.report(Report::Draining),
+                Some(ContainerEvent::Draining(why)) => self.report(Report::Draining(why)),
+                Some(ContainerEvent::Trouble(now)) => *trouble = now,
                 None => pending().await,
             }
         }
     }
 
-    async fn watch(&self, mut container: Container, ready: Ready) {
+    async fn watch(&self, mut container: Container, ready: Ready, mut trouble: Option<String>) {
         let Ready { connected: Connected { link, attached, mut events }, quarantined } = ready;
         self.report(Report::Ready { link: link.clone(), location: location(&container), attached });
         quarantined.into_iter().for_each(|report| self.report(report));
         let end = tokio::select! {
-            evidence = self.gone(&mut container.events) => End::Gone(evidence),
+            evidence = self.gone(&mut container.events, &mut trouble) => End::Gone(evidence),
             end = self.relay(&mut events) => end,
             () = self.stop.cancelled() => End::Stop,
         };
@@ -174,7 +181,7 @@ impl Supervisor {
                 self.backend.stop(&container.id).await;
             }
             End::Silent(cause) => {
-                self.give_up(&link, located(because(cause), &container));
+                self.give_up(&link, troubled(located(because(cause), &container), trouble));
                 self.backend.stop(&container.id).await;
             }
             // It is the other's now: it must not be stopped.
@@ -252,6 +259,12 @@ fn location(container: &Container) -> Location {
 /// What is known of the end of this container.
 fn located(evidence: Evidence, container: &Container) -> Evidence {
     Evidence { location: evidence.location.or_else(|| Some(location(container))), ..evidence }
+}
+
+/// With what was wrong already before the end.
+fn troubled(mut evidence: Evidence, trouble: Option<String>) -> Evidence {
+    evidence.events.extend(trouble);
+    evidence
 }
 
 /// An error with its causes, in one line.

@@ -21,8 +21,8 @@ pub use model::{
     CallSettings, KeepAlive, LimitSettings, LinkSettings, LogFormat, LogSettings, SandboxSettings, Secret, Settings,
     ToolServerSettings, ToolSettings,
 };
-pub use nomad::{NomadAddress, NomadSettings};
-pub use pools::{AgentDelivery, Constraint, ContainerSettings, Driver, PoolSettings};
+pub use nomad::NomadSettings;
+pub use pools::PoolSettings;
 pub use render::render;
 pub use sources::{FileSource, Machine, Sources, read};
 

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use crate::backend::NomadAddress;
+
 use super::{
     Secret,
     convert::{self, Written},
@@ -44,15 +46,11 @@ pub struct NomadSettings {
     pub agent_tls: bool,
 }
 
-/// Where Nomad's API is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NomadAddress(pub String);
-
-/// Reads the settings of Nomad; none without an address.
+/// Reads the settings of Nomad, all of them in any case; none without an address.
 pub(super) fn build(r: &mut Reader<'_>) -> Option<NomadSettings> {
     let address = r.optional("nomad.address", address);
-    let settings = NomadSettings {
-        address: address.clone().unwrap_or_default(),
+    let rest = NomadSettings {
+        address: NomadAddress::Unix(PathBuf::new()),
         token: r.optional("nomad.token", secret),
         namespace: r.optional("nomad.namespace", convert::string),
         region: r.optional("nomad.region", convert::string),
@@ -72,19 +70,15 @@ pub(super) fn build(r: &mut Reader<'_>) -> Option<NomadSettings> {
         purge_job_on_shutdown: r.value("purge_job_on_shutdown", convert::boolean),
         agent_tls: r.value("agent_tls", convert::boolean),
     };
-    if settings.client_cert.is_some() != settings.client_key.is_some() {
+    if rest.client_cert.is_some() != rest.client_key.is_some() {
         r.tell(&["nomad.client_cert", "nomad.client_key"], "a client certificate and its key go together");
     }
-    address.map(|_| settings)
+    address.map(|address| NomadSettings { address, ..rest })
 }
 
 fn address(written: Written<'_>) -> Result<NomadAddress, String> {
     let text = convert::string(written)?;
-    match text.split_once("://") {
-        Some(("http" | "https", host)) if !host.is_empty() && !host.starts_with('/') => Ok(NomadAddress(text)),
-        Some(("unix", path)) if path.starts_with('/') => Ok(NomadAddress(text)),
-        _ => Err(format!("must be http://HOST:PORT, https://HOST:PORT or unix:///PATH, and is {text:?}")),
-    }
+    text.parse().map_err(|error| format!("{error}, and is {text:?}"))
 }
 
 /// Without what a URL's path or a filter would need to be escaped; a child's name begins with it.

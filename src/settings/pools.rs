@@ -1,14 +1,14 @@
 //! The settings of a pool: how many containers it has, what they are like, and what their slots see.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
+
+use crate::backend::{AgentDelivery, Constraint, ContainerSpec, Driver};
 
 use super::{
     convert::{self, Written},
     model::{DAY, MIB, SECOND, ZERO, duration, number, size},
     reader::Reader,
 };
-use std::time::Duration;
-
 /// A set of like containers.
 #[derive(Debug, Clone)]
 pub struct PoolSettings {
@@ -34,61 +34,7 @@ pub struct PoolSettings {
     pub workspace_source: Option<PathBuf>,
     /// A slot may change all that it sees, for as long as its workspace lives.
     pub writable_root: bool,
-    pub container: ContainerSettings,
-}
-
-/// What a container is under Nomad.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ContainerSettings {
-    pub image: String,
-    pub driver: Driver,
-    pub privileged: bool,
-    /// In MHz.
-    pub cpu: u32,
-    pub memory_bytes: u64,
-    /// Up to which it may go where the node has more (memory oversubscription).
-    pub memory_max_bytes: Option<u64>,
-    pub datacenters: Vec<String>,
-    pub node_pool: Option<String>,
-    pub constraints: Vec<Constraint>,
-    /// Of the Docker driver: `host`, or the name of a network.
-    pub network_mode: Option<String>,
-    /// Laid over what the executor tells the driver.
-    pub driver_config: serde_json::Map<String, serde_json::Value>,
-    pub agent: AgentDelivery,
-    /// Where the agent's program is, if it is there already.
-    pub agent_path: String,
-}
-
-/// What runs a container.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Driver {
-    #[default]
-    Docker,
-    /// A process of the node as it is.
-    RawExec,
-    /// A process of the node in a root of its own.
-    Exec,
-    /// `apptainer exec`, started as a process of the node.
-    Apptainer,
-}
-
-/// How the agent's program comes into a container.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum AgentDelivery {
-    /// Nomad downloads it from this executor.
-    #[default]
-    Artifact,
-    /// It is there, at a path of the image, or of the node where there is no image.
-    Present,
-}
-
-/// Which nodes may run a container.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Constraint {
-    pub attribute: String,
-    pub operator: String,
-    pub value: String,
+    pub container: ContainerSpec,
 }
 
 /// Reads a pool's settings; those that it has not are the default pool's.
@@ -106,7 +52,7 @@ pub(super) fn build(r: &mut Reader<'_>, name: &str) -> PoolSettings {
         max_waiting_trajectories: number(r, "max_waiting_trajectories", 1..=10_000_000),
         workspace_source: r.optional("workspace_source", convert::absolute_path),
         writable_root: r.value("root", writable_root),
-        container: ContainerSettings {
+        container: ContainerSpec {
             image: r.value("image", convert::string),
             driver: r.value("driver", driver),
             privileged: r.value("privileged", convert::boolean),

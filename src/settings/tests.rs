@@ -1,6 +1,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use super::{keys::KEYS, *};
+use crate::backend::{AgentDelivery, Driver};
 
 fn sources() -> Sources {
     let machine = Machine {
@@ -105,7 +106,7 @@ fn the_old_systems_names_keep_their_meaning() {
         ("PURGE_JOB_ON_SHUTDOWN", "0"),
     ]));
     let (nomad, container) = (settings.nomad.as_ref().expect("it is Nomad's"), &settings.pools[0].container);
-    assert_eq!((nomad.address.0.as_str(), nomad.job_id.as_str()), ("http://localhost:4646", "job"));
+    assert_eq!((nomad.address.to_string().as_str(), nomad.job_id.as_str()), ("http://localhost:4646", "job"));
     assert_eq!((container.image.as_str(), container.driver), ("image:1", Driver::Docker));
     assert_eq!(
         (settings.pools[0].slots, settings.pools[0].min_containers, settings.pools[0].max_containers),
@@ -145,7 +146,7 @@ fn every_mistake_is_told_at_once_with_its_place() {
         ("TOOL_EXECUTOR_ACQUIRE_TIMEOUT_S", "must be a number of seconds"),
         ("TOOL_EXECUTOR_LISTEN", "insecure_listen"),
         ("TOOL_EXECUTOR_ALLOW_NETWORK", "needs a token"),
-        ("TOOL_EXECUTOR_NOMAD_ADDRESS", "must be http://HOST:PORT"),
+        ("TOOL_EXECUTOR_NOMAD_ADDRESS", "must start with http://"),
         ("--set leese", "perhaps lease is meant"),
         ("--set lease", "must be NAME=VALUE"),
         ("--set lease", "must be a duration"),
@@ -314,7 +315,7 @@ fn nomad_is_found_as_its_own_command_line_finds_it() {
         variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let of = |sources: &Sources| settings(sources).nomad.expect("it is Nomad's");
     let nomad = of(&Sources { environment: environment.clone(), ..sources() });
-    assert_eq!(nomad.address.0, "https://nomad:4646");
+    assert_eq!(nomad.address.to_string(), "https://nomad:4646");
     assert_eq!((nomad.token.as_ref().map(Secret::reveal), nomad.namespace.as_deref()), (Some("t"), Some("agents")));
     assert_eq!((nomad.region.as_deref(), nomad.tls_server_name.as_deref()), (Some("eu"), Some("server.global.nomad")));
     let path = |path: &Option<std::path::PathBuf>| path.as_ref().and_then(|path| path.to_str()).map(str::to_owned);
@@ -324,9 +325,9 @@ fn nomad_is_found_as_its_own_command_line_finds_it() {
 
     let mut ours = environment.clone();
     ours.insert("TOOL_EXECUTOR_NOMAD_ADDRESS".into(), "unix:///run/nomad.sock".into());
-    assert_eq!(of(&Sources { environment: ours, ..sources() }).address.0, "unix:///run/nomad.sock");
+    assert_eq!(of(&Sources { environment: ours, ..sources() }).address.to_string(), "unix:///run/nomad.sock");
     let dotenv = "NOMAD_ADDR=http://elsewhere:1\n".to_owned();
-    assert_eq!(of(&Sources { dotenv: Some(dotenv), ..sources() }).address.0, "http://elsewhere:1");
+    assert_eq!(of(&Sources { dotenv: Some(dotenv), ..sources() }).address.to_string(), "http://elsewhere:1");
     assert!(settings(&sources()).nomad.is_none(), "without an address, containers are here");
 
     let mut half = environment;

@@ -255,6 +255,7 @@ impl Driver {
             }
             SlotEvent::Reset => self.state.on_slot_reset(at),
             SlotEvent::SlotLost { cause } => self.state.on_slot_lost(cause, at),
+            SlotEvent::ContainerDraining(cause) => self.state.on_container_draining(&cause),
             SlotEvent::ContainerLost(evidence) => self.state.on_container_lost(&evidence, at),
         }
         None

@@ -132,6 +132,11 @@ pub enum Notice {
         generation: Generation,
         evidence: Arc<Evidence>,
     },
+    /// The container will be taken away; until then all goes on.
+    SandboxDraining {
+        location: Box<Location>,
+        cause: String,
+    },
     /// What is accepted may finish for this long.
     Draining {
         remaining: Duration,

@@ -42,7 +42,8 @@ const RESTRICTED: [(&str, &[&str]); 5] = [
 /// Rooms that may use these alone (and themselves).
 const CONFINED: [(&str, &[&str]); 5] = [
     ("pb", &[]),
-    ("settings", &["tool"]),
+    // Names of toolsets, and plain data that people set as it is.
+    ("settings", &["tool", "backend"]),
     ("telemetry", &[]),
     ("sandbox::slot", &["tool", "id"]),
     ("sandbox::session", &["pb"]),

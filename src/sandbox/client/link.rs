@@ -136,6 +136,15 @@ impl Link {
         self.shared.conversation.ask(Request::Shutdown(Shutdown {}));
     }
 
+    /// The container will be taken away: every holder of a slot hears it.
+    pub fn tell_draining(&self, why: &str) {
+        let why: Arc<str> = why.into();
+        for holder in self.shared.slots().holders.iter().flatten() {
+            // A holder that is gone needs no telling.
+            let _ = holder.send(SlotEvent::ContainerDraining(why.clone()));
+        }
+    }
+
     /// The container is gone: every holder of a slot hears it, once and last, and the link ends.
     pub fn lose(&self, evidence: &Arc<Evidence>) {
         let mut slots = self.shared.slots();

@@ -46,6 +46,8 @@ pub enum SlotEvent {
     Reset,
     /// The slot's processes died, or it could not be emptied.
     SlotLost { cause: String },
+    /// The container will be taken away, for this reason; until then all goes on.
+    ContainerDraining(Arc<str>),
     /// The last event of all: nothing that runs will be answered.
     ContainerLost(Arc<Evidence>),
 }

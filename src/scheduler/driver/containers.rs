@@ -14,7 +14,12 @@ use super::{
     },
     Driver, Pool, Watched,
 };
-use crate::{id::ContainerId, sandbox::client::Attached, tool::Evidence};
+use crate::{
+    backend::Container,
+    id::{ContainerId, PoolName},
+    sandbox::client::Attached,
+    tool::Evidence,
+};
 
 impl Driver {
     pub(super) fn on_report(&mut self, container: ContainerKey, report: Report) {
@@ -44,7 +49,11 @@ impl Driver {
                 }
                 self.tell(Event::StartFailed { container, jitter: fastrand::u32(..) });
             }
-            Report::Draining => {
+            Report::Draining(why) => {
+                if let Some(agent) = watched.and_then(|watched| watched.agent.as_ref()) {
+                    agent.link.tell_draining(&why);
+                }
+                info!(container = %self.name(container), why, "a container will be taken away");
                 self.changed(container);
                 self.tell(Event::Draining { container });
             }
@@ -108,8 +117,8 @@ impl Driver {
     }
 
     /// Takes over what runs already.
-    pub(super) async fn adopt(&mut self) {
-        for (pool, container) in self.backend.adopt().await {
+    pub(super) fn adopt(&mut self, adopted: Vec<(PoolName, Container)>) {
+        for (pool, container) in adopted {
             let key = (0..).map(PoolKey).zip(&self.pools).find(|(_, known)| known.config.name == pool);
             let id = container.id.clone();
             let wanted = match key {

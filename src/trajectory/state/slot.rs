@@ -192,6 +192,13 @@ impl State {
         self.settle(at);
     }
 
+    /// The container will be taken away: whoever is attached may want to be done with it before.
+    pub(in crate::trajectory) fn on_container_draining(&mut self, cause: &str) {
+        let Slot::Held { place, lost: false } = &self.slot else { return };
+        let (location, cause) = (Box::new(place.location.clone()), cause.to_owned());
+        self.send(Response::Notice(Notice::SandboxDraining { location, cause }));
+    }
+
     /// The container is gone, and nobody will answer for what ran in it.
     pub(in crate::trajectory) fn on_container_lost(&mut self, evidence: &Arc<Evidence>, at: Moment) {
         let mut running: Vec<(CallNumber, bool)> = self

@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 use tool_executor::{
-    backend::{Address, Backend, Container, ContainerEvent, Endpoint, StartError, Token},
+    backend::{Address, AdoptError, Backend, Container, ContainerEvent, Endpoint, StartError, Token},
     id::{ContainerId, PoolName},
     tool::Evidence,
 };
@@ -82,6 +82,10 @@ impl FakeBackend {
         let container = self.run(Some(Manner::Used));
         self.left.lock().expect("no test has panicked with it").push((PoolName::new(pool), container));
         self
+    }
+
+    pub(super) fn left(&self) -> Vec<(PoolName, Container)> {
+        std::mem::take(&mut *self.left.lock().expect("no test has panicked with it"))
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -164,8 +168,8 @@ impl Backend for FakeBackend {
         Ok(self.run(manner))
     }
 
-    async fn adopt(&self) -> Vec<(PoolName, Container)> {
-        std::mem::take(&mut *self.left.lock().expect("no test has panicked with it"))
+    async fn adopt(&self) -> Result<Vec<(PoolName, Container)>, AdoptError> {
+        Ok(self.left())
     }
 
     async fn stop(&self, container: &ContainerId) {

@@ -1,0 +1,157 @@
+//! The template of a pool's containers: a parameterized batch job, of which one child is dispatched for each container.
+//!
+//! A child is never restarted nor placed again: a container that has died is dead, and its trajectories have been told
+//! so. One whose node is cut off waits for it to come back, and is not replaced meanwhile.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::spec::{AgentDelivery, ContainerSpec, Driver, NomadConfig, NomadPool};
+
+/// The name of the one group and the one task.
+pub(super) const TASK: &str = "sandbox";
+/// The label of the port on which the agent listens.
+pub(super) const PORT: &str = "agent";
+/// Who the child belongs to, what its agent is opened with, and the first of its user ids.
+pub(super) const EXECUTOR: &str = "executor_id";
+pub(super) const NONCE: &str = "nonce";
+pub(super) const USER_IDS: &str = "uid_base";
+/// Of the template itself: whether it is as it should be can be told without comparing all that Nomad has added.
+pub(super) const FINGERPRINT: &str = "fingerprint";
+
+/// Inside a container that has a network of its own.
+const INNER_PORT: u16 = 9500;
+/// As the agent expects it.
+const CONFIG_FILE: &str = "agent.json";
+/// In the task's directory.
+const PROGRAM: &str = "tool-executor";
+/// How long an agent may take to end its slots.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Each of these bytes may be on the node's disk for as long as Nomad keeps the allocation.
+const LOG_MEGABYTES: u32 = 2;
+const MEGABYTE: u64 = 1 << 20;
+
+/// The name of a pool's template.
+pub(super) fn id(config: &NomadConfig, pool: &NomadPool) -> String {
+    match pool.name.as_str() {
+        "" => config.job_id.clone(),
+        name => format!("{}-{name}", config.job_id),
+    }
+}
+
+/// The whole job, its fingerprint among its meta.
+pub(super) fn job(config: &NomadConfig, pool: &NomadPool) -> Value {
+    let id = id(config, pool);
+    let spec = &pool.container;
+    let published = spec.driver == Driver::Docker && spec.network_mode.as_deref() != Some("host");
+    let port = if published { json!({ "Label": PORT, "To": INNER_PORT }) } else { json!({ "Label": PORT }) };
+    let mut job = json!({
+        "ID": id,
+        "Name": id,
+        "Type": "batch",
+        "Datacenters": spec.datacenters,
+        "ParameterizedJob": { "Payload": "required", "MetaRequired": [EXECUTOR, NONCE, USER_IDS] },
+        "Constraints": spec.constraints.iter().map(|constraint| json!({
+            "LTarget": constraint.attribute,
+            "Operand": constraint.operator,
+            "RTarget": constraint.value,
+        })).collect::<Vec<_>>(),
+        "TaskGroups": [{
+            "Name": TASK,
+            "Count": 1,
+            "RestartPolicy": { "Attempts": 0, "Mode": "fail" },
+            "ReschedulePolicy": { "Attempts": 0, "Unlimited": false },
+            "Disconnect": { "LostAfter": nanoseconds(config.lost_after), "Replace": false },
+            "Networks": [{ "Mode": "host", "DynamicPorts": [port] }],
+            "Tasks": [task(config, pool)],
+        }],
+    });
+    if let Some(node_pool) = &spec.node_pool {
+        job["NodePool"] = json!(node_pool);
+    }
+    let fingerprint: String = Sha256::digest(job.to_string()).iter().map(|byte| format!("{byte:02x}")).collect();
+    job["Meta"] = json!({ FINGERPRINT: fingerprint });
+    job
+}
+
+fn task(config: &NomadConfig, pool: &NomadPool) -> Value {
+    let spec = &pool.container;
+    let mut resources = json!({ "CPU": spec.cpu, "MemoryMB": spec.memory_bytes.div_ceil(MEGABYTE) });
+    if let Some(most) = spec.memory_max_bytes {
+        resources["MemoryMaxMB"] = json!(most.div_ceil(MEGABYTE));
+    }
+    let mut task = json!({
+        "Name": TASK,
+        "Driver": match spec.driver {
+            Driver::Docker => "docker",
+            Driver::Exec => "exec",
+            Driver::RawExec | Driver::Apptainer => "raw_exec",
+        },
+        "Config": driver_config(spec),
+        "DispatchPayload": { "File": CONFIG_FILE },
+        "Env": { "TOOL_EXECUTOR_LOG": config.log },
+        "KillTimeout": nanoseconds(KILL_TIMEOUT),
+        "KillSignal": "SIGTERM",
+        "Resources": resources,
+        "LogConfig": { "MaxFiles": 1, "MaxFileSizeMB": LOG_MEGABYTES },
+    });
+    if let (AgentDelivery::Artifact, Some(program)) = (spec.agent, &config.program) {
+        task["Artifacts"] = json!([{
+            "GetterSource": program.url,
+            "GetterMode": "file",
+            "GetterOptions": { "checksum": format!("sha256:{}", program.sha256) },
+            "RelativeDest": format!("local/{PROGRAM}"),
+        }]);
+    }
+    task
+}
+
+/// What the driver is told: how the agent is started, with what its slots need, and whatever the pool adds.
+fn driver_config(spec: &ContainerSpec) -> Map<String, Value> {
+    let program = match spec.agent {
+        AgentDelivery::Artifact => format!("${{NOMAD_TASK_DIR}}/{PROGRAM}"),
+        AgentDelivery::Present => spec.agent_path.clone(),
+    };
+    let port = format!("${{NOMAD_PORT_{PORT}}}");
+    let arguments =
+        ["sandbox", "--directory", "${NOMAD_TASK_DIR}", "--container", "${NOMAD_ALLOC_ID}", "--port", &port];
+    let config = match spec.driver {
+        Driver::Docker => {
+            let mut config = json!({
+                "image": spec.image,
+                // Whatever the image itself would start.
+                "entrypoint": [program],
+                "args": arguments,
+                "privileged": spec.privileged,
+            });
+            match &spec.network_mode {
+                Some(mode) => config["network_mode"] = json!(mode),
+                None => {}
+            }
+            if spec.network_mode.as_deref() != Some("host") {
+                config["ports"] = json!([PORT]);
+            }
+            if !spec.privileged {
+                // Docker's own filter forbids the namespaces of which slots are made; each has a filter of its own.
+                config["security_opt"] = json!(["seccomp=unconfined"]);
+            }
+            config
+        }
+        Driver::RawExec | Driver::Exec => json!({ "command": program, "args": arguments }),
+        Driver::Apptainer => {
+            let bind = "${NOMAD_TASK_DIR}:${NOMAD_TASK_DIR}";
+            let before = ["exec", "--contain", "--no-home", "--bind", bind, &spec.image, &program];
+            let arguments = [&before[..], &arguments[..]].concat();
+            json!({ "command": "apptainer", "args": arguments })
+        }
+    };
+    let Value::Object(mut config) = config else { return Map::new() };
+    config.extend(spec.driver_config.clone());
+    config
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
