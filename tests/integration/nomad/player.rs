@@ -14,7 +14,7 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::{Request, State},
-    http::{Method, Response, Uri},
+    http::{HeaderMap, Method, Response, Uri},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -47,6 +47,7 @@ struct Script {
 pub(super) struct Seen {
     pub(super) method: Method,
     pub(super) uri: Uri,
+    pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
@@ -96,6 +97,11 @@ impl Answer {
 
 impl Player {
     pub(super) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// With another configuration.
+    pub(super) fn with(configure: impl FnOnce(&mut ClientConfig)) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let socket = directory.path().join("nomad.sock");
         let script = Arc::<Mutex<Script>>::default();
@@ -103,7 +109,9 @@ impl Player {
         let listener = UnixListener::bind(&socket).expect("a socket");
         // Ends with the runtime.
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let client = Client::new(&ClientConfig::new(Address::Unix(socket), TIMEOUT)).expect("a client");
+        let mut config = ClientConfig::new(Address::Unix(socket), TIMEOUT);
+        configure(&mut config);
+        let client = Client::new(&config).expect("a client");
         Self { client, script, _directory: directory }
     }
 
@@ -133,7 +141,7 @@ async fn answer(State(script): State<Arc<Mutex<Script>>>, request: Request) -> R
     let body = axum::body::to_bytes(body, usize::MAX).await.expect("a request");
     let answer = {
         let mut script = script.lock().expect("not poisoned");
-        script.seen.push(Seen { method: parts.method, uri: parts.uri, body });
+        script.seen.push(Seen { method: parts.method, uri: parts.uri, headers: parts.headers, body });
         match script.answers.len() {
             0 | 1 => script.answers.front().cloned(),
             _ => script.answers.pop_front(),

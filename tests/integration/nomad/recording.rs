@@ -45,7 +45,8 @@ pub(super) struct Line {
 
 impl Response {
     pub(super) fn json(&self) -> Value {
-        serde_json::from_str(self.body.as_deref().expect("a body")).expect("JSON")
+        let body = self.body.as_deref().expect("a body");
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
     }
 }
 
