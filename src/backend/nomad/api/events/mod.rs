@@ -18,9 +18,9 @@ use tokio::{
 pub use self::event::{Event, Events, Payload};
 use self::{event::Line, lines::Lines};
 use super::{
+    call::{Call, Effect, Request},
     client::Client,
     error::ApiError,
-    transport::{Call, Effect, Request},
 };
 
 /// Nomad says `{}` at once.
