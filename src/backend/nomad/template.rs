@@ -126,9 +126,8 @@ fn driver_config(spec: &ContainerSpec) -> Map<String, Value> {
                 "args": arguments,
                 "privileged": spec.privileged,
             });
-            match &spec.network_mode {
-                Some(mode) => config["network_mode"] = json!(mode),
-                None => {}
+            if let Some(mode) = &spec.network_mode {
+                config["network_mode"] = json!(mode);
             }
             if spec.network_mode.as_deref() != Some("host") {
                 config["ports"] = json!([PORT]);

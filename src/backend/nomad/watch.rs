@@ -151,7 +151,7 @@ impl Watch {
     }
 
     fn see_node(&self, node: &NodeStub) {
-        let why = if node.is_draining() {
+        let why = if node.drain {
             format!("its node {} is drained", node.name)
         } else if node.scheduling_eligibility == "ineligible" {
             format!("its node {} takes nothing new", node.name)

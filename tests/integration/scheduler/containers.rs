@@ -93,7 +93,7 @@ async fn what_the_backend_sees_of_an_end_reaches_everybody() {
 async fn a_draining_container_serves_whom_it_has_and_goes() {
     let bed = Bed::new(PoolConfig { max_containers: 2, ..rules() });
     let lease = bed.granted("a").await.open(Generation(1));
-    bed.backend.event(&bed.backend.id(0), ContainerEvent::Draining).await;
+    bed.backend.event(&bed.backend.id(0), ContainerEvent::Draining("its node is drained".to_owned())).await;
     let draining = |pool: &tool_executor::scheduler::PoolStatus| {
         pool.containers.iter().any(|container| container.state == ContainerState::Draining)
     };

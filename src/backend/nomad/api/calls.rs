@@ -8,13 +8,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
+    call::{Call, Effect, Request},
     client::Client,
     error::ApiError,
     model::{
         AgentSelf, Allocation, Dispatch, Dispatched, Evaluation, Job, JobStub, Listed, NodeStub, Registered, SelfToken,
         Stopped, Validation,
     },
-    transport::{Bound, Call, Effect, Request},
+    transport::Bound,
 };
 
 /// Of a list of jobs, some hundred bytes each.

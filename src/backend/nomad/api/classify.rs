@@ -1,6 +1,6 @@
 //! What an answer that is no success means. Nomad says most of it in plain text, under the status 500.
 
-use super::{error::ApiError, transport::Call};
+use super::{call::Call, error::ApiError};
 
 /// Of the server's text, in a message.
 const MAX_TEXT_CHARS: usize = 500;
@@ -84,7 +84,7 @@ fn shorten(status: u16, text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::transport::Effect, *};
+    use super::{super::call::Effect, *};
 
     fn of(effect: Effect, status: u16, text: &str) -> ApiError {
         classify(&Call { name: "call", capability: Some("read-job"), effect }, status, text)

@@ -12,6 +12,7 @@
 //! * Nomad takes 100 connections of an address, and refuses the next ones: far fewer are used.
 //! * No secret is in a message.
 
+mod call;
 mod calls;
 mod classify;
 mod client;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 
-use super::{error::ApiError, transport::Effect};
+use super::{call::Effect, error::ApiError};
 
 /// Tries of a call, the first among them.
 pub(super) const MAX_TRIES: usize = 3;

@@ -18,9 +18,9 @@ use tokio::{
 pub use self::event::{Event, Events, Payload};
 use self::{event::Line, lines::Lines};
 use super::{
+    call::{Call, Effect, Request},
     client::Client,
     error::ApiError,
-    transport::{Call, Effect, Request},
 };
 
 /// Nomad says `{}` at once.
@@ -48,6 +48,8 @@ pub enum StreamEnd {
 pub struct EventStream {
     client: Client,
     topics: Vec<String>,
+    /// What came up to this is known. Nomad repeats some of it, and may tell of one index in several lines.
+    after: u64,
     last: u64,
     state: State,
 }
@@ -72,7 +74,7 @@ impl Client {
     /// Nomad still has.
     pub fn events(&self, topics: &[&str], after: u64) -> EventStream {
         let topics = topics.iter().map(|topic| (*topic).to_owned()).collect();
-        EventStream { client: self.clone(), topics, last: after, state: State::Closed }
+        EventStream { client: self.clone(), topics, after, last: after, state: State::Closed }
     }
 }
 
@@ -86,7 +88,7 @@ impl EventStream {
         loop {
             let advanced = match &mut self.state {
                 State::Closed => {
-                    self.state = State::Opening(Box::pin(open(self.client.clone(), self.topics.clone(), self.last)));
+                    self.state = State::Opening(Box::pin(open(self.client.clone(), self.topics.clone(), self.after)));
                     continue;
                 }
                 State::Opening(opening) => match opening.await {
@@ -103,7 +105,7 @@ impl EventStream {
             let events = advanced.and_then(|line| {
                 let events = match line.complaint() {
                     Some(text) => Err(transport.failure(&EVENTS, 500, text)),
-                    None => line.events_after(self.last, &EVENTS),
+                    None => line.events_after(self.after, &EVENTS),
                 };
                 events.map_err(StreamEnd::Failed)
             });
@@ -158,7 +160,10 @@ impl Open {
                     self.lines.push(&bytes);
                 }
                 // A last line without an end was cut.
-                Ok(Ok(None) | Err(_)) => return Err(StreamEnd::Closed),
+                Ok(Ok(None)) if self.greeted => return Err(StreamEnd::Closed),
+                // Nomad closes a stream that it has refused once it comes across it.
+                Ok(Ok(None)) => return Err(StreamEnd::Refused),
+                Ok(Err(_)) => return Err(StreamEnd::Closed),
                 Err(_) if self.greeted => return Err(StreamEnd::Silent),
                 Err(_) => return Err(StreamEnd::Refused),
             }

@@ -22,10 +22,7 @@ pub struct NodeStub {
     pub status_description: String,
     /// `eligible` or `ineligible`.
     pub scheduling_eligibility: String,
-    /// In a list.
     pub drain: bool,
-    /// In an event.
-    pub drain_strategy: Option<serde_json::Value>,
     /// Of Nomad; in a list.
     pub version: String,
     #[serde(deserialize_with = "or_default")]
@@ -36,13 +33,9 @@ pub struct NodeStub {
 }
 
 impl NodeStub {
-    pub fn is_draining(&self) -> bool {
-        self.drain || self.drain_strategy.is_some()
-    }
-
     /// Whether anything new may be placed on it.
     pub fn is_usable(&self) -> bool {
-        self.status == "ready" && self.scheduling_eligibility == "eligible" && !self.is_draining()
+        self.status == "ready" && self.scheduling_eligibility == "eligible" && !self.drain
     }
 
     pub fn has_healthy(&self, driver: &str) -> bool {
