@@ -3,6 +3,7 @@
 mod architecture;
 mod backend;
 mod link;
+mod nomad;
 mod scheduler;
 mod serve;
 mod slot;

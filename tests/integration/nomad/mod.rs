@@ -1,0 +1,3 @@
+//! The stand-in for Nomad, held against what was recorded of the real one.
+
+mod standin;
