@@ -1,3 +1,4 @@
 //! The stand-in for Nomad, held against what was recorded of the real one.
 
+mod bed;
 mod standin;
