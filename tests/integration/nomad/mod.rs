@@ -1,4 +1,6 @@
 //! The stand-in for Nomad, held against what was recorded of the real one.
 
 mod bed;
+mod server_cues;
 mod standin;
+mod task_cues;
