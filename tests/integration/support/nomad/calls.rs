@@ -259,7 +259,7 @@ pub(super) fn filtered<T>(
 }
 
 /// The selectors of an allocation: all fields of its struct, whatever the answers leave out.
-pub(super) fn alloc_datum(alloc: &super::world::Alloc) -> Value {
+pub(super) fn alloc_datum(alloc: &super::tables::Alloc) -> Value {
     let mut datum = shape::alloc_stub(alloc, true, true);
     datum["Job"] = alloc.job.clone();
     datum["PreviousAllocation"] = alloc.previous.clone().into();

@@ -8,7 +8,8 @@ use super::{
     ChildView,
     defaults::{canonical, faults, listed},
     shape,
-    world::{Job, World, nanos, uuid},
+    tables::Job,
+    world::{World, nanos, uuid},
 };
 
 /// A status that is not 200, and its text.

@@ -9,7 +9,8 @@ use super::{
     calls::{alloc_datum, filtered},
     http::{json as body, text},
     shape,
-    world::{Alloc, Job, Tables, World},
+    tables::{Alloc, Job, Tables},
+    world::World,
 };
 
 type Query = HashMap<String, String>;

@@ -36,6 +36,7 @@ mod process;
 mod schedule;
 mod shape;
 mod stream;
+mod tables;
 mod task;
 mod world;
 
@@ -203,7 +204,7 @@ impl Nomad {
 
     pub(crate) fn allocations(&self) -> Vec<AllocationView> {
         let world = self.shared.world();
-        let view = |alloc: &world::Alloc| AllocationView {
+        let view = |alloc: &tables::Alloc| AllocationView {
             id: alloc.id.clone(),
             job_id: alloc.job_id.clone(),
             node: alloc.node_name.clone(),

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::{
     Nomad,
     schedule::group_name,
-    world::{Alloc, World, nanos, rfc3339, uuid},
+    tables::Alloc,
+    world::{World, nanos, rfc3339, uuid},
 };
 
 const LOST: &str = "alloc is lost since its node is down";

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::{
     shape,
-    world::{Alloc, Node, Port, World, nanos, uuid},
+    tables::{Alloc, Node, Port},
+    world::{World, nanos, uuid},
 };
 
 /// From room that comes to the placement of what waits for it.
@@ -150,10 +151,11 @@ impl World {
 
     /// A purge: the allocations are gone from the server at once, and their clients kill what runs.
     pub(super) fn forget_allocs_of(&mut self, job_id: &str, index: u64) {
-        let (gone, kept) = self.tables.allocs.drain(..).partition(|alloc| alloc.job_id == job_id);
+        let (gone, kept): (Vec<Alloc>, Vec<Alloc>) =
+            self.tables.allocs.drain(..).partition(|alloc| alloc.job_id == job_id);
         self.tables.allocs = kept;
         self.tables.at.allocs = index;
-        for alloc in Vec::<Alloc>::from(gone) {
+        for alloc in gone {
             if self.is_reachable(&alloc.node_id) {
                 self.stop_task(&alloc.id);
             }

@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::world::{Alloc, Node, nanos};
+use super::{
+    tables::{Alloc, Node, Port},
+    world::nanos,
+};
 
 /// One event of the stream.
 pub(super) fn event(index: u64, topic: &str, kind: &str, key: &str, filter_keys: Value, payload: Value) -> Value {
@@ -30,7 +33,7 @@ pub(super) fn task_event(kind: &str, display: &str, details: Value, fields: Valu
 
 fn resources(alloc: &Alloc) -> Value {
     let task = &alloc.task()["Resources"];
-    let port = |port: &super::world::Port, with_ip: bool| {
+    let port = |port: &Port, with_ip: bool| {
         let mut shape = json!({ "Label": port.label, "Value": port.value });
         if port.to != 0 {
             shape["To"] = port.to.into();

@@ -13,7 +13,7 @@ use std::{
 use base64::Engine as _;
 use serde_json::Value;
 
-use super::{artifact::Artifact, world::Alloc};
+use super::{artifact::Artifact, tables::Alloc};
 
 pub(super) struct Prepared {
     pub(super) argv: Vec<String>,
