@@ -200,6 +200,15 @@ async fn what_is_denied_is_refused_as_recorded() {
     assert_eq!(alloc.status, 500);
     assert!(alloc.text().starts_with("Unknown allocation \""));
     assert!(Stream::open_silent(&bed, "topic=Allocation:*").await.is_silent(MOMENT).await);
+    let mut stream = Stream::open_silent(&bed, "topic=Allocation:*").await;
+    bed.nomad.allow("read-job");
+    stream.event(|_| true).await;
+    let mut stream = Stream::open(&bed, "topic=Allocation:*&index=1000000").await;
+    // The last entry is replayed.
+    stream.event(|_| true).await;
+    bed.nomad.deny("read-job");
+    bed.nomad.stop_allocation(bed.nomad.allocations()[0].id.as_str());
+    assert!(stream.is_silent(MOMENT).await, "a revoked stream falls silent");
     bed.nomad.allow("read-job");
     assert_eq!(bed.get(&format!("/v1/job/{child}")).await.status, 200);
     Stream::open(&bed, "topic=Allocation:*").await;

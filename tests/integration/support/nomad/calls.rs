@@ -132,7 +132,7 @@ async fn dispatch(shared: &Arc<Shared>, call: &Call, parent: &str) -> Response {
     let (answer, lost) = {
         let mut world = shared.world();
         let answer = asked.and_then(|asked| world.dispatch(parent, &asked));
-        let lost = if answer.is_ok() { world.cues.lost_answers.pop() } else { None };
+        let lost = if answer.is_ok() { world.cues.lost_answers.pop_front() } else { None };
         (answer, lost)
     };
     match lost {

@@ -1,9 +1,14 @@
 //! The pretended clients: tasks that start, run, fail and end, and what of it is told to the server, and when.
 //!
 //! A client knows first: what happens changes a [`Local`], and [`World::report`] carries it to the server's record a
-//! while later, as real clients batch their updates. A client that cannot be reached tells nothing until it returns.
+//! while later.
 
-use std::{path::PathBuf, process::ExitStatus, sync::Weak, time::Duration};
+use std::{
+    path::PathBuf,
+    process::ExitStatus,
+    sync::Weak,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -22,12 +27,14 @@ pub(super) struct Local {
     /// It is to end, or has ended.
     pub(super) stopping: bool,
     pub(super) oom: bool,
+    /// When it will be told.
+    pub(super) due: Vec<Instant>,
     driver: String,
     kill_signal: String,
     kill_timeout: Duration,
     task_name: String,
     pub(super) status: &'static str,
-    description: &'static str,
+    pub(super) description: &'static str,
     state: &'static str,
     failed: bool,
     pub(super) started_at: Value,
@@ -62,7 +69,7 @@ impl Local {
         (self.status, self.description) = end;
     }
 
-    fn task_states(&self) -> Value {
+    pub(super) fn task_states(&self) -> Value {
         json!({ &self.task_name: {
             "Events": self.events, "Failed": self.failed, "FinishedAt": self.finished_at, "LastRestart": null,
             "Paused": "", "Restarts": 0, "StartedAt": self.started_at, "State": self.state,
@@ -83,6 +90,7 @@ impl World {
             pid: None,
             stopping: false,
             oom: false,
+            due: Vec::new(),
             driver: text(&task["Driver"]),
             kill_signal: text(&task["KillSignal"]),
             kill_timeout: Duration::from_nanos(task["KillTimeout"].as_u64().unwrap_or(0)),
@@ -98,41 +106,6 @@ impl World {
         local.tell("Received", "Task received by client", json!({}), json!({}));
         self.locals.insert(id.to_owned(), local);
         runtime.spawn(run(self.shared.clone(), self.generation, id.to_owned()));
-    }
-
-    /// The client tells the server what it knows by then, if it can.
-    pub(super) fn report(&self, id: &str, after: Duration) {
-        let id = id.to_owned();
-        self.later(after, move |world| world.sync(&id));
-    }
-
-    pub(super) fn sync(&mut self, id: &str) {
-        let Some(local) = self.locals.get(id).filter(|local| self.is_reachable(&local.node_id)) else { return };
-        let (status, description, states) = (local.status, local.description, local.task_states());
-        let node = local.node_id.clone();
-        let Some(alloc) = self.alloc_mut(id) else { return };
-        if alloc.client_status == status && alloc.task_states == states {
-            return;
-        }
-        alloc.client_status = status;
-        alloc.client_description = description;
-        alloc.task_states = states;
-        let (job, over) = (alloc.job_id.clone(), alloc.is_terminal());
-        let index = self.step();
-        self.touch(id, index, false);
-        if over {
-            let lives = self.tables.allocs.iter().any(|alloc| alloc.job_id == job && !alloc.is_terminal());
-            let waits = self.tables.evals.values().any(|eval| {
-                eval["JobID"] == json!(job) && ["pending", "blocked"].iter().any(|status| eval["Status"] == *status)
-            });
-            if !lives && !waits {
-                self.set_job_status(&job, index, "dead");
-            }
-            self.unblock();
-        }
-        let mut events: Vec<Value> = self.alloc_event(index, "AllocationUpdated", id).into_iter().collect();
-        events.extend(self.node_event(index, "AllocationUpdated", &node));
-        self.publish(index, events);
     }
 
     /// What keeps a task from starting: told soon, `failed` a while later, as the log collector is waited for.

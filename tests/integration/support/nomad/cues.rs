@@ -1,6 +1,9 @@
 //! What goes wrong on cue: the requests that fail, the answers that are lost, the tasks that do not start.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
@@ -14,7 +17,7 @@ pub(super) struct Cues {
     pub(super) silent: bool,
     /// How often the streams were cut.
     pub(super) cuts: u64,
-    pub(super) lost_answers: Vec<LostAnswer>,
+    pub(super) lost_answers: VecDeque<LostAnswer>,
     pub(super) double_dispatches: u32,
     pub(super) task_failures: Vec<(TaskFailure, Option<u32>)>,
     pub(super) no_room: bool,

@@ -78,13 +78,19 @@ async fn answer(State(shared): State<Arc<Shared>>, ConnectInfo(line): ConnectInf
             return calls::without_leader(&call);
         }
     }
-    let refused = access::refusal(&shared.world(), &shared.options.acl, &call);
-    match refused {
-        Some(_) if is_stream => stream::silence(),
-        Some(refusal) => text(refusal.0, &refusal.1),
-        None if is_stream => stream::open(&shared, &call),
-        None => calls::answer(&shared, call).await,
+    if is_stream {
+        return stream::open(&shared, call);
     }
+    let refused = access::refusal(&shared.world(), &shared.options.acl, &call);
+    let response = match refused {
+        Some((status, message)) => text(status, &message),
+        None => calls::answer(&shared, call).await,
+    };
+    // What was waited for comes to a server that hangs by now.
+    if shared.world().cues.hang {
+        return std::future::pending().await;
+    }
+    response
 }
 
 fn token(headers: &HeaderMap) -> String {

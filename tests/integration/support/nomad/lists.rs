@@ -110,9 +110,11 @@ pub(super) fn job_evaluations(world: &World, job: &str) -> (u64, Response) {
     answered(tables.at.evals, Ok(list))
 }
 
-pub(super) fn nodes(world: &World, _: &Query) -> (u64, Response) {
+pub(super) fn nodes(world: &World, query: &Query) -> (u64, Response) {
     let tables = tables(world);
-    answered(tables.at.nodes, Ok(tables.nodes.iter().map(shape::node).collect()))
+    let with_resources = get(query, "resources") == "true";
+    let list = tables.nodes.iter().map(|node| shape::node_stub(node, with_resources)).collect();
+    answered(tables.at.nodes, Ok(list))
 }
 
 pub(super) fn job(world: &World, id: &str) -> (u64, Response) {

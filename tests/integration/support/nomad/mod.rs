@@ -33,6 +33,7 @@ mod jobs;
 mod lists;
 mod nodes;
 mod process;
+mod report;
 mod schedule;
 mod shape;
 mod stream;

@@ -159,13 +159,16 @@ impl World {
         let eval = self.make_eval(index, &job, trigger, "AllocationUpdateDesiredStatus");
         let next = self.step();
         let alloc = self.alloc(id).cloned()?;
-        if replaced {
-            self.replace(&alloc, next);
-        }
+        let has_successor = replaced && self.replace(&alloc, next).is_some();
         self.desire(id, next, "stop", "alloc is being migrated");
         let event = self.alloc_event(next, "PlanResult", id);
         self.publish(next, event.into_iter().collect());
-        self.finish_eval(&eval, "complete", json!({ "QueuedAllocations": { group_name(&alloc.job): 0 } }));
+        if replaced && !has_successor {
+            // It waits for room.
+            self.place(&eval);
+        } else {
+            self.finish_eval(&eval, "complete", json!({ "QueuedAllocations": { group_name(&alloc.job): 0 } }));
+        }
         Some((index, eval))
     }
 

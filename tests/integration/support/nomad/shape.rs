@@ -70,7 +70,10 @@ pub(super) fn alloc(alloc: &Alloc, with_job: bool) -> Value {
         "Metrics": metrics(1, Value::Null, Value::Null),
         "ModifyIndex": alloc.modify_index, "ModifyTime": alloc.modify_time, "Name": name(alloc),
         "Namespace": "default", "NodeID": alloc.node_id, "NodeName": alloc.node_name,
-        "Resources": alloc.task()["Resources"], "SharedResources": { "DiskMB": alloc.group()["EphemeralDisk"]["SizeMB"] },
+        "Resources": alloc.task()["Resources"], "SharedResources": {
+            "CPU": 0, "Cores": 0, "Devices": null, "DiskMB": alloc.group()["EphemeralDisk"]["SizeMB"], "IOPS": 0,
+            "MemoryMB": 0, "MemoryMaxMB": 0, "NUMA": null, "Networks": null, "SecretsMB": 0,
+        },
         "SigningKeyID": "525855fd-25ed-4a68-5943-4acf377d9f6f", "TaskGroup": alloc.group()["Name"],
         "TaskResources": { alloc.task_name(): alloc.task()["Resources"] },
     });
@@ -148,7 +151,7 @@ pub(super) fn metrics(evaluated: usize, exhausted: Value, filtered: Value) -> Va
     })
 }
 
-/// Of `GET /v1/node/:id`, of the list, and of events: more than the list has, and nothing that differs.
+/// Of `GET /v1/node/:id` and of events.
 pub(super) fn node(node: &Node) -> Value {
     let driver = |name: &String| {
         let attributes = json!({ format!("driver.{name}"): "true" });
@@ -168,4 +171,13 @@ pub(super) fn node(node: &Node) -> Value {
         "SchedulingEligibility": if node.eligible { "eligible" } else { "ineligible" },
         "Status": node.status, "StatusDescription": "", "Version": "2.0.6-dev",
     })
+}
+
+/// The list's entry.
+pub(super) fn node_stub(of: &Node, with_resources: bool) -> Value {
+    let mut shape = node(of);
+    if let Some(fields) = shape.as_object_mut() {
+        fields.retain(|name, _| name != "DrainStrategy" && (with_resources || name != "NodeResources"));
+    }
+    shape
 }

@@ -1,6 +1,6 @@
 //! The event stream: `{}` at once and every thirty seconds, and a line for each change that is wanted.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{body::Body, http::header, response::Response};
 use serde_json::{Value, json};
@@ -8,6 +8,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
 use super::{
+    access,
     http::{Call, text},
     world::Shared,
 };
@@ -27,11 +28,6 @@ impl Wanted {
     }
 }
 
-/// Refused: open, and nothing ever comes.
-pub(super) fn silence() -> Response {
-    respond(Body::from_stream(tokio_stream::pending::<Result<String, Infallible>>()))
-}
-
 fn respond(body: Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -41,7 +37,8 @@ fn respond(body: Body) -> Response {
     response
 }
 
-pub(super) fn open(shared: &Arc<Shared>, call: &Call) -> Response {
+/// Opened even if it is refused: then nothing ever comes.
+pub(super) fn open(shared: &Arc<Shared>, call: Call) -> Response {
     let mut wanted = Vec::new();
     for (_, topic) in call.query.iter().filter(|(name, _)| name == "topic") {
         match *topic.split(':').collect::<Vec<_>>() {
@@ -64,11 +61,11 @@ pub(super) fn open(shared: &Arc<Shared>, call: &Call) -> Response {
         return text(400, &format!("Unable to parse index: strconv.Atoi: parsing {index:?}: invalid syntax"));
     };
     let (lines, receiver) = mpsc::channel(16);
-    shared.runtime.spawn(serve(shared.clone(), Wanted(wanted), index, lines));
+    shared.runtime.spawn(serve(shared.clone(), call, Wanted(wanted), index, lines));
     respond(Body::from_stream(ReceiverStream::new(receiver).map(|line: Line| line.map(|line| line + "\n"))))
 }
 
-async fn serve(shared: Arc<Shared>, wanted: Wanted, index: u64, lines: mpsc::Sender<Line>) {
+async fn serve(shared: Arc<Shared>, call: Call, wanted: Wanted, index: u64, lines: mpsc::Sender<Line>) {
     let mut changes = shared.changes.subscribe();
     let mut next_beat = Instant::now();
     let (cuts, generation, mut last) = {
@@ -84,7 +81,8 @@ async fn serve(shared: Arc<Shared>, wanted: Wanted, index: u64, lines: mpsc::Sen
         let mut batch: Vec<String> = Vec::new();
         let (silent, cut) = {
             let world = shared.world();
-            let silent = world.cues.silent || world.cues.hang;
+            let refused = access::refusal(&world, &shared.options.acl, &call).is_some();
+            let silent = refused || world.cues.silent || world.cues.hang;
             if !silent {
                 if Instant::now() >= next_beat {
                     batch.push("{}".to_owned());
