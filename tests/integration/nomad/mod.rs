@@ -2,5 +2,6 @@
 
 mod bed;
 mod server_cues;
+mod shapes;
 mod standin;
 mod task_cues;
