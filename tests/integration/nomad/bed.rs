@@ -121,6 +121,12 @@ pub(super) fn sleeper(id: &str) -> Value {
     job(id, "exec sleep 60")
 }
 
+/// Type and details of each event of an allocation's task.
+pub(super) fn events(alloc: &Value) -> Vec<(String, Value)> {
+    let events = alloc["TaskStates"]["sandbox"]["Events"].as_array().expect("it has events").iter();
+    events.map(|event| (event["Type"].as_str().unwrap_or_default().to_owned(), event["Details"].clone())).collect()
+}
+
 /// An event stream, line by line.
 pub(super) struct Stream {
     lines: Lines<BufReader<TcpStream>>,

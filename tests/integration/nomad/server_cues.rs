@@ -26,8 +26,9 @@ async fn calls_fail_as_often_as_is_cued() {
     assert_eq!(bed.get("/v1/nodes").await.status, 200);
     bed.nomad.heal_requests();
     assert_eq!(bed.get("/v1/jobs").await.status, 200);
-    let asked: Vec<String> = bed.nomad.requests().into_iter().map(|request| request.path).collect();
-    assert_eq!(asked.iter().filter(|path| *path == "/v1/allocations").count(), 3);
+    let asked = bed.nomad.requests();
+    assert_eq!(asked.iter().filter(|asked| asked.method == "GET" && asked.path == "/v1/allocations").count(), 3);
+    assert!(asked.is_sorted_by_key(|asked| asked.at));
 }
 
 #[tokio::test]
@@ -138,6 +139,7 @@ async fn one_token_makes_two_children() {
     let children = bed.nomad.children();
     let runs: Vec<&str> = children.iter().map(|child| &*child.meta["run"]).collect();
     assert_eq!(runs, ["r1", "r1", "r2"]);
+    assert!(children.iter().all(|child| child.parent == "pool"));
 }
 
 #[tokio::test]

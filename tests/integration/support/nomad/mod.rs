@@ -5,10 +5,7 @@
 //! not keep it from answering. Dropped, it ends every process it has started and removes every directory.
 //!
 //! What the real one does and this does not: restarts of a task by its policy, more than one group or task per job,
-//! constraints, `follow` of logs, pages of lists, a limit of connections.
-
-// Each test program uses some of the cues, and none all of them.
-#![allow(dead_code)]
+//! constraints but on a node's names, `follow` of logs, pages of lists, a limit of connections.
 
 use std::{
     collections::BTreeMap,
@@ -23,6 +20,7 @@ mod access;
 mod artifact;
 pub(crate) mod ask;
 mod calls;
+mod choose;
 mod client;
 mod cues;
 mod defaults;

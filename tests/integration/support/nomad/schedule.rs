@@ -5,7 +5,6 @@ use std::{net::TcpListener, time::Duration};
 use serde_json::{Value, json};
 
 use super::{
-    shape,
     tables::{Alloc, Node, Port},
     world::{World, nanos, uuid},
 };
@@ -173,44 +172,6 @@ impl World {
         }
     }
 
-    /// A node with room: the fullest one, as bin packing has it. Without one, why not.
-    pub(super) fn choose(&self, job: &Value) -> Result<Node, Value> {
-        let group = &job["TaskGroups"][0];
-        let task = &group["Tasks"][0];
-        let (cpu, memory) = (amount(&task["Resources"]["CPU"]), amount(&task["Resources"]["MemoryMB"]));
-        let available: Vec<&Node> = self.tables.nodes.iter().filter(|node| is_available(node, job)).collect();
-        let (mut no_driver, mut no_memory, mut no_cpu) = (0, 0, 0);
-        let mut best: Option<(u64, &Node)> = None;
-        for node in &available {
-            let used = self.used(&node.id);
-            if !node.spec.drivers.iter().any(|driver| task["Driver"] == json!(driver)) {
-                no_driver += 1;
-            } else if self.cues.no_room || used.1 + memory > node.spec.memory_mb {
-                no_memory += 1;
-            } else if used.0 + cpu > node.spec.cpu {
-                no_cpu += 1;
-            } else if best.is_none_or(|(most, _)| used.1 > most) {
-                best = Some((used.1, node));
-            }
-        }
-        let count = |name: &str, count: u64| if count == 0 { json!({}) } else { json!({ name: count }) };
-        let mut exhausted = count("memory", no_memory);
-        if no_cpu > 0 {
-            exhausted["cpu"] = no_cpu.into();
-        }
-        let or_null = |value: Value| if value == json!({}) { Value::Null } else { value };
-        let filtered = or_null(count("missing drivers", no_driver));
-        best.map(|(_, node)| node.clone()).ok_or_else(|| shape::metrics(available.len(), or_null(exhausted), filtered))
-    }
-
-    fn used(&self, node_id: &str) -> (u64, u64) {
-        let on_node = |alloc: &&Alloc| alloc.node_id == node_id && !alloc.is_terminal();
-        self.tables.allocs.iter().filter(on_node).fold((0, 0), |(cpu, memory), alloc| {
-            let resources = &alloc.task()["Resources"];
-            (cpu + amount(&resources["CPU"]), memory + amount(&resources["MemoryMB"]))
-        })
-    }
-
     /// A new allocation; its client is not told yet.
     pub(super) fn make_alloc(
         &mut self,
@@ -269,20 +230,8 @@ impl World {
     }
 }
 
-fn is_available(node: &Node, job: &Value) -> bool {
-    let mut datacenters = job["Datacenters"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    node.status == "ready"
-        && node.eligible
-        && node.drain.is_null()
-        && datacenters.any(|name| name == "*" || name == node.spec.datacenter)
-}
-
 pub(super) fn group_name(job: &Value) -> String {
     text(&job["TaskGroups"][0]["Name"])
-}
-
-fn amount(value: &Value) -> u64 {
-    value.as_u64().unwrap_or(0)
 }
 
 fn text(value: &Value) -> String {

@@ -1,6 +1,6 @@
 //! The JSON that a real server gives: by ID, in lists, in events.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     tables::{Alloc, Node, Port},
@@ -67,7 +67,7 @@ pub(super) fn alloc(alloc: &Alloc, with_job: bool) -> Value {
         "AllocModifyIndex": alloc.alloc_modify_index, "AllocatedResources": resources(alloc),
         "ClientStatus": alloc.client_status, "CreateIndex": alloc.create_index, "CreateTime": alloc.create_time,
         "DesiredStatus": alloc.desired_status, "EvalID": alloc.eval_id, "ID": alloc.id, "JobID": alloc.job_id,
-        "Metrics": metrics(1, Value::Null, Value::Null),
+        "Metrics": metrics(Map::from_iter([("dc1".to_owned(), json!(1))]), Map::new(), Map::new()),
         "ModifyIndex": alloc.modify_index, "ModifyTime": alloc.modify_time, "Name": name(alloc),
         "Namespace": "default", "NodeID": alloc.node_id, "NodeName": alloc.node_name,
         "Resources": alloc.task()["Resources"], "SharedResources": {
@@ -138,15 +138,20 @@ fn no_transition() -> Value {
     })
 }
 
-/// Why a placement went as it did.
-pub(super) fn metrics(evaluated: usize, exhausted: Value, filtered: Value) -> Value {
-    let count = |of: &Value| of.as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum::<u64>();
+/// Why a placement went as it did, each with the number of nodes.
+pub(super) fn metrics(
+    available: Map<String, Value>,
+    exhausted: Map<String, Value>,
+    filtered: Map<String, Value>,
+) -> Value {
+    let total = |of: &Map<String, Value>| of.values().filter_map(Value::as_u64).sum::<u64>();
+    let (in_pool, out, no) = (total(&available), total(&exhausted), total(&filtered));
+    let or_null = |of: Map<String, Value>| if of.is_empty() { Value::Null } else { Value::Object(of) };
     json!({
         "AllocationTime": 47981, "ClassExhausted": null, "ClassFiltered": null, "CoalescedFailures": 0,
-        "ConstraintFiltered": filtered, "DimensionExhausted": exhausted, "NodePool": "default",
-        "NodesAvailable": if evaluated == 0 { json!({}) } else { json!({ "dc1": evaluated }) },
-        "NodesEvaluated": evaluated, "NodesExhausted": count(&exhausted), "NodesFiltered": count(&filtered),
-        "NodesInPool": evaluated, "QuotaExhausted": null, "ResourcesExhausted": null, "ScoreMetaData": null,
+        "ConstraintFiltered": or_null(filtered), "DimensionExhausted": or_null(exhausted), "NodePool": "default",
+        "NodesAvailable": available, "NodesEvaluated": in_pool, "NodesExhausted": out, "NodesFiltered": no,
+        "NodesInPool": in_pool, "QuotaExhausted": null, "ResourcesExhausted": null, "ScoreMetaData": null,
         "Scores": null,
     })
 }
@@ -161,7 +166,7 @@ pub(super) fn node(node: &Node) -> Value {
         });
         (name.clone(), driver)
     };
-    let drivers: serde_json::Map<String, Value> = node.spec.drivers.iter().map(driver).collect();
+    let drivers: Map<String, Value> = node.spec.drivers.iter().map(driver).collect();
     json!({
         "Address": "127.0.0.1", "CreateIndex": node.create_index, "Datacenter": node.spec.datacenter,
         "Drain": !node.drain.is_null(), "DrainStrategy": node.drain, "Drivers": drivers, "HostVolumes": {},
