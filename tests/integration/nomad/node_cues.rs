@@ -113,6 +113,31 @@ async fn a_lost_node_returns() {
 }
 
 #[tokio::test]
+async fn a_disconnected_child_is_lost_after_its_time() {
+    let bed = Bed::start().await;
+    let mut job = sleeper("pool");
+    job["TaskGroups"][0]["Disconnect"] = json!({ "LostAfter": 200_000_000, "Replace": false });
+    bed.register(&job).await;
+    let child = bed.dispatch("pool", "r1").await;
+    bed.until_status(&child, "running").await;
+    bed.nomad.lose_node("client-1");
+    assert_eq!(bed.nomad.allocations()[0].client_status, "unknown");
+    bed.until_status(&child, "lost").await;
+    let blocked = bed.get(&format!("/v1/job/{child}/evaluations")).await.json();
+    let statuses: Vec<&Value> = blocked.as_array().expect("a list").iter().map(|eval| &eval["Status"]).collect();
+    assert!(statuses.contains(&&json!("blocked")), "another one waits for a node: {statuses:?}");
+    bed.delete(&format!("/v1/job/{child}")).await;
+    let is_canceled = async || {
+        let evals = bed.get(&format!("/v1/job/{child}/evaluations")).await.json();
+        evals.as_array().expect("a list").iter().any(|eval| eval["Status"] == "canceled")
+    };
+    while !is_canceled().await {}
+    bed.nomad.return_node("client-1");
+    bed.until_status(&child, "complete").await;
+    assert_eq!(bed.nomad.allocations().len(), 1);
+}
+
+#[tokio::test]
 async fn a_lost_child_is_replaced_where_there_is_room() {
     let nodes = vec![NodeSpec::named("one"), NodeSpec::named("two")];
     let bed = Bed::with(|options| options.nodes = nodes).await;

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::bed::{Bed, Stream, events, job, sleeper};
 use crate::support::{nomad::TaskFailure, process::is_alive};

@@ -111,10 +111,10 @@ impl World {
     /// What keeps a task from starting: told soon, `failed` a while later, as the log collector is waited for.
     fn fail_to_start(&mut self, id: &str, failure: &TaskFailure) {
         let options = self.options();
-        let alloc_task = self.alloc(id).map(|alloc| alloc.task().clone()).unwrap_or_default();
+        let image = self.alloc(id).map(task::image).unwrap_or_default();
         let Some(local) = self.locals.get_mut(id) else { return };
         local.stopping = true;
-        for (kind, details, field, text) in failure.events(&alloc_task) {
+        for (kind, details, field, text) in failure.events(&image) {
             let fields = if field.is_empty() { json!({}) } else { json!({ field: text }) };
             local.tell(kind, &text, details, fields);
         }

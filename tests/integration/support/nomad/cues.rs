@@ -60,7 +60,7 @@ impl Cues {
 
 impl TaskFailure {
     /// Type, details, the field that says the same, and the text of each event.
-    pub(super) fn events(&self, task: &Value) -> Vec<(&'static str, Value, &'static str, String)> {
+    pub(super) fn events(&self, image: &str) -> Vec<(&'static str, Value, &'static str, String)> {
         let driver = |text: String| ("Driver Failure", json!({ "driver_error": text }), "DriverError", text);
         match self {
             Self::DriverFailure(text) => vec![driver(text.clone())],
@@ -69,7 +69,6 @@ impl TaskFailure {
                 vec![driver(format!("failed driver config validation: {cause}"))]
             }
             Self::ImagePull(text) => {
-                let image = task["Config"]["image"].as_str().unwrap_or("image");
                 let text = if text.starts_with("Failed to pull") {
                     text.clone()
                 } else {

@@ -139,6 +139,13 @@ fn environment(alloc: &Alloc, shared: &Path, directory: &Path) -> BTreeMap<Strin
     env
 }
 
+/// The image that a container would have.
+pub(super) fn image(alloc: &Alloc) -> String {
+    let nowhere = Path::new("");
+    let image = alloc.task()["Config"]["image"].as_str().unwrap_or("image");
+    interpolate(image, &environment(alloc, nowhere, nowhere))
+}
+
 /// Puts variables in: `${NAME}`, where a name is of letters, digits, `_`, `-` and `.`; an unknown one is empty.
 pub(super) fn interpolate(text: &str, env: &BTreeMap<String, String>) -> String {
     let mut whole = String::new();
