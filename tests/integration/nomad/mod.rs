@@ -1,11 +1,17 @@
-//! The client of Nomad's API, against answers that a real Nomad gave (`tests/data/nomad`), and against servers that
-//! misbehave.
+//! Nomad: the client of its API, against answers that a real one gave (`tests/data/nomad`) and against servers that
+//! misbehave; and the stand-in for it, held against the same recordings.
 
+mod bed;
 mod matching;
+mod node_cues;
 mod player;
 mod recorded;
 mod recording;
 mod retries;
+mod server_cues;
+mod shapes;
+mod standin;
 mod streams;
 mod sweep;
+mod task_cues;
 mod tls;

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod client;
+pub(crate) mod nomad;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod server;
