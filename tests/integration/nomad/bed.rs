@@ -23,13 +23,13 @@ pub(super) struct Bed {
 
 impl Bed {
     pub(super) async fn start() -> Self {
-        Self { nomad: Nomad::start().await }
+        Self { nomad: Nomad::start() }
     }
 
     pub(super) async fn with(change: impl FnOnce(&mut Options)) -> Self {
         let mut options = Options::default();
         change(&mut options);
-        Self { nomad: Nomad::start_with(options).await }
+        Self { nomad: Nomad::start_with(options) }
     }
 
     pub(super) async fn try_ask(&self, method: &str, path: &str, token: &str, body: &[u8]) -> std::io::Result<Answer> {

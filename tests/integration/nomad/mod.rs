@@ -12,6 +12,7 @@ mod server_cues;
 mod shapes;
 mod standin;
 mod streams;
+mod suite;
 mod sweep;
 mod task_cues;
 mod tls;

@@ -59,7 +59,7 @@ async fn counts_add_up() {
     assert!(!execute(&server, "counted", bash("b", "false")).await.success);
     let status = server.status().await;
     assert_eq!((status.trajectories, status.queue_size, status.running_calls), (1, 0, 0));
-    assert_eq!((status.total_requests, status.total_errors, &*status.backend), (2, 1, "local"));
+    assert_eq!((status.total_requests, status.total_errors, &*status.backend), (2, 1, server.backend()));
     for pool in &status.pools {
         let parts = pool.available_slots
             + pool.acquired_slots

@@ -51,9 +51,7 @@ impl Agent {
     }
 
     fn launch(slots: u32, port: Option<u16>, change: impl FnOnce(&mut Config)) -> Self {
-        // No two slots of a machine may share an id, whatever else is being tested on it.
-        static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| (FIRST_ID + fastrand::u32(..20_000) * 10_000).into());
-        let ids = NEXT.fetch_add(IDS, Ordering::Relaxed);
+        let ids = user_ids(IDS);
         let mut config = Config {
             uid_base: can_assign_ids(ids..ids + IDS).then_some(ids),
             token: TOKEN.to_owned(),
@@ -136,6 +134,12 @@ impl Drop for Agent {
             let _ = waitpid(Some(self.pid), WaitOptions::empty());
         }
     }
+}
+
+/// So many user ids that are nobody else's: no two slots of a machine may share one, whatever else is being tested on it.
+pub(crate) fn user_ids(count: u32) -> u32 {
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| (FIRST_ID + fastrand::u32(..2_000) * 100_000).into());
+    NEXT.fetch_add(count, Ordering::Relaxed)
 }
 
 /// At a socket: the agent's own, or a proxy's in front of it.

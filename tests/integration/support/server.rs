@@ -6,14 +6,20 @@ use std::{
     time::Duration,
 };
 
+use super::nomad::Nomad;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tonic::transport::Channel;
 use tool_executor::pb::toolexecutor::{GetStatusResponse, PoolStatus, tool_executor_client::ToolExecutorClient};
 
+/// Set, executors run over a Nomad each: see `nomad::suite`.
+pub(crate) const OVER_NOMAD: &str = "TOOL_EXECUTOR_TEST_OVER_NOMAD";
+
 /// A running executor; dropped, it is ended with everything that it has started.
 pub(crate) struct Server {
     child: Child,
+    /// What its containers run on, if that is not this machine alone; ended after it.
+    pub(crate) nomad: Option<Nomad>,
     pub(crate) address: String,
     pub(crate) state: TempDir,
 }
@@ -46,7 +52,38 @@ impl Server {
         command
     }
 
+    /// What makes an executor use this Nomad, with the binary of the test as its agents' program.
+    pub(crate) fn over(nomad: &Nomad) -> [(&'static str, String); 6] {
+        [
+            ("TOOL_EXECUTOR_NOMAD_ADDRESS", nomad.address()),
+            ("TOOL_EXECUTOR_DRIVER", "raw_exec".to_owned()),
+            ("TOOL_EXECUTOR_AGENT", "present".to_owned()),
+            ("TOOL_EXECUTOR_AGENT_PATH", env!("CARGO_BIN_EXE_tool-executor").to_owned()),
+            ("TOOL_EXECUTOR_CPU", "50".to_owned()),
+            ("TOOL_EXECUTOR_UID_BASE", super::agent::user_ids(1_000).to_string()),
+        ]
+    }
+
     pub(crate) fn run(mut command: Command, state: TempDir) -> Self {
+        let nomad = std::env::var_os(OVER_NOMAD).map(|_| Nomad::start());
+        command.envs(nomad.iter().flat_map(Self::over));
+        Self::launch(command, state, nomad)
+    }
+
+    /// Over this Nomad, which others may use too.
+    pub(crate) fn on(nomad: &Nomad, settings: &[(&str, &str)]) -> Self {
+        let state = TempDir::new().expect("a directory for the state");
+        Self::on_with(nomad, state, settings)
+    }
+
+    pub(crate) fn on_with(nomad: &Nomad, state: TempDir, settings: &[(&str, &str)]) -> Self {
+        let mut command = Self::command(&state);
+        command.envs(Self::over(nomad));
+        command.envs(settings.iter().map(|(name, value)| (format!("TOOL_EXECUTOR_{name}"), value)));
+        Self::launch(command, state, Some(nomad.clone()))
+    }
+
+    fn launch(mut command: Command, state: TempDir, nomad: Option<Nomad>) -> Self {
         let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("the binary starts");
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
@@ -56,7 +93,7 @@ impl Server {
             .strip_prefix("listening on http://")
             .unwrap_or_else(|| panic!("it said {line:?}, and ended with {:?}", child.wait()))
             .to_owned();
-        Self { child, address, state }
+        Self { child, nomad, address, state }
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -106,9 +143,17 @@ impl Server {
         self.child.wait().expect("it can be waited for")
     }
 
-    /// The processes below this one, agents first.
+    /// The name of where its containers run.
+    pub(crate) fn backend(&self) -> &'static str {
+        if self.nomad.is_some() { "nomad" } else { "local" }
+    }
+
+    /// Its agents' processes.
     pub(crate) fn agents(&self) -> Vec<u32> {
-        super::process::children(self.child.id())
+        match &self.nomad {
+            Some(nomad) => nomad.allocations().iter().filter_map(|allocation| allocation.pid).collect(),
+            None => super::process::children(self.child.id()),
+        }
     }
 }
 

@@ -160,11 +160,11 @@ pub(crate) enum TaskFailure {
 }
 
 impl Nomad {
-    pub(crate) async fn start() -> Self {
-        Self::start_with(Options::default()).await
+    pub(crate) fn start() -> Self {
+        Self::start_with(Options::default())
     }
 
-    pub(crate) async fn start_with(options: Options) -> Self {
+    pub(crate) fn start_with(options: Options) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("nomad")

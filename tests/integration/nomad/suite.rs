@@ -1,0 +1,26 @@
+//! What works on one machine works over Nomad: the tests of the service again, unchanged, each executor over a Nomad of
+//! its own.
+
+use std::process::{Command, Stdio};
+
+use crate::support::server::OVER_NOMAD;
+
+/// Tests of what is there on one machine alone.
+const LOCAL: [&str; 2] = [
+    // Of agents that are left: over Nomad they are adopted.
+    "serve::start::a_successor_ends_the_agents_that_were_left",
+    // Of a directory of this machine.
+    "serve::faults::a_dead_agents_files_are_cleared_away",
+];
+
+#[test]
+fn the_service_over_nomad() {
+    let this = std::env::current_exe().expect("this program has a file");
+    let mut command = Command::new(this);
+    command.arg("serve::").args(LOCAL.iter().flat_map(|test| ["--skip", test]));
+    let run = command.env(OVER_NOMAD, "1").stdin(Stdio::null()).output().expect("it runs");
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{said}\n{}", String::from_utf8_lossy(&run.stderr));
+    let passed = said.lines().filter(|line| line.ends_with("... ok")).count();
+    assert!(passed > 50, "{passed} tests ran: {said}");
+}
