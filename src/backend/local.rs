@@ -34,7 +34,7 @@ use crate::{
     sandbox::{
         agent,
         client::{Address, Token},
-        slot::empty_trash,
+        slot::{View, empty_trash},
     },
     tool::Evidence,
 };
@@ -51,7 +51,13 @@ pub struct LocalConfig {
     pub uid_base: Option<u32>,
     pub network: bool,
     pub orphan_timeout: Duration,
+    /// What slots see of this machine.
+    pub view: View,
     pub read_only: Vec<PathBuf>,
+    /// What slots never see.
+    pub hidden: Vec<PathBuf>,
+    pub workspace_source: Option<PathBuf>,
+    pub writable_root: bool,
     /// Of a slot's /tmp.
     pub tmp_bytes: u64,
     pub max_open_files: u64,
@@ -110,7 +116,11 @@ impl LocalBackend {
             network: self.config.network,
             token: token.clone(),
             orphan_timeout: self.config.orphan_timeout,
+            view: self.config.view,
             read_only: self.config.read_only.clone(),
+            hidden: self.config.hidden.clone(),
+            workspace_source: self.config.workspace_source.clone(),
+            writable_root: self.config.writable_root,
             tmp_bytes: self.config.tmp_bytes,
             max_open_files: self.config.max_open_files,
             max_processes: self.config.max_processes,

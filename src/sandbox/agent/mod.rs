@@ -126,9 +126,13 @@ async fn make_slots(
     tasks: &mut JoinSet<()>,
 ) -> Result<(Isolation, Vec<SlotHandle>), AgentError> {
     let isolation = probe(&slot_config(config, directory, "probe", config.slots)).await?;
+    if let Some(improvement) = isolation.improvement() {
+        info!(%isolation, "{improvement}");
+    }
     let mut making = JoinSet::new();
     for index in 0..config.slots {
-        let slot = SlotTask::new(index, slot_config(config, directory, &index.to_string(), index), agent.clone());
+        let slot = SlotConfig { isolation, ..slot_config(config, directory, &index.to_string(), index) };
+        let slot = SlotTask::new(index, slot, agent.clone());
         making.spawn(async move { (index, slot.await) });
     }
     let mut made = BTreeMap::new();
@@ -207,7 +211,11 @@ fn slot_config(config: &Config, slots: &Path, name: &str, offset: u32) -> SlotCo
     SlotConfig {
         host_id: config.uid_base.map(|base| base + offset),
         network: config.network,
+        view: config.view,
         read_only: config.read_only.clone(),
+        hidden: config.hidden.clone(),
+        workspace_source: config.workspace_source.clone(),
+        writable_root: config.writable_root,
         tmp_bytes: config.tmp_bytes,
         max_open_files: config.max_open_files,
         max_processes: config.max_processes,

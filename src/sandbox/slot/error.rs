@@ -62,6 +62,8 @@ pub enum Step {
     EndProcesses = 27,
     RetireWorkspace = 28,
     PrepareHelper = 29,
+    CopySource = 30,
+    Hide = 31,
 }
 
 impl fmt::Display for Step {
@@ -96,6 +98,8 @@ impl fmt::Display for Step {
             Self::StartCall => "hand a call to its runner",
             Self::EndProcesses => "end the slot's processes",
             Self::PrepareHelper => "close what a helper process inherited",
+            Self::CopySource => "copy the workspace's source",
+            Self::Hide => "hide what the slot is not to see",
             Self::RetireWorkspace => "move the workspace out of the way",
         })
     }

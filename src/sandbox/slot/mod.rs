@@ -18,6 +18,7 @@
 use std::process::ExitCode;
 
 mod config;
+mod copy;
 mod error;
 mod helper;
 mod ids;
@@ -31,10 +32,10 @@ mod trash;
 mod wire;
 mod workspace;
 
-pub use config::SlotConfig;
+pub use config::{Isolation, SlotConfig, View};
 pub use error::{SlotError, Step};
 pub use ids::can_assign_ids;
-pub use probe::{Isolation, Unavailable, probe};
+pub use probe::{Unavailable, probe};
 pub use runner::{Runner, RunnerEnd, Stdio};
 pub use slot::Slot;
 pub use trash::{empty_trash, trash_beside};

@@ -19,13 +19,14 @@ use rustix::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    Runner, SlotConfig, Workspace,
+    Isolation, Runner, SlotConfig, View, Workspace,
+    copy::copy_tree,
     error::{At as _, SlotError, Step},
     helper,
     ids::root_is_the_hosts,
     socket::Socket,
     trash,
-    wire::{Nothing, RunnerSpec, SlotSpec},
+    wire::{KeeperSpec, Nothing, RunnerSpec, SlotSpec},
 };
 
 /// An isolated workspace and process tree, with its keeper running. Dropping it ends its processes, but leaves the
@@ -96,11 +97,15 @@ async fn make(config: SlotConfig) -> Result<Slot, SlotError> {
     }
     prepare_process().at(Step::PrepareProcess)?;
     let path = prepare_workspace(&config).at_the(Step::PrepareDirectory, config.directory.display())?;
+    if let Some(source) = &config.workspace_source {
+        fill_workspace(source.clone(), path.clone(), config.host_id).await?;
+    }
     let workspace = Workspace::open(&path, config.host_id).at_the(Step::PrepareDirectory, path.display())?;
 
     let (control, theirs) = Socket::pair().at(Step::StartMaker)?;
     let mut maker = Maker::start(&config.program, &path, theirs).at(Step::StartMaker)?;
-    control.send(&slot_spec(&config), &[]).await.at(Step::Talk)?;
+    let spec = slot_spec(&config).at_the(Step::PrepareDirectory, config.directory.display())?;
+    control.send(&spec, &[]).await.at(Step::Talk)?;
     control.ready("maker").await?;
     maker.map_user(config.host_id).at(Step::MapUser)?;
     control.send(&Nothing {}, &[]).await.at(Step::Talk)?;
@@ -108,23 +113,32 @@ async fn make(config: SlotConfig) -> Result<Slot, SlotError> {
     // With the maker's end the keeper becomes this process's child.
     maker.end().await.at(Step::StartKeeper)?;
     let keeper = Keeper::adopt(keeper).at(Step::StartKeeper)?;
-    control.send(&Nothing {}, &[]).await.at(Step::Talk)?;
+    let bound_proc = config.isolation == Isolation::L1;
+    control.send(&KeeperSpec { bound_proc }, &[]).await.at(Step::Talk)?;
     control.ready("keeper").await?;
     let runners = RunnerSpec {
         max_open_files: config.max_open_files,
         max_processes: config.max_processes.filter(|_| config.host_id.is_some()),
         scope_sockets: config.network,
+        bound_proc,
     };
     Ok(Slot { keeper, control, workspace, directory: config.directory, runners })
 }
 
-fn slot_spec(config: &SlotConfig) -> SlotSpec {
-    SlotSpec {
+fn slot_spec(config: &SlotConfig) -> io::Result<SlotSpec> {
+    let bytes = |path: &Path| path.as_os_str().as_bytes().to_owned();
+    let directory = fs::canonicalize(&config.directory)?;
+    // What holds the other slots and their trash, unless that is the root.
+    let holder = directory.parent().filter(|holder| holder.parent().is_some()).unwrap_or(&directory);
+    Ok(SlotSpec {
         network: config.network,
-        read_only: config.read_only.iter().map(|path| path.as_os_str().as_bytes().to_owned()).collect(),
+        read_only: config.read_only.iter().map(|path| bytes(path)).collect(),
         tmp_bytes: config.tmp_bytes,
         drop_groups: config.host_id.is_some(),
-    }
+        image: config.view == View::Image,
+        hidden: config.hidden.iter().map(|path| bytes(path)).chain([bytes(holder)]).collect(),
+        workspace_place: config.workspace_source.as_deref().map(bytes),
+    })
 }
 
 fn own_uid() -> u32 {
@@ -153,6 +167,21 @@ fn prepare_workspace(config: &SlotConfig) -> io::Result<PathBuf> {
         std::os::unix::fs::chown(&path, Some(id), Some(id))?;
     }
     Ok(path)
+}
+
+/// On a thread of its own: it takes as long as the source is large.
+async fn fill_workspace(source: PathBuf, workspace: PathBuf, owner: Option<u32>) -> Result<(), SlotError> {
+    let copying = tokio::task::spawn_blocking(move || copy_tree(&source, &workspace, owner));
+    let copied = copying.await.map_err(|stopped| SlotError::Step {
+        step: Step::CopySource,
+        detail: String::new(),
+        source: stopped.into(),
+    })?;
+    copied.map_err(|(path, source)| SlotError::Step {
+        step: Step::CopySource,
+        detail: path.display().to_string(),
+        source,
+    })
 }
 
 /// Killed and reaped when dropped, if it has not ended.

@@ -1,7 +1,8 @@
 //! What agent and helper processes say to each other. One message is one SEQPACKET datagram; descriptors go with it.
 //!
-//! The agent speaks first on every socket: to the maker a [`SlotSpec`], to the keeper "go on" and then a [`Nothing`]
-//! with each new runner's socket, to a runner its [`RunnerSpec`] and then [`Request`]s. Helpers answer with [`Reply`]s.
+//! The agent speaks first on every socket: to the maker a [`SlotSpec`], to the keeper a [`KeeperSpec`] and then a
+//! [`Nothing`] with each new runner's socket, to a runner its [`RunnerSpec`] and then [`Request`]s. Helpers answer with
+//! [`Reply`]s.
 
 use std::io;
 
@@ -53,6 +54,23 @@ pub(super) struct SlotSpec {
     /// The agent is root, and none of its groups may stay.
     #[prost(bool, tag = "4")]
     pub(super) drop_groups: bool,
+    /// Show all that the image has.
+    #[prost(bool, tag = "5")]
+    pub(super) image: bool,
+    /// Absolute paths of the host, never shown.
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub(super) hidden: Vec<Vec<u8>>,
+    /// An absolute path at which the workspace is shown, beside /workspace.
+    #[prost(bytes = "vec", optional, tag = "7")]
+    pub(super) workspace_place: Option<Vec<u8>>,
+}
+
+/// To the keeper, once it is alone.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct KeeperSpec {
+    /// The slot's /proc is the one that the agent has.
+    #[prost(bool, tag = "1")]
+    pub(super) bound_proc: bool,
 }
 
 /// What a runner's calls are held to.
@@ -65,6 +83,9 @@ pub(super) struct RunnerSpec {
     /// The network is the agent's: keep calls from its abstract sockets, where the kernel can.
     #[prost(bool, tag = "3")]
     pub(super) scope_sockets: bool,
+    /// The slot's /proc stays; it is not this runner's own.
+    #[prost(bool, tag = "4")]
+    pub(super) bound_proc: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tool_executor::{
     backend::{Backend, ContainerEvent, LocalBackend, LocalConfig, end_leftovers},
     id::{ContainerId, PoolName},
-    sandbox::client::LinkOptions,
+    sandbox::{client::LinkOptions, slot::View},
 };
 
 use crate::support::client::PATIENCE;
@@ -28,7 +28,11 @@ fn backend(directory: PathBuf, program: &str) -> LocalBackend {
         uid_base: None,
         network: false,
         orphan_timeout: Duration::from_secs(60),
+        view: View::Host,
         read_only: Vec::new(),
+        hidden: Vec::new(),
+        workspace_source: None,
+        writable_root: false,
         tmp_bytes: 1 << 20,
         max_open_files: 64,
         max_processes: None,

@@ -27,9 +27,10 @@ fn checks() -> Vec<(bool, &'static str)> {
         (rustix::process::getppid() == Some(Pid::INIT), "the pid namespace is not the call's own"),
         (mapped_to_a_plain_user(), "the user is not mapped, or is the host's root"),
         (is_read_only("/"), "the root is not read-only"),
-        (is_read_only("/usr"), "/usr is not read-only"),
+        (!Path::new("/usr").exists() || is_read_only("/usr"), "/usr is not read-only"),
         (is_read_only("/proc/sys"), "/proc/sys is not read-only"),
         (!Path::new("/proc/1/root/.").exists(), "the runner can be looked into"),
+        (!another_process_can_be_read(), "the environment of another process can be read"),
         (no_capabilities, "some capability is left"),
         (rustix::thread::no_new_privs() == Ok(true), "no_new_privs is not set"),
         (seccomp == Ok(SecureComputingMode::Filter), "no system call filter is installed"),
@@ -39,6 +40,17 @@ fn checks() -> Vec<(bool, &'static str)> {
             "mounts can be changed",
         ),
     ]
+}
+
+/// Of a process that has ended, or is the kernel's, nothing is what can be read.
+fn another_process_can_be_read() -> bool {
+    let own = fs::read_link("/proc/self").unwrap_or_default();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut others = entries.filter(|entry| {
+        let name = entry.file_name();
+        name.as_encoded_bytes().iter().all(u8::is_ascii_digit) && Path::new(&name) != own
+    });
+    others.any(|entry| fs::read(entry.path().join("environ")).is_ok_and(|environment| !environment.is_empty()))
 }
 
 fn mapped_to_a_plain_user() -> bool {

@@ -18,7 +18,7 @@ use super::{
         sys,
         wire::{Nothing, Reply, ReplyKind, SlotSpec},
     },
-    Socket, THIS_PROGRAM, command, loopback, root,
+    Socket, THIS_PROGRAM, command, loopback, root, view,
 };
 
 pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
@@ -34,7 +34,7 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     agent.expect::<Nothing>().at(Step::Talk)?;
 
     // Still the agent's user, who may be let in where the slot's is not.
-    let sources = root::open_sources(&spec)?;
+    let sources = view::open_sources(&spec)?;
     rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).at(Step::BecomeUser)?;
     rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).at(Step::BecomeUser)?;
     root::build(sources, &spec)?;

@@ -31,9 +31,11 @@ mod inspect;
 mod keeper;
 mod loopback;
 mod maker;
+mod mounts;
 mod policy;
 mod root;
 mod runner;
+mod view;
 
 /// The part of a slot that `name` stands for, if it is one.
 pub(super) fn stage(name: &str) -> Option<fn() -> ExitCode> {
