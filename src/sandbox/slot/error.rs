@@ -64,6 +64,8 @@ pub enum Step {
     PrepareHelper = 29,
     CopySource = 30,
     Hide = 31,
+    LayerWorkspace = 32,
+    WritableRoot = 33,
 }
 
 impl fmt::Display for Step {
@@ -100,6 +102,8 @@ impl fmt::Display for Step {
             Self::PrepareHelper => "close what a helper process inherited",
             Self::CopySource => "copy the workspace's source",
             Self::Hide => "hide what the slot is not to see",
+            Self::LayerWorkspace => "mount the workspace over its source",
+            Self::WritableRoot => "make what the slot sees writable",
             Self::RetireWorkspace => "move the workspace out of the way",
         })
     }

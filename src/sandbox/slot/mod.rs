@@ -20,6 +20,7 @@ use std::process::ExitCode;
 mod config;
 mod copy;
 mod error;
+mod generation;
 mod helper;
 mod ids;
 mod probe;

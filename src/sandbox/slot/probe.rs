@@ -100,7 +100,9 @@ async fn test(config: &SlotConfig) -> Result<(), Problem> {
     if end != Exit::Code(7) || output != "works\n" {
         return Err(Problem::Command(format!("/bin/sh: {end:?}, {output:?}")));
     }
-    let witness = Program::Argv(vec![helper::THIS_PROGRAM.into(), helper::INSPECT.into()]);
+    let mut witness = vec![helper::THIS_PROGRAM.into(), helper::INSPECT.into()];
+    witness.extend(config.writable_root.then(|| helper::WRITABLE_ROOT.into()));
+    let witness = Program::Argv(witness);
     let (end, output) = run(&mut runner, witness).await?;
     if end != Exit::Code(0) {
         let faults: Vec<&str> = output.lines().collect();
@@ -153,6 +155,7 @@ fn remedies(problem: &Problem, config: &SlotConfig) -> Vec<String> {
             let container = [CONTAINER, APPARMOR_CONTAINER].map(String::from);
             switched_off().into_iter().chain(in_container().then_some(container).into_iter().flatten()).collect()
         }
+        Step::WritableRoot => vec![WRITABLE_ROOT.into()],
         _ if is(source, Errno::NOSYS) => vec!["Linux 5.12 or later is needed".into()],
         Step::StartKeeper | Step::StartRunner if denied => vec![EXECUTABLE.into()],
         Step::PrepareDirectory => vec!["name a state directory that this user can write to".into()],
@@ -188,6 +191,10 @@ const CONTAINER: &str = "in a container, run it with `--privileged`, or with `--
                          `--security-opt systempaths=unconfined` too, calls do not even see other processes)";
 
 const APPARMOR_CONTAINER: &str = "where AppArmor confines the container, add `--security-opt apparmor=unconfined`";
+
+const WRITABLE_ROOT: &str = "a writable root needs an agent that is root and may change mounts (in a container: \
+                             `--privileged`), and a root file system whose owners can be mapped, such as ext4, xfs \
+                             and btrfs, but not overlayfs: use a read-only root, and the workspace for what changes";
 
 const EXECUTABLE: &str = "every user must be allowed to execute this program's file (mode 755)";
 

@@ -5,27 +5,31 @@ use std::{
     io::{self, ErrorKind},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::DirBuilderExt},
+        unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
     process::Child,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::{
     fs::Mode,
+    mount::OpenTreeFlags,
     process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     Isolation, Runner, SlotConfig, View, Workspace,
-    copy::copy_tree,
     error::{At as _, SlotError, Step},
+    generation::{self, Generation},
     helper,
     ids::root_is_the_hosts,
     socket::Socket,
-    trash,
+    sys, trash,
     wire::{KeeperSpec, Nothing, RunnerSpec, SlotSpec},
 };
 
@@ -96,20 +100,33 @@ async fn make(config: SlotConfig) -> Result<Slot, SlotError> {
         return Err(SlotError::HostRoot);
     }
     prepare_process().at(Step::PrepareProcess)?;
-    let path = prepare_workspace(&config).at_the(Step::PrepareDirectory, config.directory.display())?;
-    if let Some(source) = &config.workspace_source {
-        fill_workspace(source.clone(), path.clone(), config.host_id).await?;
+    // Whether this machine's kernel, and the file system that slots lie in, have what layers need.
+    static LAYERS_FAIL: AtomicBool = AtomicBool::new(false);
+    if LAYERS_FAIL.load(Ordering::Relaxed) {
+        return make_of(&generation::prepare(&config, false).await?, &config).await;
     }
-    let workspace = Workspace::open(&path, config.host_id).at_the(Step::PrepareDirectory, path.display())?;
+    match make_of(&generation::prepare(&config, true).await?, &config).await {
+        Err(SlotError::Step { step: Step::LayerWorkspace, .. }) => {
+            LAYERS_FAIL.store(true, Ordering::Relaxed);
+            make_of(&generation::prepare(&config, false).await?, &config).await
+        }
+        other => other,
+    }
+}
 
+async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, SlotError> {
     let (control, theirs) = Socket::pair().at(Step::StartMaker)?;
-    let mut maker = Maker::start(&config.program, &path, theirs).at(Step::StartMaker)?;
-    let spec = slot_spec(&config).at_the(Step::PrepareDirectory, config.directory.display())?;
+    let mut maker = Maker::start(&config.program, &generation.workspace, theirs).at(Step::StartMaker)?;
+    let spec = slot_spec(config, generation).at_the(Step::PrepareDirectory, config.directory.display())?;
     control.send(&spec, &[]).await.at(Step::Talk)?;
     control.ready("maker").await?;
     maker.map_user(config.host_id).at(Step::MapUser)?;
-    control.send(&Nothing {}, &[]).await.at(Step::Talk)?;
-    let keeper = control.ready("maker").await?.pop().ok_or(SlotError::Senseless("maker"))?;
+    let image = config.writable_root.then(|| maker.image_of_its_user()).transpose().at(Step::WritableRoot)?;
+    let image: Vec<BorrowedFd<'_>> = image.iter().map(AsFd::as_fd).collect();
+    control.send(&Nothing {}, &image).await.at(Step::Talk)?;
+    let Ok([keeper, workspace]) = <[OwnedFd; 2]>::try_from(control.ready("maker").await?) else {
+        return Err(SlotError::Senseless("maker"));
+    };
     // With the maker's end the keeper becomes this process's child.
     maker.end().await.at(Step::StartKeeper)?;
     let keeper = Keeper::adopt(keeper).at(Step::StartKeeper)?;
@@ -122,10 +139,11 @@ async fn make(config: SlotConfig) -> Result<Slot, SlotError> {
         scope_sockets: config.network,
         bound_proc,
     };
-    Ok(Slot { keeper, control, workspace, directory: config.directory, runners })
+    let workspace = Workspace::new(workspace, config.host_id);
+    Ok(Slot { keeper, control, workspace, directory: config.directory.clone(), runners })
 }
 
-fn slot_spec(config: &SlotConfig) -> io::Result<SlotSpec> {
+fn slot_spec(config: &SlotConfig, generation: &Generation) -> io::Result<SlotSpec> {
     let bytes = |path: &Path| path.as_os_str().as_bytes().to_owned();
     let directory = fs::canonicalize(&config.directory)?;
     // What holds the other slots and their trash, unless that is the root.
@@ -138,6 +156,7 @@ fn slot_spec(config: &SlotConfig) -> io::Result<SlotSpec> {
         image: config.view == View::Image,
         hidden: config.hidden.iter().map(|path| bytes(path)).chain([bytes(holder)]).collect(),
         workspace_place: config.workspace_source.as_deref().map(bytes),
+        workspace_layer: generation.workspace_layer.clone(),
     })
 }
 
@@ -155,33 +174,6 @@ fn prepare_process() -> io::Result<()> {
         let _ = DONE.set(());
     }
     Ok(())
-}
-
-/// An empty workspace that nobody but the slot's user (and root) can enter.
-fn prepare_workspace(config: &SlotConfig) -> io::Result<PathBuf> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.directory)?;
-    trash::retire(&config.directory)?;
-    let path = trash::workspace_in(&config.directory);
-    fs::DirBuilder::new().mode(0o700).create(&path)?;
-    if let Some(id) = config.host_id {
-        std::os::unix::fs::chown(&path, Some(id), Some(id))?;
-    }
-    Ok(path)
-}
-
-/// On a thread of its own: it takes as long as the source is large.
-async fn fill_workspace(source: PathBuf, workspace: PathBuf, owner: Option<u32>) -> Result<(), SlotError> {
-    let copying = tokio::task::spawn_blocking(move || copy_tree(&source, &workspace, owner));
-    let copied = copying.await.map_err(|stopped| SlotError::Step {
-        step: Step::CopySource,
-        detail: String::new(),
-        source: stopped.into(),
-    })?;
-    copied.map_err(|(path, source)| SlotError::Step {
-        step: Step::CopySource,
-        detail: path.display().to_string(),
-        source,
-    })
 }
 
 /// Killed and reaped when dropped, if it has not ended.
@@ -213,6 +205,16 @@ impl Maker {
         fs::write(of_maker("setgroups"), "deny")?;
         fs::write(of_maker("uid_map"), format!("0 {uid} 1"))?;
         fs::write(of_maker("gid_map"), format!("0 {gid} 1"))
+    }
+
+    /// This process's root file system, with its user and group 0 as the maker's. The kernel lets root do this, unless
+    /// something keeps it from changing mounts, and many file systems, but not one that is an overlay itself.
+    fn image_of_its_user(&self) -> io::Result<OwnedFd> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let image = rustix::mount::open_tree(rustix::fs::CWD, "/", flags)?;
+        let user_namespace = fs::File::open(format!("/proc/{}/ns/user", self.process.id()))?;
+        sys::map_owners(image.as_fd(), user_namespace.as_fd())?;
+        Ok(image)
     }
 
     async fn end(&mut self) -> io::Result<()> {

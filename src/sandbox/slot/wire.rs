@@ -1,6 +1,7 @@
 //! What agent and helper processes say to each other. One message is one SEQPACKET datagram; descriptors go with it.
 //!
-//! The agent speaks first on every socket: to the maker a [`SlotSpec`], to the keeper a [`KeeperSpec`] and then a
+//! The agent speaks first on every socket: to the maker a [`SlotSpec`] and then "you are mapped", which carries the image
+//! if that is to be writable, to the keeper a [`KeeperSpec`] and then a
 //! [`Nothing`] with each new runner's socket, to a runner its [`RunnerSpec`] and then [`Request`]s. Helpers answer with
 //! [`Reply`]s.
 
@@ -63,6 +64,9 @@ pub(super) struct SlotSpec {
     /// An absolute path at which the workspace is shown, beside /workspace.
     #[prost(bytes = "vec", optional, tag = "7")]
     pub(super) workspace_place: Option<Vec<u8>>,
+    /// The name of the directory, beside the workspace's, that the workspace begins with as a layer below it.
+    #[prost(string, optional, tag = "8")]
+    pub(super) workspace_layer: Option<String>,
 }
 
 /// To the keeper, once it is alone.
@@ -143,7 +147,8 @@ pub(super) struct Reply {
 
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum ReplyKind {
-    /// The maker: "map me", and then "the keeper is up", which carries its pidfd. A keeper or runner: "at work".
+    /// The maker: "map me", and then "the keeper is up", which carries its pidfd and the workspace.
+    /// A keeper or runner: "at work".
     #[prost(message, tag = "1")]
     Ready(Nothing),
     /// The helper gives up.

@@ -40,10 +40,9 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    pub(super) fn open(path: &Path, host_id: Option<u32>) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = Arc::new(rustix::fs::open(path, flags, Mode::empty())?);
-        Ok(Self { directory, host_id })
+    /// `directory`: the slot's /workspace, as an O_PATH descriptor.
+    pub(super) fn new(directory: OwnedFd, host_id: Option<u32>) -> Self {
+        Self { directory: Arc::new(directory), host_id }
     }
 
     /// The whole file at `path`: relative to /workspace, or absolute inside it. Links are followed inside it.

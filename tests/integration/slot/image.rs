@@ -11,11 +11,11 @@ use std::{
 };
 
 use rustix::{
-    mount::UnmountFlags,
+    mount::{MountFlags, UnmountFlags},
     process::{chdir, pivot_root},
 };
 use tool_executor::{
-    sandbox::slot::{Slot, SlotConfig, View, empty_trash, trash_beside},
+    sandbox::slot::{self, Isolation, Slot, SlotConfig, SlotError, Step, View, empty_trash, trash_beside},
     tool::job::Exit,
 };
 
@@ -52,7 +52,7 @@ fn run_in_images(tests: &[&str]) {
 
 #[test]
 fn images_are_shown_as_they_are() {
-    run_in_images(&["an_image_with_the_hosts_programs", "an_image_of_its_own"]);
+    run_in_images(&["an_image_with_the_hosts_programs", "an_image_in_an_overlay", "an_image_of_its_own"]);
 }
 
 #[test]
@@ -167,6 +167,31 @@ async fn bed(view: View, change: impl FnOnce(&mut SlotConfig)) -> Bed {
 #[ignore = "run by images_are_shown_as_they_are"]
 async fn an_image_with_the_hosts_programs() {
     let image = Image::of_host();
+    let in_overlay = rustix::fs::statfs(&image.root).unwrap().f_type == OVERLAY;
+    work_on_a_repository(image, !in_overlay).await;
+}
+
+/// As a container's state is, unless it is on a volume. The kernel does not layer more over that.
+#[tokio::test]
+#[ignore = "run by images_are_shown_as_they_are"]
+async fn an_image_in_an_overlay() {
+    let image = Image::of_host();
+    for directory in ["lower", "upper", "work"] {
+        image.directory(&format!("mnt/{directory}"));
+    }
+    let layer = |name| image.root.join("mnt").join(name).display().to_string();
+    let options =
+        format!("lowerdir={},upperdir={},workdir={},userxattr", layer("lower"), layer("upper"), layer("work"));
+    let options = std::ffi::CString::new(options).unwrap();
+    let place = image.root.join("opt/state");
+    rustix::mount::mount("overlay", place, "overlay", MountFlags::empty(), &*options).unwrap();
+    work_on_a_repository(image, false).await;
+}
+
+const OVERLAY: rustix::fs::FsWord = 0x794c_7630;
+
+/// `layered`: the repository is copied but once.
+async fn work_on_a_repository(image: Image, layered: bool) {
     image.repository("testbed");
     image.file("data/deep/file", "shown", 0o644);
     image.enter();
@@ -201,9 +226,11 @@ async fn an_image_with_the_hosts_programs() {
     let mut runner = slot.runner().await.unwrap();
     let state = bed::sh(&mut runner, "git -C /testbed status --porcelain; cat package/module.py").await;
     assert_eq!(state.succeeded(), "print('as it was')");
+    bed::sh(&mut runner, "mv package renamed && rm -rf renamed .git").await.succeeded();
     slot.destroy().await.unwrap();
     empty_trash(&trash_beside(&config.directory)).unwrap();
     assert_eq!(fs::read_to_string("/testbed/package/module.py").unwrap(), "print('as it was')\n");
+    assert_eq!(fs::read_dir(&config.directory).unwrap().count(), usize::from(layered), "what generations share");
 }
 
 /// Not merged: /bin and /lib are directories, and there is no /usr but for what the programs need.
@@ -229,8 +256,71 @@ async fn an_image_of_its_own() {
         assert_ne!(bed.sh(&format!("ls {hidden}")).await.exit(), Exit::Code(0), "{hidden}");
     }
     assert_eq!(bed.out("ls /opt/state/slots").await, "");
-    bed.end().await;
+    bed.slot.destroy().await.unwrap();
     assert_eq!(fs::read_to_string("/srv/work/notes").unwrap(), "as they were\n");
+}
+
+#[test]
+fn a_root_can_be_writable() {
+    run_in_images(&["a_writable_root"]);
+}
+
+#[tokio::test]
+#[ignore = "run by a_root_can_be_writable"]
+async fn a_writable_root() {
+    let image = Image::new();
+    for name in ["sh", "cat", "ls", "rm", "mkdir", "chmod", "mv"] {
+        image.install(&Path::new("/bin").join(name), &format!("bin/{name}"));
+    }
+    image.install(&bed::program(), "opt/unused");
+    image.file("etc/settings", "old\n", 0o644);
+    image.file("etc/bound", "its own\n", 0o644);
+    image.file("opt/nomad/secrets/file", "secret", 0o644);
+    image.directory("usr/local/bin");
+    image.bind(&image.root.join("etc/settings"), "etc/bound");
+    let owners_can_be_mapped = fs::read_to_string("/proc/self/uid_map").unwrap().contains("4294967295")
+        && rustix::fs::statfs(&image.root).unwrap().f_type != OVERLAY;
+    image.enter();
+    let mut config = in_image(View::Image);
+    config.writable_root = true;
+    config.hidden = vec!["/opt/nomad/secrets".into()];
+    if !owners_can_be_mapped {
+        let error = Slot::create(&config).await.unwrap_err();
+        assert!(matches!(error, SlotError::Step { step: Step::WritableRoot, .. }), "{error:?}");
+        let error = slot::probe(&config).await.unwrap_err();
+        assert!(error.remedies().join("").contains("read-only root"), "{error}");
+        return;
+    }
+    assert_eq!(slot::probe(&config).await.unwrap_or_else(|error| panic!("{error}")), Isolation::L0);
+
+    let mut bed = bed(View::Image, |changed| *changed = config).await;
+    let mut other = SlotConfig { directory: "/opt/state/slots/1".into(), ..bed::config(SLOT.into()) };
+    (other.view, other.writable_root, other.program) = (View::Image, true, "/program".into());
+    let other = Slot::create(&other).await.unwrap();
+    bed.out("echo new >> /etc/settings && rm /opt/tools/tool && mkdir /opt/tools/more && echo > /var/new").await;
+    bed.out("printf '#!/bin/sh\\necho mine' > /usr/local/bin/own && chmod 755 /usr/local/bin/own").await;
+    assert_eq!(bed.out("own; cat /etc/settings; ls /opt/tools").await, "mine\nold\nnew\nmore");
+    bed.out("echo x > /root/x && mv /etc/settings /etc/moved && rm -r /opt/nomad/* ; ls /opt/nomad").await;
+    assert_eq!(
+        bed.out("cat /etc/bound; ls /opt/nomad /opt/nomad/secrets /opt/state/slots").await.lines().next(),
+        Some("old")
+    );
+    assert!(!bed.out("ls /opt/nomad/secrets /opt/state/slots").await.contains("file"));
+    assert_ne!(bed.sh("echo > /etc/bound").await.exit(), Exit::Code(0), "a mount is not the image's");
+    assert_ne!(bed.sh("ls /alloc").await.exit(), Exit::Code(0));
+    let untouched = "cat /etc/settings && ls /opt/tools /usr/local/bin /root";
+    let as_before = "old\n/opt/tools:\ntool\n\n/root:\n\n/usr/local/bin:";
+    assert_eq!(bed::sh(&mut other.runner().await.unwrap(), untouched).await.succeeded(), as_before);
+    other.destroy().await.unwrap();
+
+    let Bed { slot, config, .. } = bed;
+    slot.destroy().await.unwrap();
+    let slot = Slot::create(&config).await.unwrap();
+    assert_eq!(bed::sh(&mut slot.runner().await.unwrap(), untouched).await.succeeded(), as_before);
+    slot.destroy().await.unwrap();
+    empty_trash(&trash_beside(&config.directory)).unwrap();
+    assert_eq!(fs::read_dir(&config.directory).unwrap().count(), 0);
+    assert_eq!(fs::read_to_string("/etc/settings").unwrap(), "old\n");
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ mod call;
 mod confine;
 mod inspect;
 mod keeper;
+mod layers;
 mod loopback;
 mod maker;
 mod mounts;
@@ -50,6 +51,9 @@ pub(super) fn stage(name: &str) -> Option<fn() -> ExitCode> {
 
 /// The probe's witness, which is run as a call.
 pub(super) const INSPECT: &str = "inspect";
+
+/// Its argument where the slot's root is to be writable.
+pub(super) const WRITABLE_ROOT: &str = "writable-root";
 
 /// The executable of the running process.
 pub(super) const THIS_PROGRAM: &str = "/proc/self/exe";

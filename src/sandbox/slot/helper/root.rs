@@ -7,7 +7,7 @@
 use std::{
     fs, io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::symlink,
     },
     path::{Path, PathBuf},
@@ -25,8 +25,9 @@ use super::{
         sys,
         wire::SlotSpec,
     },
+    layers::Layers,
     mounts::{attach, attach_at, clone_tree, find, make_place, tmpfs},
-    view::{OWN, Sources, VAR_TMP},
+    view::{OWN, Sources, Tree, VAR_TMP},
 };
 
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -59,14 +60,26 @@ pub(super) fn build(sources: Sources, spec: &SlotSpec) -> Result<(), SlotError> 
             other => other.at_the(Step::MountRoot, name.display())?,
         }
     }
-    for tree in &sources.trees {
-        let mount = tree.mount.as_fd();
-        make_place(mount, &tree.place)
-            .and_then(|()| attach(mount, &tree.place))
-            .at_the(Step::MountSource, tree.place.display())?;
+    let layers = sources.layers();
+    layers.as_ref().map_or(Ok(()), Layers::attach).at(Step::MountRoot)?;
+    for Tree { place, mount } in &sources.trees {
+        let layered = match (mount, &layers) {
+            (None, Some(layers)) => Some(layers.over_image(place)?),
+            _ => None,
+        };
+        let Some(mount) = mount.as_ref().or(layered.as_ref()) else { continue };
+        make_place(mount.as_fd(), place)
+            .and_then(|()| attach(mount.as_fd(), place))
+            .at_the(Step::MountSource, place.display())?;
     }
     hide(&sources.hidden)?;
-    show_workspace(&sources).at(Step::MountWorkspace)?;
+    let layered = match &layers {
+        Some(layers) if layers.workspace.is_some() => Some(layers.over_workspace()?),
+        _ => None,
+    };
+    let workspace = layered.as_ref().unwrap_or(&sources.workspace);
+    show_workspace(workspace.as_fd(), sources.workspace_place.as_deref()).at(Step::MountWorkspace)?;
+    layers.as_ref().map_or(Ok(()), Layers::detach).at(Step::MountRoot)?;
     let devices = build_dev()?;
     build_tmp(spec.tmp_bytes).at(Step::MountTmp)?;
     for mount in [devices, root] {
@@ -108,12 +121,12 @@ fn cover(path: &Path, directory: &Path, file: &Path) -> io::Result<()> {
     attach_at(cover.as_fd(), place.as_fd())
 }
 
-fn show_workspace(sources: &Sources) -> io::Result<()> {
-    attach(sources.workspace.as_fd(), "workspace")?;
-    let Some(path) = &sources.workspace_place else { return Ok(()) };
+fn show_workspace(workspace: BorrowedFd<'_>, second_place: Option<&Path>) -> io::Result<()> {
+    attach(workspace, "workspace")?;
+    let Some(place) = second_place else { return Ok(()) };
     let again = clone_tree(Path::new("workspace"))?;
-    make_place(again.as_fd(), path)?;
-    attach_at(again.as_fd(), find(path)?.as_fd())
+    make_place(again.as_fd(), place)?;
+    attach_at(again.as_fd(), find(place)?.as_fd())
 }
 
 fn build_dev() -> Result<OwnedFd, SlotError> {

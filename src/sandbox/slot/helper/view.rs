@@ -4,19 +4,28 @@
 use std::{
     ffi::OsStr,
     fs, io,
-    os::{fd::AsFd, fd::OwnedFd, unix::ffi::OsStrExt},
+    os::{
+        fd::AsFd,
+        fd::OwnedFd,
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
     path::{Path, PathBuf},
 };
 
-use rustix::mount::{MountAttrFlags, MountPropagationFlags};
+use rustix::{
+    fs::{AtFlags, CWD, StatxFlags},
+    mount::{MountAttrFlags, MountPropagationFlags},
+};
 
 use super::{
     super::{
         config::WORKSPACE,
         error::{At as _, SlotError, Step},
+        generation::CHANGES,
         sys,
         wire::SlotSpec,
     },
+    layers::Layers,
     mounts::{clone_tree, open_read_only, relative},
 };
 
@@ -45,16 +54,32 @@ pub(super) struct Sources {
     pub(super) workspace: OwnedFd,
     /// Where it is shown beside /workspace.
     pub(super) workspace_place: Option<PathBuf>,
+    /// What is layered over something goes there.
+    pub(super) changes: Option<OwnedFd>,
+    /// What the workspace is layered over.
+    pub(super) workspace_layer: Option<OwnedFd>,
+    /// What the writable trees are layered over.
+    pub(super) image: Option<OwnedFd>,
 }
 
-/// A file or directory of the host, read-only, and where it goes.
+/// A file or directory of the host, and where it goes.
 pub(super) struct Tree {
     pub(super) place: PathBuf,
-    pub(super) mount: OwnedFd,
+    /// Read-only. `None`: a directory of the image that can be written to.
+    pub(super) mount: Option<OwnedFd>,
 }
 
-/// Detaches copies of all that the slot is to see from this (new) mount namespace.
-pub(super) fn open_sources(spec: &SlotSpec) -> Result<Sources, SlotError> {
+impl Sources {
+    pub(super) fn layers(&self) -> Option<Layers<'_>> {
+        let changes = self.changes.as_ref()?.as_fd();
+        let workspace = self.workspace_layer.as_ref().map(AsFd::as_fd);
+        Some(Layers { changes, workspace, image: self.image.as_ref().map(AsFd::as_fd) })
+    }
+}
+
+/// Detaches copies of all that the slot is to see from this (new) mount namespace. The image is the agent's, with its
+/// owners mapped, if it is to be writable.
+pub(super) fn open_sources(spec: &SlotSpec, image: Option<OwnedFd>) -> Result<Sources, SlotError> {
     rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
         .at_the(Step::OpenSource, "mount propagation")?;
     let workspace = open_workspace().at_the(Step::OpenSource, WORKSPACE)?;
@@ -62,8 +87,19 @@ pub(super) fn open_sources(spec: &SlotSpec) -> Result<Sources, SlotError> {
         Some(path) => extra_workspace(as_path(path)).at_the(Step::OpenSource, as_path(path).display())?,
         None => None,
     };
-    let sources = Sources { trees: Vec::new(), links: Vec::new(), hidden: Vec::new(), workspace, workspace_place };
-    let mut opening = Opening { hidden: real_paths(&spec.hidden)?, sources };
+    let layer = |name: &str| clone_tree(&Path::new("..").join(name)).at_the(Step::OpenSource, name);
+    let layered = spec.workspace_layer.is_some() || image.is_some();
+    let sources = Sources {
+        trees: Vec::new(),
+        links: Vec::new(),
+        hidden: Vec::new(),
+        workspace,
+        workspace_place,
+        changes: layered.then(|| layer(CHANGES)).transpose()?,
+        workspace_layer: spec.workspace_layer.as_deref().map(layer).transpose()?,
+        image,
+    };
+    let mut opening = Opening { hidden: real_paths(&spec.hidden)?, whole_image: spec.image, sources };
 
     if spec.image {
         opening.show_image()?;
@@ -96,13 +132,14 @@ struct Opening {
     sources: Sources,
     /// Paths of the host, with no link in them.
     hidden: Vec<PathBuf>,
+    whole_image: bool,
 }
 
 impl Opening {
     fn show_system(&mut self) -> Result<(), SlotError> {
         for name in SYSTEM {
             if Path::new("/").join(name).is_dir() {
-                self.show(Path::new(name))?;
+                self.show_part(Path::new(name))?;
             }
         }
         MERGED.iter().try_for_each(|name| self.show_as_it_is(Path::new(name)))
@@ -128,25 +165,57 @@ impl Opening {
                 self.sources.links.push((name.to_owned(), target));
                 Ok(())
             }
-            Ok(entry) if entry.is_dir() => self.show(name),
+            Ok(entry) if entry.is_dir() => self.show_part(name),
             _ => Ok(()),
         }
+    }
+
+    /// A directory in the root, which can be written to if it is the image's.
+    fn show_part(&mut self, name: &Path) -> Result<(), SlotError> {
+        let path = Path::new("/").join(name);
+        if self.sources.image.is_none() {
+            return self.show(name);
+        }
+        if mount_id(&path).at_the(Step::WritableRoot, path.display())?
+            != mount_id(Path::new("/")).at(Step::WritableRoot)?
+        {
+            // A volume of a container is not its image's.
+            return match self.whole_image {
+                true => self.show(name),
+                false => {
+                    Err(io::Error::other("it is a file system of its own")).at_the(Step::WritableRoot, path.display())
+                }
+            };
+        }
+        if self.hide_in(name, &path) {
+            return Ok(());
+        }
+        self.sources.trees.push(Tree { place: name.to_owned(), mount: None });
+        mounts_below(&path).at_the(Step::OpenSource, "mounts")?.iter().try_for_each(|below| self.show(below))
     }
 
     fn show(&mut self, place: &Path) -> Result<(), SlotError> {
         let path = Path::new("/").join(place);
         let real = fs::canonicalize(&path).at_the(Step::OpenSource, path.display())?;
+        if self.hide_in(place, &real) {
+            return Ok(());
+        }
+        let mount = open_read_only(&path).at_the(Step::OpenSource, path.display())?;
+        self.sources.trees.push(Tree { place: place.to_owned(), mount: Some(mount) });
+        Ok(())
+    }
+
+    /// Notes what is to be hidden of a tree; whether that is all of it.
+    fn hide_in(&mut self, place: &Path, real: &Path) -> bool {
         for hidden in &self.hidden {
             if real.starts_with(hidden) {
-                return Ok(());
+                return true;
             }
-            if let Ok(below) = hidden.strip_prefix(&real) {
+            if let Ok(below) = hidden.strip_prefix(real) {
                 self.sources.hidden.push(place.join(below));
             }
         }
-        let mount = open_read_only(&path).at_the(Step::OpenSource, path.display())?;
-        self.sources.trees.push(Tree { place: place.to_owned(), mount });
-        Ok(())
+        false
     }
 
     /// Where /etc/resolv.conf is a link into /run, which slots do not see, names could not be resolved.
@@ -181,6 +250,41 @@ fn real_path(path: &Path) -> io::Result<Option<PathBuf>> {
     }
 }
 
+fn mount_id(path: &Path) -> io::Result<u64> {
+    Ok(rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)?.stx_mnt_id)
+}
+
+/// Where something is mounted below `path`, but not what is mounted below that again; relative to the root.
+fn mounts_below(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    let place = |line: &[u8]| line.split(|byte| *byte == b' ').nth(4).map(unescape);
+    let mut below: Vec<PathBuf> = table.split(|byte| *byte == b'\n').filter_map(place).collect();
+    below.retain(|place| place != path && place.starts_with(path));
+    below.sort();
+    // Sorted by components, a directory stands right before what is in it.
+    below.dedup_by(|place, above| place.starts_with(above));
+    Ok(below.into_iter().filter_map(|place| Some(place.strip_prefix("/").ok()?.to_owned())).collect())
+}
+
+/// Spaces and the like are octal numbers in a table of mounts.
+fn unescape(field: &[u8]) -> PathBuf {
+    let (mut path, mut rest) = (Vec::new(), field);
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..3).filter(|_| *first == b'\\').and_then(|code| std::str::from_utf8(code).ok());
+        match code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
+            Some(byte) => {
+                path.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                path.push(*first);
+                rest = after;
+            }
+        }
+    }
+    std::ffi::OsString::from_vec(path).into()
+}
+
 /// A configured path, relative to the slot's root.
 fn inside(path: &Path) -> io::Result<PathBuf> {
     let invalid = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
@@ -195,4 +299,17 @@ fn inside(path: &Path) -> io::Result<PathBuf> {
 
 fn as_path(path: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_of_mounts_is_read_as_it_is_meant() {
+        assert_eq!(unescape(b"/a\\040b\\134/c"), Path::new("/a b\\/c"));
+        assert_eq!(unescape(b"/a\\04"), Path::new("/a\\04"));
+        let all = mounts_below(Path::new("/")).unwrap();
+        assert!(all.contains(&PathBuf::from("proc")) && !all.contains(&PathBuf::from("dev/pts")), "{all:?}");
+    }
 }
