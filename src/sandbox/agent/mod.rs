@@ -213,7 +213,8 @@ fn slot_config(config: &Config, slots: &Path, name: &str, offset: u32) -> SlotCo
         network: config.network,
         view: config.view,
         read_only: config.read_only.clone(),
-        hidden: config.hidden.clone(),
+        // The agent's own directory too: there is a secret in it.
+        hidden: config.hidden.iter().cloned().chain(slots.parent().map(Path::to_owned)).collect(),
         workspace_source: config.workspace_source.clone(),
         writable_root: config.writable_root,
         tmp_bytes: config.tmp_bytes,

@@ -32,7 +32,8 @@ pub struct SlotConfig {
     /// An absolute path of the host: each making of the slot begins with a copy of it as its workspace, which is shown
     /// there, too.
     pub workspace_source: Option<PathBuf>,
-    /// What the view shows can be written to; what is written goes with the workspace.
+    /// What the image has can be written to, a container's volumes aside; what is written goes with the workspace. The
+    /// slot's user can read what the image's root can. Only with [`View::Image`].
     pub writable_root: bool,
     /// Of /tmp and /dev/shm together.
     pub tmp_bytes: u64,

@@ -20,18 +20,32 @@ use rustix::{
     io::Errno,
 };
 
+/// What of a tree is copied, and how.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rules {
+    /// Of everything in the copy; none: this process's user.
+    pub(super) owner: Option<u32>,
+    pub(super) only_directories: bool,
+    /// What this process cannot read, or what is gone when it comes to it, is left out; else it is a failure.
+    pub(super) only_readable: bool,
+    /// A directory that is left out.
+    pub(super) except: Option<PathBuf>,
+}
+
 /// Copies what is in `source` into `target`, an empty directory, which gets the source's mode too. Blocks for as long
 /// as that takes.
 ///
 /// # Errors
 /// The first failure, with the path that it happened to.
-pub(super) fn copy_tree(source: &Path, target: &Path, owner: Option<u32>) -> Result<(), (PathBuf, io::Error)> {
-    let open = |path: &Path| open_directory(CWD, path, ResolveFlags::empty()).map_err(|error| failed(path, error));
+pub(super) fn copy_tree(source: &Path, target: &Path, rules: &Rules) -> Result<(), (PathBuf, io::Error)> {
     // A link that is the source itself is followed: it is what the configuration names.
-    let mut copying = Copying { source: open(source)?, target: open(target)?, owner, names: HashMap::new() };
-    let (mut directories, mut next) = (vec![PathBuf::from(".")], 0);
+    let open = |path: &Path| open_directory(CWD, path, ResolveFlags::empty()).map_err(|error| failed(path, error));
+    let stat = |path: &Path| rustix::fs::stat(path).map_err(|error| failed(path, error));
+    let except = rules.except.as_deref().map(stat).transpose()?.as_ref().map(identity);
+    let mut copying = Copying { source: open(source)?, target: open(target)?, rules, except, names: HashMap::new() };
+    let (mut directories, mut next) = (vec![(PathBuf::from("."), stat(source)?)], 0);
     while next < directories.len() {
-        let directory = directories[next].clone();
+        let directory = directories[next].0.clone();
         let found =
             copying.fill(&directory).map_err(|(name, error)| failed(&source.join(&directory).join(name), error))?;
         directories.extend(found);
@@ -39,8 +53,8 @@ pub(super) fn copy_tree(source: &Path, target: &Path, owner: Option<u32>) -> Res
     }
     // Last, and from below: a directory may be one that its owner cannot write to, and its time is that of its last
     // change.
-    for directory in directories.iter().rev() {
-        copying.finish(directory).map_err(|error| failed(&source.join(directory), error))?;
+    for (directory, original) in directories.iter().rev() {
+        copying.finish(directory, original).map_err(|error| failed(&source.join(directory), error))?;
     }
     Ok(())
 }
@@ -49,19 +63,23 @@ fn failed(path: &Path, error: impl Into<io::Error>) -> (PathBuf, io::Error) {
     (path.to_owned(), error.into())
 }
 
-struct Copying {
+struct Copying<'a> {
     source: OwnedFd,
     target: OwnedFd,
-    owner: Option<u32>,
+    rules: &'a Rules,
+    except: Option<(u64, u64)>,
     /// Where the first name of a file with several ones is in the target, by the file's device and number.
     names: HashMap<(u64, u64), PathBuf>,
 }
 
-impl Copying {
+impl Copying<'_> {
     /// Copies what is in one directory; the directories in it, which are made, but empty.
-    fn fill(&mut self, directory: &Path) -> Result<Vec<PathBuf>, (PathBuf, io::Error)> {
+    fn fill(&mut self, directory: &Path) -> Result<Vec<(PathBuf, Stat)>, (PathBuf, io::Error)> {
         let whole = |error: Errno| (PathBuf::new(), io::Error::from(error));
-        let source = open_directory(&self.source, directory, SAFELY).map_err(whole)?;
+        let source = match open_directory(&self.source, directory, SAFELY) {
+            Err(Errno::ACCESS | Errno::NOENT) if self.rules.only_readable => return Ok(Vec::new()),
+            other => other.map_err(whole)?,
+        };
         let target = open_directory(&self.target, directory, SAFELY).map_err(whole)?;
         let mut directories = Vec::new();
         for entry in Dir::read_from(&source).map_err(whole)? {
@@ -71,24 +89,32 @@ impl Copying {
                 continue;
             }
             let copied = self.copy(source.as_fd(), target.as_fd(), directory, name);
-            if copied.map_err(|error| (name.to_owned(), error))? == FileType::Directory {
-                directories.push(directory.join(name));
+            if let Some(original) = copied.map_err(|error| (name.to_owned(), error))? {
+                directories.push((directory.join(name), original));
             }
         }
         Ok(directories)
     }
 
+    /// If it is a directory, what it is like.
     fn copy(
         &mut self,
         source: BorrowedFd<'_>,
         target: BorrowedFd<'_>,
         directory: &Path,
         name: &Path,
-    ) -> io::Result<FileType> {
-        let found = rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        let kind = FileType::from_raw_mode(found.st_mode);
-        match kind {
-            FileType::Directory => rustix::fs::mkdirat(target, name, Mode::RWXU)?,
+    ) -> io::Result<Option<Stat>> {
+        let found = match rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) if self.rules.only_readable => return Ok(None),
+            other => other?,
+        };
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory if self.except == Some(identity(&found)) => {}
+            FileType::Directory => {
+                rustix::fs::mkdirat(target, name, Mode::RWXU)?;
+                return Ok(Some(found));
+            }
+            _ if self.rules.only_directories => {}
             FileType::Symlink => {
                 rustix::fs::symlinkat(rustix::fs::readlinkat(source, name, Vec::new())?, target, name)?;
                 self.give_link(target, name, &found)?;
@@ -97,19 +123,22 @@ impl Copying {
                 Some(first) => rustix::fs::linkat(&self.target, first, target, name, AtFlags::empty())?,
                 None => {
                     self.copy_file(source, target, name)?;
-                    if found.st_nlink > 1 {
+                    if found.st_nlink > 1 && !self.rules.only_readable {
                         self.names.insert(identity(&found), directory.join(name));
                     }
                 }
             },
             _ => {}
         }
-        Ok(kind)
+        Ok(None)
     }
 
     fn copy_file(&self, source: BorrowedFd<'_>, target: BorrowedFd<'_>, name: &Path) -> io::Result<()> {
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let source = rustix::fs::openat(source, name, flags | OFlags::RDONLY, Mode::empty())?;
+        let source = match rustix::fs::openat(source, name, flags | OFlags::RDONLY, Mode::empty()) {
+            Err(Errno::ACCESS | Errno::NOENT) if self.rules.only_readable => return Ok(()),
+            other => other?,
+        };
         let found = rustix::fs::fstat(&source)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let target = rustix::fs::openat(target, name, flags, Mode::RUSR | Mode::WUSR)?;
@@ -120,23 +149,21 @@ impl Copying {
     }
 
     /// A directory that nothing is put into any more.
-    fn finish(&self, directory: &Path) -> io::Result<()> {
-        let source = open_directory(&self.source, directory, SAFELY)?;
-        let target = open_directory(&self.target, directory, SAFELY)?;
-        self.give(target.as_fd(), &rustix::fs::fstat(&source)?)
+    fn finish(&self, directory: &Path, original: &Stat) -> io::Result<()> {
+        self.give(open_directory(&self.target, directory, SAFELY)?.as_fd(), original)
     }
 
     /// To the owner, with the mode and the time of the original: compiled Python files are of use only as long as their
     /// sources have the time that they had. The owner first, since a change of it takes bits off the mode.
     fn give(&self, target: BorrowedFd<'_>, original: &Stat) -> io::Result<()> {
-        let id = self.owner;
+        let id = self.rules.owner;
         rustix::fs::fchown(target, id.map(Uid::from_raw), id.map(Gid::from_raw))?;
         rustix::fs::fchmod(target, Mode::from_raw_mode(original.st_mode))?;
         Ok(rustix::fs::futimens(target, &times(original))?)
     }
 
     fn give_link(&self, target: BorrowedFd<'_>, name: &Path, original: &Stat) -> io::Result<()> {
-        let id = self.owner;
+        let id = self.rules.owner;
         let (owner, group) = (id.map(Uid::from_raw), id.map(Gid::from_raw));
         rustix::fs::chownat(target, name, owner, group, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(rustix::fs::utimensat(target, name, &times(original), AtFlags::SYMLINK_NOFOLLOW)?)
@@ -191,7 +218,7 @@ mod tests {
         File::open(source.join("a/b/script")).unwrap().set_modified(time).unwrap();
         File::open(source.join("a/b")).unwrap().set_modified(time).unwrap();
 
-        copy_tree(&source, &target, None).unwrap();
+        copy_tree(&source, &target, &Rules::default()).unwrap();
         let copied = |path: &str| fs::symlink_metadata(target.join(path)).unwrap();
         assert_eq!(fs::read_to_string(target.join("a/b/script")).unwrap(), "content");
         assert_eq!((copied("a/b/script").mode() & 0o7777, copied("a/b").mode() & 0o7777), (0o751, 0o555));
@@ -208,9 +235,24 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_may_be_of_directories_alone_and_lie_in_its_source() {
+        let home = tempfile::tempdir().unwrap();
+        let (inner, target) = (home.path().join("a/b"), home.path().join("state/copy"));
+        fs::create_dir_all(&inner).unwrap();
+        fs::create_dir_all(&target).unwrap();
+        fs::write(inner.join("file"), "").unwrap();
+        fs::set_permissions(&inner, fs::Permissions::from_mode(0o711)).unwrap();
+        let rules = Rules { only_directories: true, except: Some(home.path().join("state")), ..Rules::default() };
+        copy_tree(home.path(), &target, &rules).unwrap();
+        assert_eq!(fs::metadata(target.join("a/b")).unwrap().mode() & 0o7777, 0o711);
+        assert_eq!(fs::read_dir(target.join("a/b")).unwrap().count(), 0);
+        assert!(!target.join("state").exists());
+    }
+
+    #[test]
     fn a_failure_names_its_path() {
         let home = tempfile::tempdir().unwrap();
-        let (path, _) = copy_tree(&home.path().join("none"), home.path(), None).unwrap_err();
+        let (path, _) = copy_tree(&home.path().join("none"), home.path(), &Rules::default()).unwrap_err();
         assert_eq!(path, home.path().join("none"));
     }
 }

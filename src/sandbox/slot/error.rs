@@ -66,6 +66,7 @@ pub enum Step {
     Hide = 31,
     LayerWorkspace = 32,
     WritableRoot = 33,
+    MapOwners = 34,
 }
 
 impl fmt::Display for Step {
@@ -104,6 +105,7 @@ impl fmt::Display for Step {
             Self::Hide => "hide what the slot is not to see",
             Self::LayerWorkspace => "mount the workspace over its source",
             Self::WritableRoot => "make what the slot sees writable",
+            Self::MapOwners => "map the owners of what the slot sees",
             Self::RetireWorkspace => "move the workspace out of the way",
         })
     }

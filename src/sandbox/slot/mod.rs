@@ -23,6 +23,7 @@ mod error;
 mod generation;
 mod helper;
 mod ids;
+mod image;
 mod probe;
 mod runner;
 #[allow(clippy::module_inception)]

@@ -71,6 +71,7 @@ pub async fn probe(config: &SlotConfig) -> Result<Isolation, Unavailable> {
         result = test_at(Isolation::L1, config).await;
     }
     // Leftovers are no failure: the directory's owner clears it anyway.
+    let _ = empty_trash(&config.directory);
     let _ = empty_trash(&trash_beside(&config.directory));
     let _ = fs::remove_dir(&config.directory);
     result.map_err(|problem| Unavailable { remedies: remedies(&problem, config), problem })
@@ -192,9 +193,9 @@ const CONTAINER: &str = "in a container, run it with `--privileged`, or with `--
 
 const APPARMOR_CONTAINER: &str = "where AppArmor confines the container, add `--security-opt apparmor=unconfined`";
 
-const WRITABLE_ROOT: &str = "a writable root needs an agent that is root and may change mounts (in a container: \
-                             `--privileged`), and a root file system whose owners can be mapped, such as ext4, xfs \
-                             and btrfs, but not overlayfs: use a read-only root, and the workspace for what changes";
+const WRITABLE_ROOT: &str = "a writable root needs overlayfs (Linux 5.11 or later), a container's image with nothing \
+                             mounted below its directories (/etc aside), and a state directory that is not in the \
+                             image but on a volume; else use a read-only root";
 
 const EXECUTABLE: &str = "every user must be allowed to execute this program's file (mode 755)";
 

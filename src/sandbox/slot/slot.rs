@@ -9,10 +9,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::Child,
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::OnceLock,
 };
 
 use rustix::{
@@ -25,7 +22,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::{
     Isolation, Runner, SlotConfig, View, Workspace,
     error::{At as _, SlotError, Step},
-    generation::{self, Generation},
+    generation::{self, Generation, Means, Root},
     helper,
     ids::root_is_the_hosts,
     socket::Socket,
@@ -100,17 +97,17 @@ async fn make(config: SlotConfig) -> Result<Slot, SlotError> {
         return Err(SlotError::HostRoot);
     }
     prepare_process().at(Step::PrepareProcess)?;
-    // Whether this machine's kernel, and the file system that slots lie in, have what layers need.
-    static LAYERS_FAIL: AtomicBool = AtomicBool::new(false);
-    if LAYERS_FAIL.load(Ordering::Relaxed) {
-        return make_of(&generation::prepare(&config, false).await?, &config).await;
+    if config.writable_root && config.view == View::Host {
+        // Root's files would be the slot's user's, and secrets of the host are among them.
+        return Err(io::Error::other("a host's cannot be")).at(Step::WritableRoot);
     }
-    match make_of(&generation::prepare(&config, true).await?, &config).await {
-        Err(SlotError::Step { step: Step::LayerWorkspace, .. }) => {
-            LAYERS_FAIL.store(true, Ordering::Relaxed);
-            make_of(&generation::prepare(&config, false).await?, &config).await
+    let mut means = Means::known();
+    loop {
+        let generation = generation::prepare(&config, &means).await?;
+        match make_of(&generation, &config).await {
+            Err(SlotError::Step { step, .. }) if means.do_without(step) => {}
+            other => return other,
         }
-        other => other,
     }
 }
 
@@ -121,7 +118,10 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
     control.send(&spec, &[]).await.at(Step::Talk)?;
     control.ready("maker").await?;
     maker.map_user(config.host_id).at(Step::MapUser)?;
-    let image = config.writable_root.then(|| maker.image_of_its_user()).transpose().at(Step::WritableRoot)?;
+    let image = match generation.root {
+        Root::Image => Some(maker.image_of_its_user().at(Step::MapOwners)?),
+        Root::Nothing | Root::Layer(_) => None,
+    };
     let image: Vec<BorrowedFd<'_>> = image.iter().map(AsFd::as_fd).collect();
     control.send(&Nothing {}, &image).await.at(Step::Talk)?;
     let Ok([keeper, workspace]) = <[OwnedFd; 2]>::try_from(control.ready("maker").await?) else {
@@ -157,6 +157,10 @@ fn slot_spec(config: &SlotConfig, generation: &Generation) -> io::Result<SlotSpe
         hidden: config.hidden.iter().map(|path| bytes(path)).chain([bytes(holder)]).collect(),
         workspace_place: config.workspace_source.as_deref().map(bytes),
         workspace_layer: generation.workspace_layer.clone(),
+        image_layer: match &generation.root {
+            Root::Layer(name) => Some(name.clone()),
+            Root::Nothing | Root::Image => None,
+        },
     })
 }
 

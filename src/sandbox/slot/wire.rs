@@ -1,7 +1,7 @@
 //! What agent and helper processes say to each other. One message is one SEQPACKET datagram; descriptors go with it.
 //!
 //! The agent speaks first on every socket: to the maker a [`SlotSpec`] and then "you are mapped", which carries the image
-//! if that is to be writable, to the keeper a [`KeeperSpec`] and then a
+//! if that is to be writable as it is, to the keeper a [`KeeperSpec`] and then a
 //! [`Nothing`] with each new runner's socket, to a runner its [`RunnerSpec`] and then [`Request`]s. Helpers answer with
 //! [`Reply`]s.
 
@@ -67,6 +67,9 @@ pub(super) struct SlotSpec {
     /// The name of the directory, beside the workspace's, that the workspace begins with as a layer below it.
     #[prost(string, optional, tag = "8")]
     pub(super) workspace_layer: Option<String>,
+    /// The name of the one, also there, that is layered over the image to make that writable.
+    #[prost(string, optional, tag = "9")]
+    pub(super) image_layer: Option<String>,
 }
 
 /// To the keeper, once it is alone.

@@ -30,6 +30,8 @@ const ROOT: &str = "TOOL_EXECUTOR_TEST_ROOT";
 /// Below a tree that slots see, as a container's state may be.
 const SLOT: &str = "/opt/state/slots/0";
 
+const ON_VOLUME: &str = "/alloc/state/slots/0";
+
 /// Runs these tests, each as root of a mount namespace of its own.
 fn run_in_images(tests: &[&str]) {
     if !["unshare", "git", "ldd"].iter().all(|program| has_program(program)) {
@@ -66,9 +68,27 @@ struct Image {
 }
 
 impl Image {
-    /// What every container has, Nomad's directories included.
     fn new() -> Self {
-        let image = Self { root: env::var_os(ROOT).unwrap().into() };
+        Self::at(env::var_os(ROOT).unwrap().into())
+    }
+
+    fn in_overlay() -> Self {
+        let home = PathBuf::from(env::var_os(ROOT).unwrap());
+        let layer = |name| {
+            fs::create_dir(home.join(name)).unwrap();
+            home.join(name).display().to_string()
+        };
+        let options = format!("lowerdir={},upperdir={},workdir={}", layer("lower"), layer("upper"), layer("work"));
+        // Only a host's root may do without the last option.
+        let options = std::ffi::CString::new(options + ",userxattr").unwrap();
+        let root = PathBuf::from(layer("root"));
+        rustix::mount::mount("overlay", &root, "overlay", MountFlags::empty(), &*options).unwrap();
+        Self::at(root)
+    }
+
+    /// What every container has, Nomad's directories included.
+    fn at(root: PathBuf) -> Self {
+        let image = Self { root };
         for directory in ["proc", "dev", "tmp", "run", "etc", "root", "var/tmp", "opt/state"] {
             image.directory(directory);
         }
@@ -87,14 +107,32 @@ impl Image {
     /// With the host's programs.
     fn of_host() -> Self {
         let image = Self::new();
-        image.directory("usr");
-        image.bind("/usr".as_ref(), "usr");
+        image.show_host();
+        image
+    }
+
+    fn show_host(&self) {
+        self.directory("usr");
+        self.bind("/usr".as_ref(), "usr");
         for name in ["bin", "sbin", "lib", "lib64"] {
             if let Ok(target) = fs::read_link(Path::new("/").join(name)) {
-                symlink(target, image.root.join(name)).unwrap();
+                symlink(target, self.root.join(name)).unwrap();
             }
         }
-        image
+    }
+
+    fn fill_for_writing(&self) {
+        for name in ["sh", "cat", "ls", "rm", "mkdir", "chmod", "mv"] {
+            self.install(&Path::new("/bin").join(name), &format!("bin/{name}"));
+        }
+        self.install(&bed::program(), "unused");
+        self.file("etc/settings", "old\n", 0o644);
+        self.file("etc/bound", "its own\n", 0o644);
+        self.file("opt/library", "old\n", 0o644);
+        self.file("opt/nomad/file", "", 0o644);
+        self.file("opt/nomad/secrets/secret.txt", "secret", 0o644);
+        self.directory("usr/local/bin");
+        self.bind(&self.root.join("etc/settings"), "etc/bound");
     }
 
     fn directory(&self, path: &str) {
@@ -151,6 +189,10 @@ impl Image {
     }
 }
 
+fn is_overlay(path: &Path) -> bool {
+    rustix::fs::statfs(path).unwrap().f_type == 0x794c_7630
+}
+
 fn in_image(view: View) -> SlotConfig {
     SlotConfig { view, program: "/program".into(), ..bed::config(SLOT.into()) }
 }
@@ -167,28 +209,18 @@ async fn bed(view: View, change: impl FnOnce(&mut SlotConfig)) -> Bed {
 #[ignore = "run by images_are_shown_as_they_are"]
 async fn an_image_with_the_hosts_programs() {
     let image = Image::of_host();
-    let in_overlay = rustix::fs::statfs(&image.root).unwrap().f_type == OVERLAY;
-    work_on_a_repository(image, !in_overlay).await;
+    let layered = !is_overlay(&image.root);
+    work_on_a_repository(image, layered).await;
 }
 
-/// As a container's state is, unless it is on a volume. The kernel does not layer more over that.
+/// As a container is, and its state unless that is on a volume. The kernel does not layer more over that.
 #[tokio::test]
 #[ignore = "run by images_are_shown_as_they_are"]
 async fn an_image_in_an_overlay() {
-    let image = Image::of_host();
-    for directory in ["lower", "upper", "work"] {
-        image.directory(&format!("mnt/{directory}"));
-    }
-    let layer = |name| image.root.join("mnt").join(name).display().to_string();
-    let options =
-        format!("lowerdir={},upperdir={},workdir={},userxattr", layer("lower"), layer("upper"), layer("work"));
-    let options = std::ffi::CString::new(options).unwrap();
-    let place = image.root.join("opt/state");
-    rustix::mount::mount("overlay", place, "overlay", MountFlags::empty(), &*options).unwrap();
+    let image = Image::in_overlay();
+    image.show_host();
     work_on_a_repository(image, false).await;
 }
-
-const OVERLAY: rustix::fs::FsWord = 0x794c_7630;
 
 /// `layered`: the repository is copied but once.
 async fn work_on_a_repository(image: Image, layered: bool) {
@@ -262,65 +294,102 @@ async fn an_image_of_its_own() {
 
 #[test]
 fn a_root_can_be_writable() {
-    run_in_images(&["a_writable_root"]);
+    run_in_images(&["a_writable_root", "a_writable_root_in_an_overlay", "a_root_that_cannot_be_writable"]);
 }
 
 #[tokio::test]
 #[ignore = "run by a_root_can_be_writable"]
 async fn a_writable_root() {
     let image = Image::new();
-    for name in ["sh", "cat", "ls", "rm", "mkdir", "chmod", "mv"] {
-        image.install(&Path::new("/bin").join(name), &format!("bin/{name}"));
-    }
-    image.install(&bed::program(), "opt/unused");
-    image.file("etc/settings", "old\n", 0o644);
-    image.file("etc/bound", "its own\n", 0o644);
-    image.file("opt/nomad/secrets/file", "secret", 0o644);
-    image.directory("usr/local/bin");
-    image.bind(&image.root.join("etc/settings"), "etc/bound");
-    let owners_can_be_mapped = fs::read_to_string("/proc/self/uid_map").unwrap().contains("4294967295")
-        && rustix::fs::statfs(&image.root).unwrap().f_type != OVERLAY;
+    let mapped = is_hosts_root() && !is_overlay(&image.root);
+    image.fill_for_writing();
+    image.directory("alloc/state");
+    image.bind(&image.root.join("alloc"), "alloc");
     image.enter();
-    let mut config = in_image(View::Image);
-    config.writable_root = true;
-    config.hidden = vec!["/opt/nomad/secrets".into()];
-    if !owners_can_be_mapped {
+    write_to_root(if mapped { SLOT } else { ON_VOLUME }, mapped).await;
+}
+
+/// As in most containers: nobody's file can be anybody else's there. What is written goes to a volume.
+#[tokio::test]
+#[ignore = "run by a_root_can_be_writable"]
+async fn a_writable_root_in_an_overlay() {
+    let volume = Path::new(&env::var_os(ROOT).unwrap()).join("volume");
+    fs::create_dir(&volume).unwrap();
+    let image = Image::in_overlay();
+    image.directory("alloc/state");
+    image.fill_for_writing();
+    image.bind(&volume, "alloc");
+    image.enter();
+    write_to_root(ON_VOLUME, false).await;
+}
+
+/// Nor is there a place for what is written.
+#[tokio::test]
+#[ignore = "run by a_root_can_be_writable"]
+async fn a_root_that_cannot_be_writable() {
+    let image = Image::in_overlay();
+    image.fill_for_writing();
+    image.enter();
+    for view in [View::Image, View::Host] {
+        let mut config = in_image(view);
+        config.writable_root = true;
         let error = Slot::create(&config).await.unwrap_err();
         assert!(matches!(error, SlotError::Step { step: Step::WritableRoot, .. }), "{error:?}");
         let error = slot::probe(&config).await.unwrap_err();
-        assert!(error.remedies().join("").contains("read-only root"), "{error}");
-        return;
+        assert!(error.remedies().join("").contains("on a volume"), "{error}");
     }
-    assert_eq!(slot::probe(&config).await.unwrap_or_else(|error| panic!("{error}")), Isolation::L0);
+}
 
+/// Not in a user namespace, where owners cannot be mapped again.
+fn is_hosts_root() -> bool {
+    fs::read_to_string("/proc/self/uid_map").unwrap().contains("4294967295")
+}
+
+/// `mapped`: root's files are the slot's user's; else it has but copies of directories.
+async fn write_to_root(directory: &str, mapped: bool) {
+    let mut config = in_image(View::Image);
+    config.directory = directory.into();
+    config.writable_root = true;
+    config.hidden = vec!["/opt/nomad/secrets".into()];
+    assert_eq!(slot::probe(&config).await.unwrap_or_else(|error| panic!("{error}")), Isolation::L0);
+    assert!(!config.directory.exists());
+
+    let second = SlotConfig { directory: config.directory.with_file_name("1"), ..config.clone() };
+    let second = SlotConfig { host_id: in_image(View::Image).host_id, ..second };
+    let second = Slot::create(&second).await.unwrap();
     let mut bed = bed(View::Image, |changed| *changed = config).await;
-    let mut other = SlotConfig { directory: "/opt/state/slots/1".into(), ..bed::config(SLOT.into()) };
-    (other.view, other.writable_root, other.program) = (View::Image, true, "/program".into());
-    let other = Slot::create(&other).await.unwrap();
     bed.out("echo new >> /etc/settings && rm /opt/tools/tool && mkdir /opt/tools/more && echo > /var/new").await;
     bed.out("printf '#!/bin/sh\\necho mine' > /usr/local/bin/own && chmod 755 /usr/local/bin/own").await;
     assert_eq!(bed.out("own; cat /etc/settings; ls /opt/tools").await, "mine\nold\nnew\nmore");
-    bed.out("echo x > /root/x && mv /etc/settings /etc/moved && rm -r /opt/nomad/* ; ls /opt/nomad").await;
+    bed.out("echo x > /root/x && mv /etc/settings /etc/moved && rm /opt/nomad/file; ls /opt/nomad").await;
+    // The image is this process's user's. Where the slot's is another one, a file is replaced or not changed at all.
+    let in_place = mapped || bed.config.host_id.is_none();
+    assert_eq!(bed.sh("echo >> /opt/library").await.exit() == Exit::Code(0), in_place);
     assert_eq!(
-        bed.out("cat /etc/bound; ls /opt/nomad /opt/nomad/secrets /opt/state/slots").await.lines().next(),
-        Some("old")
+        bed.out("cat /opt/library > /tmp/x && rm /opt/library && mv /tmp/x /opt/library; ls /opt/library").await,
+        "/opt/library"
     );
-    assert!(!bed.out("ls /opt/nomad/secrets /opt/state/slots").await.contains("file"));
-    assert_ne!(bed.sh("echo > /etc/bound").await.exit(), Exit::Code(0), "a mount is not the image's");
-    assert_ne!(bed.sh("ls /alloc").await.exit(), Exit::Code(0));
-    let untouched = "cat /etc/settings && ls /opt/tools /usr/local/bin /root";
-    let as_before = "old\n/opt/tools:\ntool\n\n/root:\n\n/usr/local/bin:";
-    assert_eq!(bed::sh(&mut other.runner().await.unwrap(), untouched).await.succeeded(), as_before);
-    other.destroy().await.unwrap();
+    // What is mounted over a file is not the image's, but a copy of it may be the slot's.
+    assert_eq!(bed.sh("echo > /etc/bound").await.exit() == Exit::Code(0), !mapped);
 
+    bed.sh("rm -r /opt/nomad; mv /opt/nomad /opt/moved; rm -r /opt/state").await;
+    let hidden = bed.sh("ls -R /opt /alloc /secrets").await.stdout;
+    assert!(!hidden.contains("secret.txt") && !hidden.contains("workspace"), "{hidden}");
+    assert_ne!(bed.sh("ls /alloc").await.exit(), Exit::Code(0));
+
+    let look = "cat /etc/settings && ls /opt/tools /usr/local/bin /root /opt/nomad";
+    let as_before = "old\n/opt/nomad:\nfile\nsecrets\n\n/opt/tools:\ntool\n\n/root:\n\n/usr/local/bin:";
+    assert_eq!(bed::sh(&mut second.runner().await.unwrap(), look).await.succeeded(), as_before);
+    second.destroy().await.unwrap();
     let Bed { slot, config, .. } = bed;
     slot.destroy().await.unwrap();
     let slot = Slot::create(&config).await.unwrap();
-    assert_eq!(bed::sh(&mut slot.runner().await.unwrap(), untouched).await.succeeded(), as_before);
+    assert_eq!(bed::sh(&mut slot.runner().await.unwrap(), look).await.succeeded(), as_before);
     slot.destroy().await.unwrap();
     empty_trash(&trash_beside(&config.directory)).unwrap();
-    assert_eq!(fs::read_dir(&config.directory).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(&config.directory).unwrap().count(), usize::from(!mapped), "what generations share");
     assert_eq!(fs::read_to_string("/etc/settings").unwrap(), "old\n");
+    assert!(Path::new("/opt/tools/tool").exists());
 }
 
 #[tokio::test]

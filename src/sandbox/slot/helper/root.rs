@@ -22,12 +22,13 @@ use rustix::{
 use super::{
     super::{
         error::{At as _, SlotError, Step},
+        image::OWN,
         sys,
         wire::SlotSpec,
     },
     layers::Layers,
     mounts::{attach, attach_at, clone_tree, find, make_place, tmpfs},
-    view::{OWN, Sources, Tree, VAR_TMP},
+    view::{Sources, Tree, VAR_TMP},
 };
 
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];

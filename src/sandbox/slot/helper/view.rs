@@ -4,28 +4,22 @@
 use std::{
     ffi::OsStr,
     fs, io,
-    os::{
-        fd::AsFd,
-        fd::OwnedFd,
-        unix::ffi::{OsStrExt, OsStringExt},
-    },
+    os::{fd::AsFd, fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
 };
 
-use rustix::{
-    fs::{AtFlags, CWD, StatxFlags},
-    mount::{MountAttrFlags, MountPropagationFlags},
-};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 
 use super::{
     super::{
         config::WORKSPACE,
         error::{At as _, SlotError, Step},
         generation::CHANGES,
+        image::{self, OWN},
         sys,
         wire::SlotSpec,
     },
-    layers::Layers,
+    layers::{Image, Layers},
     mounts::{clone_tree, open_read_only, relative},
 };
 
@@ -35,14 +29,8 @@ const SYSTEM: [&str; 4] = ["usr", "etc", "opt", "nix"];
 /// Shown as the host has them: a directory, or a link into /usr.
 const MERGED: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
-/// What is the slot's own there, and can show nothing of the host.
-pub(super) const OWN: [&str; 4] = ["proc", "dev", "tmp", "workspace"];
-
 /// A link to /tmp, or the same directory.
 pub(super) const VAR_TMP: &str = "var/tmp";
-
-/// What is not the image's, though the container has it: the kernel's, what runs, and what Nomad puts there.
-const NOT_OF_IMAGE: [&str; 5] = ["sys", "run", "alloc", "local", "secrets"];
 
 /// Everything that the slot's root is made of.
 pub(super) struct Sources {
@@ -58,8 +46,8 @@ pub(super) struct Sources {
     pub(super) changes: Option<OwnedFd>,
     /// What the workspace is layered over.
     pub(super) workspace_layer: Option<OwnedFd>,
-    /// What the writable trees are layered over.
-    pub(super) image: Option<OwnedFd>,
+    /// What the writable trees are layered over, or what comes between them and the host's.
+    pub(super) image: Option<Image>,
 }
 
 /// A file or directory of the host, and where it goes.
@@ -73,7 +61,7 @@ impl Sources {
     pub(super) fn layers(&self) -> Option<Layers<'_>> {
         let changes = self.changes.as_ref()?.as_fd();
         let workspace = self.workspace_layer.as_ref().map(AsFd::as_fd);
-        Some(Layers { changes, workspace, image: self.image.as_ref().map(AsFd::as_fd) })
+        Some(Layers { changes, workspace, image: self.image.as_ref() })
     }
 }
 
@@ -88,6 +76,11 @@ pub(super) fn open_sources(spec: &SlotSpec, image: Option<OwnedFd>) -> Result<So
         None => None,
     };
     let layer = |name: &str| clone_tree(&Path::new("..").join(name)).at_the(Step::OpenSource, name);
+    let image = match (image, spec.image_layer.as_deref()) {
+        (Some(image), _) => Some(Image::Mapped(image)),
+        (None, Some(name)) => Some(Image::Layer(layer(name)?)),
+        (None, None) => None,
+    };
     let layered = spec.workspace_layer.is_some() || image.is_some();
     let sources = Sources {
         trees: Vec::new(),
@@ -99,7 +92,7 @@ pub(super) fn open_sources(spec: &SlotSpec, image: Option<OwnedFd>) -> Result<So
         workspace_layer: spec.workspace_layer.as_deref().map(layer).transpose()?,
         image,
     };
-    let mut opening = Opening { hidden: real_paths(&spec.hidden)?, whole_image: spec.image, sources };
+    let mut opening = Opening { hidden: real_paths(&spec.hidden)?, sources };
 
     if spec.image {
         opening.show_image()?;
@@ -132,7 +125,6 @@ struct Opening {
     sources: Sources,
     /// Paths of the host, with no link in them.
     hidden: Vec<PathBuf>,
-    whole_image: bool,
 }
 
 impl Opening {
@@ -146,14 +138,8 @@ impl Opening {
     }
 
     fn show_image(&mut self) -> Result<(), SlotError> {
-        let names = fs::read_dir("/")
-            .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>());
-        for name in names.at_the(Step::OpenSource, "/")? {
-            if !OWN.iter().chain(&NOT_OF_IMAGE).any(|other| name == *other) {
-                self.show_as_it_is(Path::new(&name))?;
-            }
-        }
-        Ok(())
+        let names = image::names().at_the(Step::OpenSource, "/")?;
+        names.iter().try_for_each(|name| self.show_as_it_is(Path::new(name)))
     }
 
     /// A directory, or a link; nothing else.
@@ -176,22 +162,18 @@ impl Opening {
         if self.sources.image.is_none() {
             return self.show(name);
         }
-        if mount_id(&path).at_the(Step::WritableRoot, path.display())?
-            != mount_id(Path::new("/")).at(Step::WritableRoot)?
-        {
-            // A volume of a container is not its image's.
-            return match self.whole_image {
-                true => self.show(name),
-                false => {
-                    Err(io::Error::other("it is a file system of its own")).at_the(Step::WritableRoot, path.display())
-                }
-            };
+        if image::is_volume(&path).at_the(Step::WritableRoot, path.display())? {
+            return self.show(name);
         }
         if self.hide_in(name, &path) {
             return Ok(());
         }
         self.sources.trees.push(Tree { place: name.to_owned(), mount: None });
-        mounts_below(&path).at_the(Step::OpenSource, "mounts")?.iter().try_for_each(|below| self.show(below))
+        if let Some(Image::Layer(_)) = self.sources.image {
+            return Ok(());
+        }
+        let below = image::mounts_below(&path).at_the(Step::OpenSource, "mounts")?;
+        below.iter().try_for_each(|below| self.show(below))
     }
 
     fn show(&mut self, place: &Path) -> Result<(), SlotError> {
@@ -250,41 +232,6 @@ fn real_path(path: &Path) -> io::Result<Option<PathBuf>> {
     }
 }
 
-fn mount_id(path: &Path) -> io::Result<u64> {
-    Ok(rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)?.stx_mnt_id)
-}
-
-/// Where something is mounted below `path`, but not what is mounted below that again; relative to the root.
-fn mounts_below(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let table = fs::read("/proc/self/mountinfo")?;
-    let place = |line: &[u8]| line.split(|byte| *byte == b' ').nth(4).map(unescape);
-    let mut below: Vec<PathBuf> = table.split(|byte| *byte == b'\n').filter_map(place).collect();
-    below.retain(|place| place != path && place.starts_with(path));
-    below.sort();
-    // Sorted by components, a directory stands right before what is in it.
-    below.dedup_by(|place, above| place.starts_with(above));
-    Ok(below.into_iter().filter_map(|place| Some(place.strip_prefix("/").ok()?.to_owned())).collect())
-}
-
-/// Spaces and the like are octal numbers in a table of mounts.
-fn unescape(field: &[u8]) -> PathBuf {
-    let (mut path, mut rest) = (Vec::new(), field);
-    while let Some((first, after)) = rest.split_first() {
-        let code = after.get(..3).filter(|_| *first == b'\\').and_then(|code| std::str::from_utf8(code).ok());
-        match code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
-            Some(byte) => {
-                path.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                path.push(*first);
-                rest = after;
-            }
-        }
-    }
-    std::ffi::OsString::from_vec(path).into()
-}
-
 /// A configured path, relative to the slot's root.
 fn inside(path: &Path) -> io::Result<PathBuf> {
     let invalid = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
@@ -299,17 +246,4 @@ fn inside(path: &Path) -> io::Result<PathBuf> {
 
 fn as_path(path: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(path))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_table_of_mounts_is_read_as_it_is_meant() {
-        assert_eq!(unescape(b"/a\\040b\\134/c"), Path::new("/a b\\/c"));
-        assert_eq!(unescape(b"/a\\04"), Path::new("/a\\04"));
-        let all = mounts_below(Path::new("/")).unwrap();
-        assert!(all.contains(&PathBuf::from("proc")) && !all.contains(&PathBuf::from("dev/pts")), "{all:?}");
-    }
 }
