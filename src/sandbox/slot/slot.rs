@@ -139,7 +139,7 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
         scope_sockets: config.network,
         bound_proc,
     };
-    let workspace = Workspace::new(workspace, config.host_id);
+    let workspace = Workspace::new(workspace, config.host_id, config.workspace_source.as_deref());
     Ok(Slot { keeper, control, workspace, directory: config.directory.clone(), runners })
 }
 

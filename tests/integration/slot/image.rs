@@ -248,6 +248,8 @@ async fn work_on_a_repository(image: Image, layered: bool) {
     assert_eq!(bed.out("git status --porcelain").await, " M package/module.py\nD  run.sh\n?? new");
     let files = bed.slot.workspace();
     assert_eq!(files.read("/workspace/package/module.py", 1000).unwrap(), "print('changed')\n");
+    assert_eq!(files.read("/testbed/package/module.py", 1000).unwrap(), "print('changed')\n");
+    assert!(files.read("/testbeds", 1000).is_err() && files.read("/opt/tools/tool", 1000).is_err());
     assert_eq!(files.write("package/another.py", b"x"), Ok(1));
     assert_eq!(bed.out("cat /testbed/package/another.py; stat -c %u package/another.py").await, "x0");
 
