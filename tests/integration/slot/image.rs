@@ -13,6 +13,7 @@ use std::{
 use rustix::{
     mount::{MountFlags, UnmountFlags},
     process::{chdir, pivot_root},
+    thread::{CapabilitySet, CapabilitySets},
 };
 use tool_executor::{
     sandbox::slot::{self, Isolation, Slot, SlotConfig, SlotError, Step, View, empty_trash, trash_beside},
@@ -189,6 +190,16 @@ impl Image {
     }
 }
 
+/// As root is in a container that is not privileged.
+fn give_up_mounting() {
+    let mounting = CapabilitySet::SYS_ADMIN;
+    rustix::thread::remove_capability_from_bounding_set(mounting).unwrap();
+    let CapabilitySets { effective, permitted, inheritable } = rustix::thread::capabilities(None).unwrap();
+    let (effective, permitted) = (effective - mounting, permitted - mounting);
+    rustix::thread::set_capabilities(None, CapabilitySets { effective, permitted, inheritable }).unwrap();
+    assert!(rustix::mount::unmount("/proc", UnmountFlags::DETACH).is_err());
+}
+
 fn is_overlay(path: &Path) -> bool {
     rustix::fs::statfs(path).unwrap().f_type == 0x794c_7630
 }
@@ -322,6 +333,7 @@ async fn a_writable_root_in_an_overlay() {
     image.fill_for_writing();
     image.bind(&volume, "alloc");
     image.enter();
+    give_up_mounting();
     write_to_root(ON_VOLUME, false).await;
 }
 

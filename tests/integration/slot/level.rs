@@ -18,19 +18,47 @@ fn a_masked_proc_costs_one_level() {
     if !has_program("unshare") {
         return;
     }
+    let root = rustix::process::geteuid().is_root();
     for mask in ["mount -t tmpfs none /proc/tty", "mount --bind /dev/null /proc/uptime"] {
-        let script = format!("{mask} && exec \"$@\"");
-        let mut through = vec!["unshare", "--mount", "--pid", "--fork", "--mount-proc"];
-        if !rustix::process::geteuid().is_root() {
-            through.push("--map-root-user");
-        }
-        through.extend(["sh", "-c", &script, "sh"]);
-        for test in ["the_probe_finds_it", "a_slot_is_one_all_the_same", "calls_cannot_look_into_each_other"] {
-            let run = rerun(&format!("slot::level::{test}"), &through).env("SECRET", "agent's").output().unwrap();
-            let output = String::from_utf8_lossy(&run.stdout);
-            let stderr = String::from_utf8_lossy(&run.stderr);
-            assert!(run.status.success() && output.contains("1 passed"), "{mask}, {test}: {output}{stderr}");
-        }
+        run_masked(mask, "", root);
+    }
+    if root && has_program("setpriv") {
+        let kept: String = DOCKERS.iter().map(|capability| format!(",+{capability}")).collect();
+        run_masked("mount -t tmpfs none /proc/tty", &format!("setpriv --bounding-set=-all{kept}"), root);
+    }
+}
+
+/// The capabilities that root has in a container of Docker's.
+const DOCKERS: [&str; 14] = [
+    "audit_write",
+    "chown",
+    "dac_override",
+    "fowner",
+    "fsetid",
+    "kill",
+    "mknod",
+    "net_bind_service",
+    "net_raw",
+    "setfcap",
+    "setgid",
+    "setpcap",
+    "setuid",
+    "sys_chroot",
+];
+
+/// Runs these tests where `mask` has been done, through `program`.
+fn run_masked(mask: &str, program: &str, root: bool) {
+    let script = format!("{mask} && exec {program} \"$@\"");
+    let mut through = vec!["unshare", "--mount", "--pid", "--fork", "--mount-proc"];
+    if !root {
+        through.push("--map-root-user");
+    }
+    through.extend(["sh", "-c", &script, "sh"]);
+    for test in ["the_probe_finds_it", "a_slot_is_one_all_the_same", "calls_cannot_look_into_each_other"] {
+        let run = rerun(&format!("slot::level::{test}"), &through).env("SECRET", "agent's").output().unwrap();
+        let output = String::from_utf8_lossy(&run.stdout);
+        let stderr = String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success() && output.contains("1 passed"), "{script}, {test}: {output}{stderr}");
     }
 }
 
