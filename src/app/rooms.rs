@@ -12,7 +12,7 @@ use crate::{
     sandbox::{
         agent::Profile,
         client::Token,
-        slot::{self, Isolation, SlotConfig, Unavailable},
+        slot::{self, Isolation, SlotConfig, Unavailable, View},
     },
     scheduler::PoolConfig,
     settings::{NomadSettings, PoolSettings, Secret, Settings},
@@ -23,31 +23,39 @@ use crate::{
 /// How long a client that found no room should wait: calls end all the time.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
-/// Whether slots like those that agents make can be made.
+/// Whether slots like those of every pool can be made, and how well isolated the worst of them is.
 pub(super) async fn probe(settings: &Settings, state: &Path) -> Result<Isolation, Unavailable> {
-    let probed = slot::probe(&probe_config(settings, state)).await;
-    // What cannot be removed is in nobody's way: the next probe is given the same place.
-    let _ = std::fs::remove_dir_all(state.join("probe"));
-    probed
+    let mut worst = Isolation::L0;
+    for pool in &settings.pools {
+        let probed = slot::probe(&probe_config(settings, pool, state)).await;
+        // What cannot be removed is in nobody's way: the next probe is given the same place.
+        let _ = std::fs::remove_dir_all(state.join("probe"));
+        worst = worst.max(probed?);
+    }
+    Ok(worst)
+}
+
+fn probe_config(settings: &Settings, pool: &PoolSettings, state: &Path) -> SlotConfig {
+    let profile = profile(settings, pool);
+    SlotConfig {
+        host_id: host_id(settings),
+        network: profile.network,
+        view: profile.view,
+        read_only: profile.read_only,
+        hidden: profile.hidden,
+        workspace_source: profile.workspace_source,
+        writable_root: profile.writable_root,
+        tmp_bytes: profile.tmp_bytes,
+        max_open_files: profile.max_open_files,
+        max_processes: profile.max_processes,
+        ..SlotConfig::new(state.join("probe/slot"))
+    }
 }
 
 /// The user ids of slots are the machine's to give where this is its root, and their own user's otherwise.
 fn host_id(settings: &Settings) -> Option<u32> {
     let base = settings.sandbox.uid_base;
     slot::can_assign_ids(base..base.saturating_add(1)).then_some(base)
-}
-
-fn probe_config(settings: &Settings, state: &Path) -> SlotConfig {
-    let sandbox = &settings.sandbox;
-    SlotConfig {
-        host_id: host_id(settings),
-        network: sandbox.network,
-        read_only: sandbox.read_only.clone(),
-        tmp_bytes: sandbox.tmp_bytes,
-        max_open_files: sandbox.max_open_files,
-        max_processes: Some(sandbox.max_processes),
-        ..SlotConfig::new(state.join("probe/slot"))
-    }
 }
 
 pub(super) fn local_config(settings: &Settings, directory: PathBuf) -> LocalConfig {
@@ -113,7 +121,11 @@ fn profile(settings: &Settings, pool: &PoolSettings) -> Profile {
         slots: pool.slots,
         network: sandbox.network,
         orphan_timeout: settings.link.orphan_timeout,
+        view: if pool.sees_image(settings.nomad.is_some()) { View::Image } else { View::Host },
         read_only: sandbox.read_only.clone(),
+        hidden: vec![settings.state_dir.clone()],
+        workspace_source: pool.workspace_source.clone(),
+        writable_root: pool.writable_root,
         tmp_bytes: sandbox.tmp_bytes,
         max_open_files: sandbox.max_open_files,
         max_processes: Some(sandbox.max_processes),

@@ -156,6 +156,8 @@ pub(super) const KEYS: &[Key] = &[
     // What a slot sees of its container's image. A directory of the image of which each workspace is a copy.
     Key::unset("workspace_source").of_pools(),
     Key::new("root", "read-only").of_pools(),
+    // All of the image, or a host's system directories. Unset: as it is one or the other.
+    Key::unset("view").of_pools(),
     //
     // Nomad. Without an address, containers are processes of this machine. The other names are those of its own
     // command line.

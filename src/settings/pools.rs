@@ -34,7 +34,16 @@ pub struct PoolSettings {
     pub workspace_source: Option<PathBuf>,
     /// A slot may change all that it sees, for as long as its workspace lives.
     pub writable_root: bool,
+    /// Slots see all of a container's image, if this is set, or if it is not and there is an image.
+    pub whole_image: Option<bool>,
     pub container: ContainerSpec,
+}
+
+impl PoolSettings {
+    /// Whether slots see all of an image.
+    pub fn sees_image(&self, under_nomad: bool) -> bool {
+        self.whole_image.unwrap_or(under_nomad && self.container.driver != Driver::RawExec)
+    }
 }
 
 /// Reads a pool's settings; those that it has not are the default pool's.
@@ -52,6 +61,7 @@ pub(super) fn build(r: &mut Reader<'_>, name: &str) -> PoolSettings {
         max_waiting_trajectories: number(r, "max_waiting_trajectories", 1..=10_000_000),
         workspace_source: r.optional("workspace_source", convert::absolute_path),
         writable_root: r.value("root", writable_root),
+        whole_image: r.optional("view", whole_image),
         container: ContainerSpec {
             image: r.value("image", convert::string),
             driver: r.value("driver", driver),
@@ -99,6 +109,14 @@ fn writable_root(written: Written<'_>) -> Result<bool, String> {
         "read-only" => Ok(false),
         "overlay" => Ok(true),
         other => Err(format!("must be read-only or overlay, and is {other:?}")),
+    }
+}
+
+fn whole_image(written: Written<'_>) -> Result<bool, String> {
+    match convert::string(written)?.as_str() {
+        "image" => Ok(true),
+        "host" => Ok(false),
+        other => Err(format!("must be image or host, and is {other:?}")),
     }
 }
 

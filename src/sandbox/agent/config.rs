@@ -10,6 +10,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::sandbox::slot::View;
+
 /// The settings of one agent.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,8 +36,16 @@ pub struct Profile {
     /// With no executor for so long, the agent ends itself.
     #[serde(with = "humantime_serde")]
     pub orphan_timeout: Duration,
-    /// Shown to slots beside the system's directories.
+    /// What slots see.
+    pub view: View,
+    /// Shown to slots beside that.
     pub read_only: Vec<PathBuf>,
+    /// Never shown to slots, wherever it lies.
+    pub hidden: Vec<PathBuf>,
+    /// What each workspace begins with a copy of.
+    pub workspace_source: Option<PathBuf>,
+    /// Slots can write to what they see.
+    pub writable_root: bool,
     /// Of a slot's /tmp and /dev/shm together.
     pub tmp_bytes: u64,
     pub max_open_files: u64,

@@ -161,9 +161,13 @@ async fn make_slots(
     tasks: &mut JoinSet<()>,
 ) -> Result<(Isolation, Vec<SlotHandle>), AgentError> {
     let isolation = probe(&slot_config(config, directory, "probe", config.profile.slots)).await?;
+    if let Some(improvement) = isolation.improvement() {
+        info!(%isolation, "{improvement}");
+    }
     let mut making = JoinSet::new();
     for index in 0..config.profile.slots {
-        let slot = SlotTask::new(index, slot_config(config, directory, &index.to_string(), index), agent.clone());
+        let slot = SlotConfig { isolation, ..slot_config(config, directory, &index.to_string(), index) };
+        let slot = SlotTask::new(index, slot, agent.clone());
         making.spawn(async move { (index, slot.await) });
     }
     let mut made = BTreeMap::new();
@@ -230,13 +234,32 @@ fn tidy(slots: &Path) -> io::Result<()> {
     }
 }
 
+/// What no slot may see, wherever it lies: the agent's own directory, in which there is a secret, and what Nomad has for
+/// its allocations. In that is a socket through which whoever reaches it may run anything on any node.
+fn hidden(profile: &Profile, slots: &Path) -> Vec<PathBuf> {
+    let nomad = ["NOMAD_ALLOC_DIR", "NOMAD_TASK_DIR", "NOMAD_SECRETS_DIR"].into_iter().filter_map(std::env::var_os);
+    let nomad = nomad.map(PathBuf::from).map(|directory| {
+        // On a node as it is, those of all allocations are beside one another: <all>/<allocation>/alloc, and one deeper
+        // those of the task. In a root of its own, a task has them at the top.
+        let ancestors: Vec<_> = directory.ancestors().skip(1).filter(|above| above.parent().is_some()).collect();
+        let depth = if directory.ends_with("alloc") { 1 } else { 2 };
+        ancestors.get(depth).map_or(directory.clone(), |all| all.to_path_buf())
+    });
+    let own = slots.parent().map(Path::to_owned);
+    profile.hidden.iter().cloned().chain(own).chain(nomad).collect()
+}
+
 /// `offset`: which of the container's user ids; the last is the probe's.
 fn slot_config(config: &Config, slots: &Path, name: &str, offset: u32) -> SlotConfig {
     let profile = &config.profile;
     SlotConfig {
         host_id: config.uid_base.map(|base| base + offset),
         network: profile.network,
+        view: profile.view,
         read_only: profile.read_only.clone(),
+        hidden: hidden(profile, slots),
+        workspace_source: profile.workspace_source.clone(),
+        writable_root: profile.writable_root,
         tmp_bytes: profile.tmp_bytes,
         max_open_files: profile.max_open_files,
         max_processes: profile.max_processes,

@@ -62,6 +62,11 @@ pub enum Step {
     EndProcesses = 27,
     RetireWorkspace = 28,
     PrepareHelper = 29,
+    CopySource = 30,
+    Hide = 31,
+    LayerWorkspace = 32,
+    WritableRoot = 33,
+    MapOwners = 34,
 }
 
 impl fmt::Display for Step {
@@ -96,6 +101,11 @@ impl fmt::Display for Step {
             Self::StartCall => "hand a call to its runner",
             Self::EndProcesses => "end the slot's processes",
             Self::PrepareHelper => "close what a helper process inherited",
+            Self::CopySource => "copy the workspace's source",
+            Self::Hide => "hide what the slot is not to see",
+            Self::LayerWorkspace => "mount the workspace over its source",
+            Self::WritableRoot => "make what the slot sees writable",
+            Self::MapOwners => "map the owners of what the slot sees",
             Self::RetireWorkspace => "move the workspace out of the way",
         })
     }

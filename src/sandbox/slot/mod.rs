@@ -18,9 +18,12 @@
 use std::process::ExitCode;
 
 mod config;
+mod copy;
 mod error;
+mod generation;
 mod helper;
 mod ids;
+mod image;
 mod probe;
 mod runner;
 #[allow(clippy::module_inception)]
@@ -31,10 +34,10 @@ mod trash;
 mod wire;
 mod workspace;
 
-pub use config::SlotConfig;
+pub use config::{Isolation, SlotConfig, View};
 pub use error::{SlotError, Step};
 pub use ids::can_assign_ids;
-pub use probe::{Isolation, Unavailable, probe};
+pub use probe::{Unavailable, probe};
 pub use runner::{Runner, RunnerEnd, Stdio};
 pub use slot::Slot;
 pub use trash::{empty_trash, trash_beside};

@@ -11,7 +11,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
-    Runner, RunnerEnd, Slot, SlotConfig, Stdio, Step, empty_trash,
+    Isolation, Runner, RunnerEnd, Slot, SlotConfig, Stdio, Step, empty_trash,
     error::{At as _, SlotError},
     helper, trash_beside,
 };
@@ -19,21 +19,6 @@ use crate::tool::job::{Exit, Process, Program};
 
 /// A slot is made in some milliseconds; a machine that needs longer than this cannot serve.
 const TIMEOUT: Duration = Duration::from_secs(20);
-
-/// How well calls are isolated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Isolation {
-    /// All namespaces, a mapped user, no capabilities, a system call filter.
-    L0,
-}
-
-impl fmt::Display for Isolation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::L0 => f.write_str("L0"),
-        }
-    }
-}
 
 /// This machine, as it is set up, cannot isolate calls.
 #[derive(Debug)]
@@ -75,36 +60,57 @@ impl fmt::Display for Unavailable {
 
 impl std::error::Error for Unavailable {}
 
-/// Makes a slot as `config` says, tests it from inside, and removes it again, its directory included.
+/// Makes a slot as `config` says, but at the best level that can be had, tests it from inside, and removes it again, its
+/// directory included.
 ///
 /// # Errors
 /// What is missing, and what to do about it.
 pub async fn probe(config: &SlotConfig) -> Result<Isolation, Unavailable> {
-    let result = match tokio::time::timeout(TIMEOUT, test(config)).await {
-        Ok(result) => result,
-        Err(_) => Err(Problem::TimedOut),
-    };
+    let mut result = test_at(Isolation::L0, config).await;
+    if result.as_ref().is_err_and(is_for_proc) {
+        result = test_at(Isolation::L1, config).await;
+    }
     // Leftovers are no failure: the directory's owner clears it anyway.
+    let _ = empty_trash(&config.directory);
     let _ = empty_trash(&trash_beside(&config.directory));
     let _ = fs::remove_dir(&config.directory);
     result.map_err(|problem| Unavailable { remedies: remedies(&problem, config), problem })
 }
 
-async fn test(config: &SlotConfig) -> Result<Isolation, Problem> {
+/// The kernel refuses a /proc of one's own to whoever has only a masked one.
+fn is_for_proc(problem: &Problem) -> bool {
+    let Problem::Slot(SlotError::Step { step: Step::MountProc | Step::PrivateProc, source, .. }) = problem else {
+        return false;
+    };
+    is_denied(source)
+}
+
+async fn test_at(isolation: Isolation, config: &SlotConfig) -> Result<Isolation, Problem> {
+    // Copying the workspace's source says nothing about the machine, and may take long.
+    let config = SlotConfig { isolation, workspace_source: None, ..config.clone() };
+    match tokio::time::timeout(TIMEOUT, test(&config)).await {
+        Ok(result) => result.map(|()| isolation),
+        Err(_) => Err(Problem::TimedOut),
+    }
+}
+
+async fn test(config: &SlotConfig) -> Result<(), Problem> {
     let slot = Slot::create(config).await?;
     let mut runner = slot.runner().await?;
     let (end, output) = run(&mut runner, Program::Shell("echo works; exit 7".into())).await?;
     if end != Exit::Code(7) || output != "works\n" {
         return Err(Problem::Command(format!("/bin/sh: {end:?}, {output:?}")));
     }
-    let witness = Program::Argv(vec![helper::THIS_PROGRAM.into(), helper::INSPECT.into()]);
+    let mut witness = vec![helper::THIS_PROGRAM.into(), helper::INSPECT.into()];
+    witness.extend(config.writable_root.then(|| helper::WRITABLE_ROOT.into()));
+    let witness = Program::Argv(witness);
     let (end, output) = run(&mut runner, witness).await?;
     if end != Exit::Code(0) {
         let faults: Vec<&str> = output.lines().collect();
         return Err(Problem::NotIsolated(if faults.is_empty() { format!("{end:?}") } else { faults.join("; ") }));
     }
     slot.destroy().await?;
-    Ok(Isolation::L0)
+    Ok(())
 }
 
 /// Runs a program of few words: they must fit the pipe.
@@ -130,16 +136,17 @@ fn remedies(problem: &Problem, config: &SlotConfig) -> Vec<String> {
         Problem::Slot(SlotError::Gone("runner")) => return vec![LIBRARIES.into()],
         _ => return Vec::new(),
     };
-    let denied = is(source, Errno::PERM) || is(source, Errno::ACCESS);
+    let denied = is_denied(source);
     match step {
         Step::Unshare | Step::MapUser | Step::BecomeUser => namespace_remedies(step, source, config),
-        Step::MountProc | Step::PrivateProc => vec![PROC.into()],
         Step::OpenSource
         | Step::MountRoot
         | Step::MountSource
         | Step::MountDev
         | Step::MountTmp
         | Step::MountWorkspace
+        | Step::MountProc
+        | Step::PrivateProc
         | Step::EnterRoot
         | Step::NameHost
         | Step::RaiseLoopback
@@ -149,6 +156,7 @@ fn remedies(problem: &Problem, config: &SlotConfig) -> Vec<String> {
             let container = [CONTAINER, APPARMOR_CONTAINER].map(String::from);
             switched_off().into_iter().chain(in_container().then_some(container).into_iter().flatten()).collect()
         }
+        Step::WritableRoot => vec![WRITABLE_ROOT.into()],
         _ if is(source, Errno::NOSYS) => vec!["Linux 5.12 or later is needed".into()],
         Step::StartKeeper | Step::StartRunner if denied => vec![EXECUTABLE.into()],
         Step::PrepareDirectory => vec!["name a state directory that this user can write to".into()],
@@ -172,17 +180,22 @@ fn namespace_remedies(step: Step, error: &io::Error, config: &SlotConfig) -> Vec
     remedies
 }
 
+fn is_denied(error: &io::Error) -> bool {
+    is(error, Errno::PERM) || is(error, Errno::ACCESS)
+}
+
 fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno.raw_os_error())
 }
 
-const CONTAINER: &str = "in a container, run it with `--privileged`, or as an ordinary user with `--security-opt \
-                         seccomp=unconfined --security-opt systempaths=unconfined`";
+const CONTAINER: &str = "in a container, run it with `--privileged`, or with `--security-opt seccomp=unconfined` (with \
+                         `--security-opt systempaths=unconfined` too, calls do not even see other processes)";
 
 const APPARMOR_CONTAINER: &str = "where AppArmor confines the container, add `--security-opt apparmor=unconfined`";
 
-const PROC: &str = "in a container, /proc must not be masked: add `--security-opt systempaths=unconfined`, or use \
-                    `--privileged`";
+const WRITABLE_ROOT: &str = "a writable root needs overlayfs (Linux 5.11 or later), a container's image with nothing \
+                             mounted below its directories (/etc aside), and a state directory that is not in the \
+                             image but on a volume; else use a read-only root";
 
 const EXECUTABLE: &str = "every user must be allowed to execute this program's file (mode 755)";
 
@@ -230,7 +243,6 @@ mod tests {
     fn advice_fits_the_step_and_the_error() {
         let mut config = SlotConfig::new("/nowhere");
         let advice = |step, errno, config: &SlotConfig| remedies(&failed(step, errno), config).join("\n");
-        assert!(advice(Step::MountProc, Errno::PERM, &config).contains("systempaths=unconfined"));
         assert!(advice(Step::MountRoot, Errno::NOSYS, &config).contains("5.12"));
         assert!(advice(Step::StartKeeper, Errno::ACCESS, &config).contains("mode 755"));
         assert_eq!(advice(Step::MountTmp, Errno::NOMEM, &config), "");
@@ -240,16 +252,24 @@ mod tests {
     }
 
     #[test]
+    fn a_masked_proc_is_told_from_other_failures() {
+        assert!(is_for_proc(&failed(Step::MountProc, Errno::PERM)));
+        assert!(!is_for_proc(&failed(Step::MountProc, Errno::NOMEM)));
+        assert!(!is_for_proc(&failed(Step::MountRoot, Errno::PERM)));
+        assert!(!is_for_proc(&Problem::TimedOut));
+    }
+
+    #[test]
     fn the_message_has_the_step_its_cause_and_what_to_do() {
-        let problem = failed(Step::MountProc, Errno::PERM);
+        let problem = failed(Step::MountRoot, Errno::NOSYS);
         let unavailable = Unavailable { remedies: remedies(&problem, &SlotConfig::new("/nowhere")), problem };
         let text = unavailable.to_string();
         let (first, rest) = text.split_once("\n  - ").unwrap();
         assert_eq!(
             first,
-            "calls cannot be isolated on this machine: could not mount the slot's /proc: Operation not permitted (os \
-             error 1)"
+            "calls cannot be isolated on this machine: could not mount the slot's root: Function not implemented (os \
+             error 38)"
         );
-        assert_eq!(rest, PROC);
+        assert_eq!(rest, "Linux 5.12 or later is needed");
     }
 }

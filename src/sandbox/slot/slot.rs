@@ -5,7 +5,7 @@ use std::{
     io::{self, ErrorKind},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::DirBuilderExt},
+        unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
     process::Child,
@@ -14,18 +14,20 @@ use std::{
 
 use rustix::{
     fs::Mode,
+    mount::OpenTreeFlags,
     process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    Runner, SlotConfig, Workspace,
+    Isolation, Runner, SlotConfig, View, Workspace,
     error::{At as _, SlotError, Step},
+    generation::{self, Generation, Means, Root},
     helper,
     ids::root_is_the_hosts,
     socket::Socket,
-    trash,
-    wire::{Nothing, RunnerSpec, SlotSpec},
+    sys, trash,
+    wire::{KeeperSpec, Nothing, RunnerSpec, SlotSpec},
 };
 
 /// An isolated workspace and process tree, with its keeper running. Dropping it ends its processes, but leaves the
@@ -95,36 +97,71 @@ async fn make(config: SlotConfig) -> Result<Slot, SlotError> {
         return Err(SlotError::HostRoot);
     }
     prepare_process().at(Step::PrepareProcess)?;
-    let path = prepare_workspace(&config).at_the(Step::PrepareDirectory, config.directory.display())?;
-    let workspace = Workspace::open(&path, config.host_id).at_the(Step::PrepareDirectory, path.display())?;
+    if config.writable_root && config.view == View::Host {
+        // Root's files would be the slot's user's, and secrets of the host are among them.
+        return Err(io::Error::other("a host's cannot be")).at(Step::WritableRoot);
+    }
+    let mut means = Means::known();
+    loop {
+        let generation = generation::prepare(&config, &means).await?;
+        match make_of(&generation, &config).await {
+            Err(SlotError::Step { step, .. }) if means.do_without(step) => {}
+            other => return other,
+        }
+    }
+}
 
+async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, SlotError> {
     let (control, theirs) = Socket::pair().at(Step::StartMaker)?;
-    let mut maker = Maker::start(&config.program, &path, theirs).at(Step::StartMaker)?;
-    control.send(&slot_spec(&config), &[]).await.at(Step::Talk)?;
+    let mut maker = Maker::start(&config.program, &generation.workspace, theirs).at(Step::StartMaker)?;
+    let spec = slot_spec(config, generation).at_the(Step::PrepareDirectory, config.directory.display())?;
+    control.send(&spec, &[]).await.at(Step::Talk)?;
     control.ready("maker").await?;
     maker.map_user(config.host_id).at(Step::MapUser)?;
-    control.send(&Nothing {}, &[]).await.at(Step::Talk)?;
-    let keeper = control.ready("maker").await?.pop().ok_or(SlotError::Senseless("maker"))?;
+    let image = match generation.root {
+        Root::Image => Some(maker.image_of_its_user().at(Step::MapOwners)?),
+        Root::Nothing | Root::Layer(_) => None,
+    };
+    let image: Vec<BorrowedFd<'_>> = image.iter().map(AsFd::as_fd).collect();
+    control.send(&Nothing {}, &image).await.at(Step::Talk)?;
+    let Ok([keeper, workspace]) = <[OwnedFd; 2]>::try_from(control.ready("maker").await?) else {
+        return Err(SlotError::Senseless("maker"));
+    };
     // With the maker's end the keeper becomes this process's child.
     maker.end().await.at(Step::StartKeeper)?;
     let keeper = Keeper::adopt(keeper).at(Step::StartKeeper)?;
-    control.send(&Nothing {}, &[]).await.at(Step::Talk)?;
+    let bound_proc = config.isolation == Isolation::L1;
+    control.send(&KeeperSpec { bound_proc }, &[]).await.at(Step::Talk)?;
     control.ready("keeper").await?;
     let runners = RunnerSpec {
         max_open_files: config.max_open_files,
         max_processes: config.max_processes.filter(|_| config.host_id.is_some()),
         scope_sockets: config.network,
+        bound_proc,
     };
-    Ok(Slot { keeper, control, workspace, directory: config.directory, runners })
+    let workspace = Workspace::new(workspace, config.host_id, config.workspace_source.as_deref());
+    Ok(Slot { keeper, control, workspace, directory: config.directory.clone(), runners })
 }
 
-fn slot_spec(config: &SlotConfig) -> SlotSpec {
-    SlotSpec {
+fn slot_spec(config: &SlotConfig, generation: &Generation) -> io::Result<SlotSpec> {
+    let bytes = |path: &Path| path.as_os_str().as_bytes().to_owned();
+    let directory = fs::canonicalize(&config.directory)?;
+    // What holds the other slots and their trash, unless that is the root.
+    let holder = directory.parent().filter(|holder| holder.parent().is_some()).unwrap_or(&directory);
+    Ok(SlotSpec {
         network: config.network,
-        read_only: config.read_only.iter().map(|path| path.as_os_str().as_bytes().to_owned()).collect(),
+        read_only: config.read_only.iter().map(|path| bytes(path)).collect(),
         tmp_bytes: config.tmp_bytes,
         drop_groups: config.host_id.is_some(),
-    }
+        image: config.view == View::Image,
+        hidden: config.hidden.iter().map(|path| bytes(path)).chain([bytes(holder)]).collect(),
+        workspace_place: config.workspace_source.as_deref().map(bytes),
+        workspace_layer: generation.workspace_layer.clone(),
+        image_layer: match &generation.root {
+            Root::Layer(name) => Some(name.clone()),
+            Root::Nothing | Root::Image => None,
+        },
+    })
 }
 
 fn own_uid() -> u32 {
@@ -141,18 +178,6 @@ fn prepare_process() -> io::Result<()> {
         let _ = DONE.set(());
     }
     Ok(())
-}
-
-/// An empty workspace that nobody but the slot's user (and root) can enter.
-fn prepare_workspace(config: &SlotConfig) -> io::Result<PathBuf> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.directory)?;
-    trash::retire(&config.directory)?;
-    let path = trash::workspace_in(&config.directory);
-    fs::DirBuilder::new().mode(0o700).create(&path)?;
-    if let Some(id) = config.host_id {
-        std::os::unix::fs::chown(&path, Some(id), Some(id))?;
-    }
-    Ok(path)
 }
 
 /// Killed and reaped when dropped, if it has not ended.
@@ -184,6 +209,16 @@ impl Maker {
         fs::write(of_maker("setgroups"), "deny")?;
         fs::write(of_maker("uid_map"), format!("0 {uid} 1"))?;
         fs::write(of_maker("gid_map"), format!("0 {gid} 1"))
+    }
+
+    /// This process's root file system, with its user and group 0 as the maker's. The kernel lets root do this, unless
+    /// something keeps it from changing mounts, and many file systems, but not one that is an overlay itself.
+    fn image_of_its_user(&self) -> io::Result<OwnedFd> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let image = rustix::mount::open_tree(rustix::fs::CWD, "/", flags)?;
+        let user_namespace = fs::File::open(format!("/proc/{}/ns/user", self.process.id()))?;
+        sys::map_owners(image.as_fd(), user_namespace.as_fd())?;
+        Ok(image)
     }
 
     async fn end(&mut self) -> io::Result<()> {

@@ -1,5 +1,5 @@
 //! The four system calls that rustix does not offer as safe functions, and the only unsafe code of the program. All
-//! four are made by the single-threaded helper processes of a slot, never by the agent.
+//! are made by the single-threaded helper processes of a slot, but for the mapping of owners, which is the agent's.
 #![allow(unsafe_code)]
 
 use std::{io, mem::MaybeUninit, os::fd::AsRawFd, os::fd::BorrowedFd, time::Duration};
@@ -22,6 +22,17 @@ pub(super) fn add_mount_attributes(
     recursive: bool,
 ) -> io::Result<()> {
     let attributes = libc::mount_attr { attr_set: attributes.bits().into(), attr_clr: 0, propagation: 0, userns_fd: 0 };
+    set_mount_attributes(mount, &attributes, recursive)
+}
+
+/// Makes the files of a mount that is attached nowhere belong to the users that this user namespace maps theirs to.
+pub(super) fn map_owners(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let userns_fd = user_namespace.as_raw_fd().try_into().map_err(io::Error::other)?;
+    let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    set_mount_attributes(mount, &attributes, false)
+}
+
+fn set_mount_attributes(mount: BorrowedFd<'_>, attributes: &libc::mount_attr, recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a C string, `attributes` outlives the call, and the size given is its own.
     let result = unsafe {
@@ -30,8 +41,8 @@ pub(super) fn add_mount_attributes(
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
-            size_of_val(&attributes),
+            &raw const *attributes,
+            size_of_val(attributes),
         )
     };
     succeeded(result)

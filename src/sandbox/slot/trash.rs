@@ -15,28 +15,29 @@ use rustix::{
     io::Errno,
 };
 
-/// The workspace of the slot that lives in `directory`.
-pub(super) fn workspace_in(directory: &Path) -> PathBuf {
-    directory.join("workspace")
-}
+use super::generation;
 
 /// The trash of the slot that lives in `directory`; slots with one parent directory share it.
 pub fn trash_beside(directory: &Path) -> PathBuf {
     directory.with_file_name("trash")
 }
 
-/// Moves the workspace, if there is one, to the trash.
+/// Moves what a generation of the slot has left, if there is anything, to the trash.
 pub(super) fn retire(directory: &Path) -> io::Result<()> {
-    let workspace = workspace_in(directory);
-    match fs::symlink_metadata(&workspace) {
+    [generation::WORKSPACE, generation::CHANGES].iter().try_for_each(|name| discard(directory, &directory.join(name)))
+}
+
+/// Moves a directory of the slot that lives in `directory`, if it is there, to the trash.
+pub(super) fn discard(directory: &Path, unwanted: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(unwanted) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
     };
     let trash = trash_beside(directory);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&trash)?;
     // A call may have taken the owner's right to write, without which a directory cannot be given another parent.
-    fs::set_permissions(&workspace, fs::Permissions::from_mode(0o700))?;
-    fs::rename(&workspace, trash.join(uuid::Uuid::now_v7().to_string()))
+    fs::set_permissions(unwanted, fs::Permissions::from_mode(0o700))?;
+    fs::rename(unwanted, trash.join(uuid::Uuid::now_v7().to_string()))
 }
 
 /// Deletes all that is in the trash. Blocks for as long as that takes; one thread at a time may do it.
@@ -124,7 +125,7 @@ mod tests {
     fn a_workspace_of_any_depth_and_mode_is_deleted() {
         let home = tempfile::tempdir().unwrap();
         let slot = home.path().join("slot");
-        let workspace = workspace_in(&slot);
+        let workspace = slot.join(generation::WORKSPACE);
         fs::create_dir_all(&workspace).unwrap();
         // Deeper than PATH_MAX has room for, and than any thread has stack or descriptors for.
         let mut deepest = open_directory(rustix::fs::CWD, &workspace).unwrap();

@@ -1,7 +1,9 @@
 //! What agent and helper processes say to each other. One message is one SEQPACKET datagram; descriptors go with it.
 //!
-//! The agent speaks first on every socket: to the maker a [`SlotSpec`], to the keeper "go on" and then a [`Nothing`]
-//! with each new runner's socket, to a runner its [`RunnerSpec`] and then [`Request`]s. Helpers answer with [`Reply`]s.
+//! The agent speaks first on every socket: to the maker a [`SlotSpec`] and then "you are mapped", which carries the image
+//! if that is to be writable as it is, to the keeper a [`KeeperSpec`] and then a
+//! [`Nothing`] with each new runner's socket, to a runner its [`RunnerSpec`] and then [`Request`]s. Helpers answer with
+//! [`Reply`]s.
 
 use std::io;
 
@@ -53,6 +55,29 @@ pub(super) struct SlotSpec {
     /// The agent is root, and none of its groups may stay.
     #[prost(bool, tag = "4")]
     pub(super) drop_groups: bool,
+    /// Show all that the image has.
+    #[prost(bool, tag = "5")]
+    pub(super) image: bool,
+    /// Absolute paths of the host, never shown.
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub(super) hidden: Vec<Vec<u8>>,
+    /// An absolute path at which the workspace is shown, beside /workspace.
+    #[prost(bytes = "vec", optional, tag = "7")]
+    pub(super) workspace_place: Option<Vec<u8>>,
+    /// The name of the directory, beside the workspace's, that the workspace begins with as a layer below it.
+    #[prost(string, optional, tag = "8")]
+    pub(super) workspace_layer: Option<String>,
+    /// The name of the one, also there, that is layered over the image to make that writable.
+    #[prost(string, optional, tag = "9")]
+    pub(super) image_layer: Option<String>,
+}
+
+/// To the keeper, once it is alone.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct KeeperSpec {
+    /// The slot's /proc is the one that the agent has.
+    #[prost(bool, tag = "1")]
+    pub(super) bound_proc: bool,
 }
 
 /// What a runner's calls are held to.
@@ -65,6 +90,9 @@ pub(super) struct RunnerSpec {
     /// The network is the agent's: keep calls from its abstract sockets, where the kernel can.
     #[prost(bool, tag = "3")]
     pub(super) scope_sockets: bool,
+    /// The slot's /proc stays; it is not this runner's own.
+    #[prost(bool, tag = "4")]
+    pub(super) bound_proc: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -122,7 +150,8 @@ pub(super) struct Reply {
 
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum ReplyKind {
-    /// The maker: "map me", and then "the keeper is up", which carries its pidfd. A keeper or runner: "at work".
+    /// The maker: "map me", and then "the keeper is up", which carries its pidfd and the workspace.
+    /// A keeper or runner: "at work".
     #[prost(message, tag = "1")]
     Ready(Nothing),
     /// The helper gives up.

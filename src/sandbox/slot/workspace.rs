@@ -37,13 +37,15 @@ const MAX_COMPONENTS: u32 = 4096;
 pub struct Workspace {
     directory: Arc<OwnedFd>,
     host_id: Option<u32>,
+    /// Where the slot sees it.
+    places: Arc<[PathBuf]>,
 }
 
 impl Workspace {
-    pub(super) fn open(path: &Path, host_id: Option<u32>) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = Arc::new(rustix::fs::open(path, flags, Mode::empty())?);
-        Ok(Self { directory, host_id })
+    /// `directory`: the slot's /workspace, as an O_PATH descriptor. The slot may see it at a second place.
+    pub(super) fn new(directory: OwnedFd, host_id: Option<u32>, second_place: Option<&Path>) -> Self {
+        let places = [Path::new(WORKSPACE)].into_iter().chain(second_place).map(Path::to_owned).collect();
+        Self { directory: Arc::new(directory), host_id, places }
     }
 
     /// The whole file at `path`: relative to /workspace, or absolute inside it. Links are followed inside it.
@@ -51,7 +53,7 @@ impl Workspace {
     /// # Errors
     /// `TooLarge` above `max_bytes`, also if it grows to that while it is read.
     pub fn read(&self, path: &str, max_bytes: u64) -> Result<Bytes, FileFailure> {
-        let path = relative(path)?;
+        let path = self.relative(path)?;
         let _user = AsUser::user(self.host_id)?;
         let (file, size) = self.open_regular(&path, OFlags::RDONLY)?;
         let too_large = |size| Err(FileFailure::TooLarge { size });
@@ -69,7 +71,7 @@ impl Workspace {
     /// Makes `content` the content of the file at `path`, which is made if it is missing, with its directories; the
     /// number of bytes written. A file that is there keeps its mode and its other names.
     pub fn write(&self, path: &str, content: &[u8]) -> Result<u64, FileFailure> {
-        let path = relative(path)?;
+        let path = self.relative(path)?;
         let mut _user = AsUser::user(self.host_id)?;
         let (mut file, size) = match self.open_regular(&path, OFlags::WRONLY) {
             Err(FileFailure::NotFound) => {
@@ -173,7 +175,7 @@ impl Workspace {
             links += 1;
             if target.is_absolute() {
                 resolved = PathBuf::new();
-                ahead.extend(components_reversed(inside(&target).ok_or(Errno::XDEV)?));
+                ahead.extend(components_reversed(self.inside(&target).ok_or(Errno::XDEV)?));
             } else {
                 ahead.extend(components_reversed(&target));
             }
@@ -194,6 +196,28 @@ impl Workspace {
             Err(error) => Err(error),
         }
     }
+
+    /// What of an absolute path lies below the workspace; `None` for other places.
+    fn inside<'a>(&self, path: &'a Path) -> Option<&'a Path> {
+        self.places.iter().find_map(|place| path.strip_prefix(place).ok())
+    }
+
+    /// The path as it is opened below the workspace.
+    fn relative(&self, path: &str) -> Result<PathBuf, FileFailure> {
+        if path.is_empty() {
+            return Err(FileFailure::NotAFile);
+        }
+        if path.contains('\0') {
+            return Err(FileFailure::OutsideWorkspace);
+        }
+        let names_directory = path.ends_with('/');
+        let path = Path::new(path);
+        let relative = if path.is_absolute() { self.inside(path).ok_or(FileFailure::OutsideWorkspace)? } else { path };
+        if relative.as_os_str().is_empty() || names_directory {
+            return Err(FileFailure::NotAFile);
+        }
+        Ok(relative.to_owned())
+    }
 }
 
 fn bytes_path(path: CString) -> PathBuf {
@@ -204,28 +228,6 @@ fn bytes_path(path: CString) -> PathBuf {
 fn components_reversed(path: &Path) -> Vec<PathBuf> {
     let significant = |c: &Component<'_>| matches!(c, Component::Normal(_) | Component::ParentDir);
     path.components().filter(significant).rev().map(|c| PathBuf::from(c.as_os_str())).collect()
-}
-
-/// What of an absolute path lies below /workspace; `None` for other places.
-fn inside(path: &Path) -> Option<&Path> {
-    path.strip_prefix(WORKSPACE).ok()
-}
-
-/// The path as it is opened below the workspace.
-fn relative(path: &str) -> Result<PathBuf, FileFailure> {
-    if path.is_empty() {
-        return Err(FileFailure::NotAFile);
-    }
-    if path.contains('\0') {
-        return Err(FileFailure::OutsideWorkspace);
-    }
-    let names_directory = path.ends_with('/');
-    let path = Path::new(path);
-    let relative = if path.is_absolute() { inside(path).ok_or(FileFailure::OutsideWorkspace)? } else { path };
-    if relative.as_os_str().is_empty() || names_directory {
-        return Err(FileFailure::NotAFile);
-    }
-    Ok(relative.to_owned())
 }
 
 fn errno_failure(error: Errno) -> FileFailure {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tool_executor::{
     backend::{Backend, ContainerEvent, LocalBackend, LocalConfig, end_leftovers},
     id::{ContainerId, PoolName},
-    sandbox::{agent::Profile, client::LinkOptions},
+    sandbox::{agent::Profile, client::LinkOptions, slot::View},
 };
 
 use crate::support::client::PATIENCE;
@@ -26,7 +26,11 @@ fn backend(directory: PathBuf, program: &str) -> LocalBackend {
         slots: 1,
         network: false,
         orphan_timeout: Duration::from_secs(60),
+        view: View::Host,
         read_only: Vec::new(),
+        hidden: Vec::new(),
+        workspace_source: None,
+        writable_root: false,
         tmp_bytes: 1 << 20,
         max_open_files: 64,
         max_processes: None,

@@ -306,3 +306,19 @@ fn keeper_of(agent: &Agent, program: &str) -> Pid {
     let keeper = children(agent.pid()).into_iter().find(runs).expect("one of the slots runs it");
     Pid::from_raw(keeper.cast_signed()).expect("it is a process id")
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_generation_begins_with_the_source() {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/link");
+    let agent = Agent::with(1, |config| config.profile.workspace_source = Some(source.into()));
+    let mut connected = attach(agent.socket()).await;
+    for call in 1..=3 {
+        let mut slot = assign(&connected.link, 0);
+        let script = format!("cmp mod.rs {source}/mod.rs && ls | wc -l && rm mod.rs && [ ! -e {source}/mod.rs ]");
+        let answer = run(&mut slot, call, shell(&script)).await;
+        let files = fs::read_dir(source).expect("it is there").count();
+        assert_eq!(String::from_utf8_lossy(&answer.stdout.head), format!("{files}\n"));
+        connected.link.release(0, false);
+        assert_eq!(link_event(&mut connected).await, LinkEvent::SlotReady { slot: 0, kept: false });
+    }
+}

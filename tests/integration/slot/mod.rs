@@ -6,6 +6,8 @@ mod bed;
 mod calls;
 mod files;
 mod hostile;
+mod image;
 mod isolation;
+mod level;
 mod lifetime;
 mod speed;

@@ -18,7 +18,7 @@ use tokio::process::{Child, Command};
 use tool_executor::sandbox::{
     agent::{Config, Profile},
     client::{Address, Endpoint, Token},
-    slot::can_assign_ids,
+    slot::{View, can_assign_ids},
 };
 
 pub(crate) const TOKEN: &str = "the agent's token";
@@ -60,7 +60,11 @@ impl Agent {
                 slots,
                 network: false,
                 orphan_timeout: Duration::from_secs(600),
+                view: View::Host,
                 read_only: Vec::new(),
+                hidden: Vec::new(),
+                workspace_source: None,
+                writable_root: false,
                 tmp_bytes: 64 << 20,
                 max_open_files: 1024,
                 max_processes: None,

@@ -23,7 +23,10 @@ pub(super) fn confine(spec: &RunnerSpec) -> Result<(), SlotError> {
     drop_capabilities().at(Step::DropCapabilities)?;
     rustix::thread::set_no_new_privs(true).at(Step::DropCapabilities)?;
     if spec.scope_sockets {
-        scope_sockets().map_err(io::Error::other).at(Step::Landlock)?;
+        enter_domain(Scope::AbstractUnixSocket).map_err(io::Error::other).at(Step::Landlock)?;
+    }
+    if spec.bound_proc {
+        enter_domain(Scope::Signal).map_err(io::Error::other).at(Step::Landlock)?;
     }
     let filter = policy::filter().map_err(io::Error::other).at(Step::Seccomp)?;
     seccompiler::apply_filter(&filter).map_err(io::Error::other).at(Step::Seccomp)
@@ -56,13 +59,11 @@ fn drop_capabilities() -> rustix::io::Result<()> {
     rustix::thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
 }
 
-/// Abstract sockets belong to the network namespace; where that is shared, Landlock can still fence them off (since
-/// Linux 6.12, where it is enabled). Without it this does nothing.
-fn scope_sockets() -> Result<(), landlock::RulesetError> {
-    Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .scope(Scope::AbstractUnixSocket)?
-        .create()?
-        .restrict_self()?;
+/// Abstract sockets belong to the network namespace; where that is shared, Landlock can still fence them off. And where
+/// /proc shows the processes of other runners, which are of the same user, a domain of its own keeps a runner's calls
+/// from looking into them, whatever it is a domain for. (Since Linux 6.12, where it is enabled; without it this does
+/// nothing.)
+fn enter_domain(scope: Scope) -> Result<(), landlock::RulesetError> {
+    Ruleset::default().set_compatibility(CompatLevel::BestEffort).scope(scope)?.create()?.restrict_self()?;
     Ok(())
 }

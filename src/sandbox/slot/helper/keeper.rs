@@ -2,13 +2,14 @@
 //! agent's hand or because the agent is gone, is the death of every process of the slot: the kernel sees to that.
 
 use std::{
+    io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
 };
 
 use rustix::{
     fs::{Mode, OFlags},
-    mount::{MountFlags, UnmountFlags},
+    mount::{MountAttrFlags, MountFlags, UnmountFlags},
     process::DumpableBehavior,
     thread::{LinkNameSpaceType, UnshareFlags},
 };
@@ -17,17 +18,17 @@ use super::{
     super::{
         error::{At as _, SlotError, Step},
         sys,
-        wire::{self, Nothing, Reply, ReplyKind},
+        wire::{self, KeeperSpec, Nothing, Reply, ReplyKind},
     },
-    Socket, THIS_PROGRAM, command, send,
+    Socket, THIS_PROGRAM, command, mounts, send,
 };
 
 pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     // Until the maker has ended, it has the first word on this socket.
-    agent.expect::<Nothing>().at(Step::Talk)?;
+    let (spec, _) = agent.expect::<KeeperSpec>().at(Step::Talk)?;
     // Calls have the same user: they must not trace this process or look into it.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Step::PrepareHelper)?;
-    mount_proc("proc").at(Step::MountProc)?;
+    if spec.bound_proc { bind_proc() } else { mount_proc("proc").map_err(io::Error::from) }.at(Step::MountProc)?;
     enter_root().at(Step::EnterRoot)?;
     let own =
         rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at(Step::StartRunner)?;
@@ -51,6 +52,16 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
 /// Mounts the /proc of this process's pid namespace.
 pub(super) fn mount_proc(place: &str) -> rustix::io::Result<()> {
     rustix::mount::mount("proc", place, "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
+}
+
+/// Shows the agent's /proc, with all that is mounted over parts of it, and the kernel's settings read-only.
+fn bind_proc() -> io::Result<()> {
+    let proc = mounts::clone_tree(Path::new("/proc"))?;
+    let attributes =
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    sys::add_mount_attributes(proc.as_fd(), attributes, true)?;
+    mounts::attach(proc.as_fd(), "proc")?;
+    mounts::attach(mounts::open_read_only(Path::new("proc/sys"))?.as_fd(), "proc/sys")
 }
 
 /// Makes the working directory the root, and lets go of the host's file system.

@@ -18,7 +18,7 @@ use super::{
         sys,
         wire::{Nothing, Reply, ReplyKind, SlotSpec},
     },
-    Socket, THIS_PROGRAM, command, loopback, root,
+    Socket, THIS_PROGRAM, command, loopback, mounts, root, view,
 };
 
 pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
@@ -31,13 +31,14 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     }
     sys::unshare(namespaces(spec.network)).at(Step::Unshare)?;
     agent.send(&Reply::from(ReplyKind::Ready(Nothing {})), &[]).at(Step::Talk)?;
-    agent.expect::<Nothing>().at(Step::Talk)?;
+    let (Nothing {}, mut image) = agent.expect().at(Step::Talk)?;
 
     // Still the agent's user, who may be let in where the slot's is not.
-    let sources = root::open_sources(&spec)?;
+    let sources = view::open_sources(&spec, image.pop())?;
     rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).at(Step::BecomeUser)?;
     rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).at(Step::BecomeUser)?;
     root::build(sources, &spec)?;
+    let workspace = mounts::find(Path::new("workspace")).at(Step::MountWorkspace)?;
     rustix::system::sethostname(b"slot").at(Step::NameHost)?;
     if !spec.network {
         loopback::raise().at(Step::RaiseLoopback)?;
@@ -46,7 +47,7 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     let socket = agent.0.try_clone_to_owned().at(Step::StartKeeper)?;
     let keeper = command(Path::new(THIS_PROGRAM), "keeper", socket).spawn().at(Step::StartKeeper)?;
     let pidfd = rustix::process::pidfd_open(Pid::from_child(&keeper), PidfdFlags::empty()).at(Step::StartKeeper)?;
-    agent.send(&Reply::from(ReplyKind::Ready(Nothing {})), &[pidfd.as_fd()]).at(Step::Talk)
+    agent.send(&Reply::from(ReplyKind::Ready(Nothing {})), &[pidfd.as_fd(), workspace.as_fd()]).at(Step::Talk)
 }
 
 fn namespaces(network: bool) -> UnshareFlags {

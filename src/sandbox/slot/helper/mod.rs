@@ -29,11 +29,14 @@ mod call;
 mod confine;
 mod inspect;
 mod keeper;
+mod layers;
 mod loopback;
 mod maker;
+mod mounts;
 mod policy;
 mod root;
 mod runner;
+mod view;
 
 /// The part of a slot that `name` stands for, if it is one.
 pub(super) fn stage(name: &str) -> Option<fn() -> ExitCode> {
@@ -48,6 +51,9 @@ pub(super) fn stage(name: &str) -> Option<fn() -> ExitCode> {
 
 /// The probe's witness, which is run as a call.
 pub(super) const INSPECT: &str = "inspect";
+
+/// Its argument where the slot's root is to be writable.
+pub(super) const WRITABLE_ROOT: &str = "writable-root";
 
 /// The executable of the running process.
 pub(super) const THIS_PROGRAM: &str = "/proc/self/exe";

@@ -1,39 +1,35 @@
-//! The file system that a slot sees: a read-only root of its own, with the host's system directories shown read-only,
+//! The file system that a slot sees: a read-only root of its own, with what it is to see of the host shown read-only,
 //! and /workspace, /tmp and /dev/shm to write to.
 //!
-//! Sources are opened as the agent's user, before the maker becomes the slot's, and are mounted afterwards. /tmp and
-//! /dev/shm are two directories of one file system of bounded size, which lives as long as the slot's processes: a
-//! call finds there what an earlier or a concurrent one left.
+//! /tmp and /dev/shm are two directories of one file system of bounded size, which lives as long as the slot's
+//! processes: a call finds there what an earlier or a concurrent one left.
 
 use std::{
-    ffi::OsStr,
     fs, io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::symlink},
+        unix::fs::symlink,
     },
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{CWD, Mode},
-    mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-        UnmountFlags,
+    fs::Mode,
+    io::Errno,
+    mount::{MountAttrFlags, MountFlags, UnmountFlags},
+};
+
+use super::{
+    super::{
+        error::{At as _, SlotError, Step},
+        image::OWN,
+        sys,
+        wire::SlotSpec,
     },
+    layers::Layers,
+    mounts::{attach, attach_at, clone_tree, find, make_place, tmpfs},
+    view::{Sources, Tree, VAR_TMP},
 };
-
-use super::super::{
-    error::{At as _, SlotError, Step},
-    sys,
-    wire::SlotSpec,
-};
-
-/// Shown where the host has them.
-const SYSTEM: [&str; 4] = ["usr", "etc", "opt", "nix"];
-
-/// Shown as the host has them: a directory, or a link into /usr.
-const MERGED: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
@@ -45,98 +41,8 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
-/// What is the slot's own there, and can show nothing of the host.
-const OWN: [&str; 4] = ["proc", "dev", "tmp", "workspace"];
-
-/// A link to /tmp.
-const VAR_TMP: &str = "var/tmp";
-
 /// One inode of /tmp for so many of its bytes: small files cost memory too.
 const BYTES_PER_INODE: u64 = 4096;
-
-/// Files and directories of the host, opened and made read-only, and where they go.
-pub(super) struct Sources {
-    trees: Vec<(PathBuf, OwnedFd)>,
-    links: Vec<(&'static str, PathBuf)>,
-    workspace: OwnedFd,
-}
-
-/// Detaches copies of all that the slot is to see from this (new) mount namespace.
-pub(super) fn open_sources(spec: &SlotSpec) -> Result<Sources, SlotError> {
-    rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
-        .at_the(Step::OpenSource, "mount propagation")?;
-    let workspace = clone_tree(Path::new(".")).at_the(Step::OpenSource, "/workspace")?;
-    sys::add_mount_attributes(
-        workspace.as_fd(),
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
-        true,
-    )
-    .at_the(Step::OpenSource, "/workspace")?;
-    let mut sources = Sources { trees: Vec::new(), links: Vec::new(), workspace };
-
-    for name in SYSTEM {
-        if Path::new("/").join(name).is_dir() {
-            sources.show(Path::new(name))?;
-        }
-    }
-    for name in MERGED {
-        let path = Path::new("/").join(name);
-        match fs::symlink_metadata(&path) {
-            Ok(entry) if entry.is_symlink() => {
-                sources.links.push((name, fs::read_link(&path).at_the(Step::OpenSource, path.display())?));
-            }
-            Ok(entry) if entry.is_dir() => sources.show(Path::new(name))?,
-            _ => {}
-        }
-    }
-    for path in &spec.read_only {
-        let path = Path::new(OsStr::from_bytes(path));
-        sources.show(&inside(path).at_the(Step::OpenSource, path.display())?)?;
-    }
-    if spec.network {
-        sources.show_resolver()?;
-    }
-    Ok(sources)
-}
-
-impl Sources {
-    fn show(&mut self, relative: &Path) -> Result<(), SlotError> {
-        let path = Path::new("/").join(relative);
-        let tree = open_read_only(&path).at_the(Step::OpenSource, path.display())?;
-        self.trees.push((relative.to_owned(), tree));
-        Ok(())
-    }
-
-    /// Where /etc/resolv.conf is a link into /run, which slots do not see, names could not be resolved.
-    fn show_resolver(&mut self) -> Result<(), SlotError> {
-        match fs::canonicalize("/etc/resolv.conf") {
-            Ok(target) => match target.strip_prefix("/") {
-                Ok(relative) if relative.starts_with("run") => self.show(relative),
-                _ => Ok(()),
-            },
-            Err(_) => Ok(()),
-        }
-    }
-}
-
-/// A configured path, relative to the slot's root.
-fn inside(path: &Path) -> io::Result<PathBuf> {
-    let invalid = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-    let mut components = path.components();
-    if components.next() != Some(Component::RootDir) {
-        return invalid("the path is not absolute");
-    }
-    let relative = components.as_path().to_owned();
-    if relative.components().any(|component| !matches!(component, Component::Normal(_))) {
-        return invalid("the path has a .. in it");
-    }
-    match relative.components().next() {
-        None => invalid("the whole file system cannot be shown"),
-        Some(_) if relative.starts_with(VAR_TMP) => invalid("slots have their own"),
-        Some(first) if OWN.iter().any(|own| first.as_os_str() == *own) => invalid("slots have their own"),
-        Some(_) => Ok(relative),
-    }
-}
 
 /// Mounts everything, and leaves this process in the finished root. It is mounted over the workspace's place in the
 /// host's tree, which exists and which nothing else in this mount namespace uses.
@@ -149,12 +55,32 @@ pub(super) fn build(sources: Sources, spec: &SlotSpec) -> Result<(), SlotError> 
     }
     symlink("../tmp", VAR_TMP).at_the(Step::MountRoot, "/var/tmp")?;
     for (name, target) in &sources.links {
-        symlink(target, name).at_the(Step::MountRoot, name)?;
+        match symlink(target, name) {
+            // /run and /var are always directories.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other.at_the(Step::MountRoot, name.display())?,
+        }
     }
-    for (relative, tree) in &sources.trees {
-        show(relative, tree.as_fd()).at_the(Step::MountSource, relative.display())?;
+    let layers = sources.layers();
+    layers.as_ref().map_or(Ok(()), Layers::attach).at(Step::MountRoot)?;
+    for Tree { place, mount } in &sources.trees {
+        let layered = match (mount, &layers) {
+            (None, Some(layers)) => Some(layers.over_image(place)?),
+            _ => None,
+        };
+        let Some(mount) = mount.as_ref().or(layered.as_ref()) else { continue };
+        make_place(mount.as_fd(), place)
+            .and_then(|()| attach(mount.as_fd(), place))
+            .at_the(Step::MountSource, place.display())?;
     }
-    attach(sources.workspace.as_fd(), "workspace").at(Step::MountWorkspace)?;
+    hide(&sources.hidden)?;
+    let layered = match &layers {
+        Some(layers) if layers.workspace.is_some() => Some(layers.over_workspace()?),
+        _ => None,
+    };
+    let workspace = layered.as_ref().unwrap_or(&sources.workspace);
+    show_workspace(workspace.as_fd(), sources.workspace_place.as_deref()).at(Step::MountWorkspace)?;
+    layers.as_ref().map_or(Ok(()), Layers::detach).at(Step::MountRoot)?;
     let devices = build_dev()?;
     build_tmp(spec.tmp_bytes).at(Step::MountTmp)?;
     for mount in [devices, root] {
@@ -163,16 +89,45 @@ pub(super) fn build(sources: Sources, spec: &SlotSpec) -> Result<(), SlotError> 
     Ok(())
 }
 
-/// Attaches a source, after making the place for it where an earlier source does not show one.
-fn show(relative: &Path, tree: BorrowedFd<'_>) -> io::Result<()> {
-    if fs::symlink_metadata(relative).is_err() {
-        if let Some(parent) = relative.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        let file = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(tree)?.st_mode);
-        if file.is_dir() { fs::create_dir(relative)? } else { fs::File::create(relative).map(drop)? }
+/// Covers each of these places with something empty. Calls cannot take a cover away: they can change no mount.
+fn hide(places: &[PathBuf]) -> Result<(), SlotError> {
+    if places.is_empty() {
+        return Ok(());
     }
-    attach(tree, relative)
+    let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let covers = tmpfs(&[("mode", "755"), ("size", "64k")], attributes).at(Step::Hide)?;
+    // Only what is attached can be cloned from, so it passes through /tmp.
+    attach(covers.as_fd(), "tmp").at(Step::Hide)?;
+    let (directory, file) = (Path::new("tmp/directory"), Path::new("tmp/file"));
+    fs::create_dir(directory).at(Step::Hide)?;
+    fs::File::create(file).at(Step::Hide)?;
+    for path in places {
+        cover(path, directory, file).at_the(Step::Hide, path.display())?;
+    }
+    rustix::mount::unmount("tmp", UnmountFlags::DETACH).at(Step::Hide)
+}
+
+fn cover(path: &Path, directory: &Path, file: &Path) -> io::Result<()> {
+    let place = match (find(path), path.parent()) {
+        (Ok(place), _) => place,
+        // It has gone meanwhile, or lies in what has been covered.
+        (Err(Errno::NOENT | Errno::NOTDIR), _) => return Ok(()),
+        // With all of the slot's rights it cannot be reached: what bars the way is covered, lest the way be opened.
+        (Err(Errno::ACCESS), Some(parent)) => return cover(parent, directory, file),
+        (Err(error), _) => return Err(error.into()),
+    };
+    let is_directory = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode).is_dir();
+    let cover = clone_tree(if is_directory { directory } else { file })?;
+    sys::add_mount_attributes(cover.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, false)?;
+    attach_at(cover.as_fd(), place.as_fd())
+}
+
+fn show_workspace(workspace: BorrowedFd<'_>, second_place: Option<&Path>) -> io::Result<()> {
+    attach(workspace, "workspace")?;
+    let Some(place) = second_place else { return Ok(()) };
+    let again = clone_tree(Path::new("workspace"))?;
+    make_place(again.as_fd(), place)?;
+    attach_at(again.as_fd(), find(place)?.as_fd())
 }
 
 fn build_dev() -> Result<OwnedFd, SlotError> {
@@ -220,35 +175,10 @@ fn build_tmp(bytes: u64) -> io::Result<()> {
         directories.push((place, clone_tree(&directory)?));
     }
     rustix::mount::unmount("tmp", UnmountFlags::DETACH)?;
-    directories.iter().try_for_each(|(place, directory)| attach(directory.as_fd(), place))
-}
-
-/// A new file system in memory, not attached anywhere yet; set-user-id programs have no effect on it.
-fn tmpfs(options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
-    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in options {
-        rustix::mount::fsconfig_set_string(&context, *key, *value)?;
+    directories.iter().try_for_each(|(place, directory)| attach(directory.as_fd(), place))?;
+    // Where /var is an image's, the link to /tmp is not there.
+    match fs::symlink_metadata(VAR_TMP) {
+        Ok(entry) if entry.is_dir() => attach(clone_tree(Path::new("tmp"))?.as_fd(), VAR_TMP),
+        _ => Ok(()),
     }
-    rustix::mount::fsconfig_create(&context)?;
-    let attributes = attributes | MountAttrFlags::MOUNT_ATTR_NOSUID;
-    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
-}
-
-fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    Ok(rustix::mount::open_tree(CWD, path, flags)?)
-}
-
-/// A detached, recursively read-only copy of the mounts at `path`.
-pub(super) fn open_read_only(path: &Path) -> io::Result<OwnedFd> {
-    let tree = clone_tree(path)?;
-    let attributes =
-        MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    sys::add_mount_attributes(tree.as_fd(), attributes, true)?;
-    Ok(tree)
-}
-
-pub(super) fn attach(mount: BorrowedFd<'_>, place: impl AsRef<Path>) -> io::Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    Ok(rustix::mount::move_mount(mount, "", CWD, place.as_ref(), flags)?)
 }

@@ -25,7 +25,7 @@ use super::{
     Socket, call,
     confine::confine,
     keeper::mount_proc,
-    root,
+    mounts,
 };
 
 /// How often a running call's ended orphans are reaped, so that they do not use up its process numbers.
@@ -37,9 +37,9 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     // A signal that one call sends to its process group must not reach another runner's calls.
     rustix::process::setsid().at(Step::PrepareHelper)?;
     let (spec, _) = agent.expect::<RunnerSpec>().at(Step::Talk)?;
-    private_proc().at(Step::PrivateProc)?;
+    sys::unshare(UnshareFlags::NEWNS).at(Step::PrivateProc)?;
+    let oom_score = if spec.bound_proc { read_only_proc() } else { private_proc() }.at(Step::PrivateProc)?;
     prove_isolation().at(Step::ProveIsolation)?;
-    let oom_score = fs::OpenOptions::new().write(true).open("/proc/self/oom_score_adj").ok();
     confine(&spec)?;
     agent.send(&Reply::from(ReplyKind::Ready(Nothing {})), &[]).at(Step::Talk)?;
 
@@ -65,10 +65,22 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
 }
 
 /// The /proc of this pid namespace over the slot's, with the kernel's settings read-only.
-fn private_proc() -> io::Result<()> {
-    sys::unshare(UnshareFlags::NEWNS)?;
+fn private_proc() -> io::Result<Option<File>> {
     mount_proc("/proc")?;
-    root::attach(root::open_read_only("/proc/sys".as_ref())?.as_fd(), "/proc/sys")
+    mounts::attach(mounts::open_read_only("/proc/sys".as_ref())?.as_fd(), "/proc/sys")?;
+    Ok(open_oom_score())
+}
+
+/// The slot's /proc, which is the agent's, over itself: where calls have the agent's user, some files of its processes
+/// are theirs to write to.
+fn read_only_proc() -> io::Result<Option<File>> {
+    let oom_score = open_oom_score();
+    mounts::attach(mounts::open_read_only("/proc".as_ref())?.as_fd(), "/proc")?;
+    Ok(oom_score)
+}
+
+fn open_oom_score() -> Option<File> {
+    fs::OpenOptions::new().write(true).open("/proc/self/oom_score_adj").ok()
 }
 
 /// `kill(-1)` from anywhere but a slot would end the machine's processes. So this must be process 1, the child of
