@@ -130,7 +130,7 @@ async fn of_two_with_one_name_the_later_is_obeyed_and_the_earlier_ends() {
     works(&second, "a", "1").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_start_waits_for_a_nomad_that_is_away() {
     let nomad = nomad();
     let server = Server::on(&nomad, &[]);

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use super::{SINGLE, draining, lost, nomad, only_container, quick, refused_as_gone, running, within, works};
 use crate::support::{
     client::{Stream, bash},
@@ -23,7 +25,7 @@ async fn a_task_that_is_killed_is_a_loss_with_evidence() {
     assert!(stream.bash("1", "true").await.success);
     let allocation = running(&nomad).remove(0);
     let killed = Instant::now();
-    nomad.kill_task(&allocation.id, 9);
+    nomad.kill_task(&allocation.id, Signal::KILL);
     let evidence = lost(&mut stream).await;
     within("the loss", killed, Duration::from_secs(2));
     assert!(evidence.cause.contains("signal 9"), "{evidence:?}");
@@ -104,11 +106,11 @@ async fn a_container_that_is_given_up_does_not_come_back() {
     // What is on that node cannot be reached from here either.
     let pid = i32::try_from(first.pid.expect("it runs")).expect("it is a pid");
     let pid = rustix::process::Pid::from_raw(pid).expect("it is not 0");
-    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("it can be stopped");
+    rustix::process::kill_process(pid, Signal::STOP).expect("it can be stopped");
     let evidence = lost(&mut stream).await;
     assert!(evidence.events.iter().any(|event| event.contains("lost sight of its node")), "{evidence:?}");
     nomad.until("it is deleted", |nomad| nomad.children()[0].stopped).await;
-    rustix::process::kill_process(pid, rustix::process::Signal::CONT).expect("it can go on");
+    rustix::process::kill_process(pid, Signal::CONT).expect("it can go on");
     nomad.return_node(&first.node);
     nomad.until("it is ended", |nomad| running(nomad).iter().all(|other| other.id != first.id)).await;
     works(&server, "b", "1").await;
@@ -161,6 +163,6 @@ async fn without_a_right_to_look_at_nodes_all_else_works() {
     stream.batch(vec![bash("1", "sleep 60")]).await;
     nomad.until("it runs", |nomad| !running(nomad).is_empty()).await;
     server.pool_until("it is given", |pool| pool.acquired_slots == 1).await;
-    nomad.kill_task(&running(&nomad)[0].id, 9);
+    nomad.kill_task(&running(&nomad)[0].id, Signal::KILL);
     assert!(lost(&mut stream).await.cause.contains("signal 9"));
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use super::{SINGLE, lost, nomad, running, works};
 use crate::support::{
     client::{Stream, bash, execute},
@@ -62,7 +64,7 @@ async fn without_events_the_list_tells() {
     let mut stream = Stream::open(&server, "a").await;
     assert!(stream.bash("1", "true").await.success, "an address is found all the same");
     // The agent's connection breaks at once, and the list says why.
-    nomad.kill_task(&running(&nomad)[0].id, 9);
+    nomad.kill_task(&running(&nomad)[0].id, Signal::KILL);
     let evidence = lost(&mut stream).await;
     assert!(evidence.cause.contains("signal 9"), "{evidence:?}");
 }
@@ -74,7 +76,7 @@ async fn a_list_of_before_brings_nothing_back() {
     let mut stream = Stream::open(&server, "a").await;
     assert!(stream.bash("1", "true").await.success);
     nomad.stale_lists(true);
-    nomad.kill_task(&running(&nomad)[0].id, 9);
+    nomad.kill_task(&running(&nomad)[0].id, Signal::KILL);
     lost(&mut stream).await;
     nomad.cut_streams();
     works(&server, "b", "1").await;

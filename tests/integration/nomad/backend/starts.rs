@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use tonic::{Code, Status};
+use tool_executor::pb::toolexecutor::{Open, TrajectoryOptions};
+
 use super::{SINGLE, live, no_capacity, nomad, only_container, quick, running, works};
 use crate::support::{
-    client::{bash, execute},
+    client::{Stream, bash, execute, open},
     nomad::{NodeSpec, Nomad, TaskFailure},
     server::Server,
 };
@@ -135,6 +138,11 @@ async fn nomad_downloads_the_agent_from_the_executor() {
     assert!(task.is_file(), "{}", task.display());
 }
 
+async fn open_in(server: &Server, trajectory: &str, pool: &str) -> Result<Stream, Status> {
+    let options = TrajectoryOptions { pool: pool.to_owned(), ..TrajectoryOptions::default() };
+    Stream::try_open(server, Open { options: Some(options), ..open(trajectory) }).await
+}
+
 #[tokio::test]
 async fn pools_have_templates_and_containers_of_their_own() {
     let nomad = nomad();
@@ -148,23 +156,17 @@ async fn pools_have_templates_and_containers_of_their_own() {
     );
     std::fs::write(state.path().join("tool-executor.toml"), file).expect("it can be written");
     let server = Server::on_with(&nomad, state, &[("MIN_CONTAINERS", "0")]);
-    let mut open = crate::support::client::open("swe");
-    open.pool = "swe".to_owned();
-    let mut stream = crate::support::client::Stream::try_open(&server, open).await.expect("it opens");
+    let mut stream = open_in(&server, "swe", "swe").await.expect("it opens");
     assert_eq!(stream.bash("1", "cat README; echo changed > README").await.output, "of the image");
     assert_eq!(stream.bash("2", &format!("cat {}/README", source.display())).await.output, "changed");
     assert_eq!(std::fs::read_to_string(source.join("README")).expect("it is there"), "of the image");
     let parents: Vec<_> = nomad.children().into_iter().map(|child| child.parent).collect();
     assert_eq!(parents, ["atropos-sandbox-tool-executor-swe"]);
     // The next one has a fresh copy.
-    let mut open = crate::support::client::open("next");
-    open.pool = "swe".to_owned();
-    let mut next = crate::support::client::Stream::try_open(&server, open).await.expect("it opens");
+    let mut next = open_in(&server, "next", "swe").await.expect("it opens");
     assert_eq!(next.bash("1", "cat README").await.output, "of the image");
-    let mut open = crate::support::client::open("nowhere");
-    open.pool = "nowhere".to_owned();
-    let error = crate::support::client::Stream::try_open(&server, open).await.map(drop).expect_err("no such pool");
-    assert_eq!(error.code(), tonic::Code::InvalidArgument);
+    let error = open_in(&server, "lost", "nowhere").await.map(drop).expect_err("there is no such pool");
+    assert_eq!(error.code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
