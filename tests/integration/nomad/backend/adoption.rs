@@ -66,8 +66,9 @@ async fn without_the_secret_what_runs_is_replaced() {
     let server = Server::on(&nomad, &[("EXECUTOR_ID", "e")]);
     let before = only_container(&server).await.container_id;
     kill(server);
-    let server = Server::on(&nomad, &[("EXECUTOR_ID", "e"), ("START_TIMEOUT", "2s")]);
-    works(&server, "a", "1").await;
+    let server = Server::on(&nomad, &[("EXECUTOR_ID", "e")]);
+    let pool = server.pool_until("there is another", |pool| pool.available_slots == 4).await;
+    assert_ne!(pool.containers[0].container_id, before);
     nomad.until("the old one is ended", |nomad| running(nomad).iter().all(|other| other.id != before)).await;
 }
 

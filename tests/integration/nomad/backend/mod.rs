@@ -42,6 +42,21 @@ async fn works(server: &Server, trajectory: &str, call: &str) {
     assert_eq!((result.success, &*result.output), (true, "works"), "{result:?}");
 }
 
+/// The same, as a trainer does it that was told to come again later.
+async fn works_in_a_while(server: &Server, trajectory: &str) {
+    let asked = Instant::now();
+    for attempt in 1.. {
+        let result = execute(server, trajectory, bash(&format!("attempt-{attempt}"), "echo works")).await;
+        if result.success {
+            return;
+        }
+        let fault = result.fault.clone().unwrap_or_else(|| panic!("{result:?}"));
+        assert!(fault.retryable && asked.elapsed() < Duration::from_secs(20), "{result:?}");
+        let after = fault.retry_after.and_then(|after| Duration::try_from(after).ok()).unwrap_or_default();
+        tokio::time::sleep(after).await;
+    }
+}
+
 /// The one container that there is, once it is ready.
 async fn only_container(server: &Server) -> ContainerStatus {
     let pool = server.pool_until("a container is ready", |pool| pool.available_slots + pool.acquired_slots > 0).await;

@@ -100,7 +100,8 @@ async fn a_nomad_that_has_forgotten_everything() {
 #[tokio::test]
 async fn while_nomad_is_away_a_trainer_hears_why_it_waits() {
     let nomad = nomad();
-    let server = Server::on(&nomad, &[("MIN_CONTAINERS", "0"), ("NOMAD_TIMEOUT", "1s")]);
+    let server =
+        Server::on(&nomad, &[("MIN_CONTAINERS", "0"), ("NOMAD_TIMEOUT", "1s"), ("NOMAD_PLACEMENT_TIMEOUT", "1s")]);
     nomad.no_leader(true);
     let result = execute(&server, "a", bash("1", "true")).await;
     let evidence = super::no_capacity(&result);
