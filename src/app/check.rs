@@ -4,8 +4,11 @@ use std::process::ExitCode;
 
 use tokio::net::TcpListener;
 
-use super::{Done, chain, rooms};
-use crate::settings::{self, ServeFlags};
+use super::{Done, chain, containers, rooms};
+use crate::{
+    backend::{Finding, Verdict},
+    settings::{self, ServeFlags},
+};
 
 /// Prints what it finds; the exit status is 0 only if `serve` would work.
 pub(super) fn run(flags: ServeFlags) -> Done {
@@ -31,13 +34,25 @@ pub(super) fn run(flags: ServeFlags) -> Done {
             listened.map(|_| settings.listen.to_string()).map_err(|error| format!("{}: {error}", settings.listen)),
         );
         let state = super::state_dir::StateDir::take(&settings.state_dir);
-        match state {
-            Ok(state) => {
-                say("state directory", Ok(state.path().display().to_string()));
+        match &state {
+            Ok(state) => say("state directory", Ok(state.path().display().to_string())),
+            Err(error) => say("state directory", Err(chain(error))),
+        }
+        match (&settings.nomad, state) {
+            (Some(_), _) => {
+                for Finding { what, verdict } in containers::inspect(&settings).await? {
+                    match verdict {
+                        Verdict::Fine(text) => say(&what, Ok(text)),
+                        Verdict::Warning(text) => say(&what, Ok(format!("warning: {text}"))),
+                        Verdict::Failed(text) => say(&what, Err(text)),
+                    }
+                }
+            }
+            (None, Ok(state)) => {
                 let probed = rooms::probe(&settings, state.path()).await;
                 say("isolation", probed.map(|level| level.to_string()).map_err(|error| error.to_string()));
             }
-            Err(error) => say("state directory", Err(chain(&error))),
+            (None, Err(_)) => {}
         }
         Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })

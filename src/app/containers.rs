@@ -7,7 +7,9 @@ use tracing::{info, warn};
 
 use super::{rooms, state_dir::StateDir};
 use crate::{
-    backend::{AgentDelivery, Backend, Container, LocalBackend, NomadBackend, Program, end_leftovers},
+    backend::{
+        AgentDelivery, Backend, Container, Finding, LocalBackend, NomadBackend, Program, end_leftovers, inspect_nomad,
+    },
     edge::AgentProgram,
     id::PoolName,
     sandbox::client::LinkOptions,
@@ -40,13 +42,26 @@ pub(super) async fn open(
         None => state.secret()?,
     };
     let program = program(settings)?;
-    let source = program.as_ref().map(|program| Program {
-        url: format!("{}{}", advertised(settings, address), program.path()),
-        sha256: program.sha256().to_owned(),
-    });
+    let source = program.as_ref().map(|program| source(settings, address, program));
     let Some(config) = rooms::nomad_config(settings, &secret, source) else { return Err("there is no Nomad".into()) };
     info!(nomad = %config.client.address, job = config.job_id, executor = config.executor_id, "containers run under Nomad");
     Ok(Containers { backend: Arc::new(NomadBackend::new(config)?), program })
+}
+
+/// What there is to know of the cluster before a start.
+pub(super) async fn inspect(settings: &Settings) -> Result<Vec<Finding>, Box<dyn Error>> {
+    let program = program(settings)?.map(|program| source(settings, settings.listen, &program));
+    // Nothing is started: what would open its agent is of no account.
+    Ok(match rooms::nomad_config(settings, "", program) {
+        Some(config) => inspect_nomad(&config).await,
+        None => Vec::new(),
+    })
+}
+
+/// Where nodes download the agent's program from.
+fn source(settings: &Settings, address: SocketAddr, program: &AgentProgram) -> Program {
+    let url = format!("{}{}", advertised(settings, address), program.path());
+    Program { url, sha256: program.sha256().to_owned() }
 }
 
 async fn local(settings: &Settings, state: &StateDir, link: &LinkOptions) -> Result<Containers, Box<dyn Error>> {
@@ -68,7 +83,7 @@ fn program(settings: &Settings) -> Result<Option<AgentProgram>, String> {
 }
 
 /// Where others reach this executor.
-pub(super) fn advertised(settings: &Settings, address: SocketAddr) -> String {
+fn advertised(settings: &Settings, address: SocketAddr) -> String {
     settings.advertise.clone().unwrap_or_else(|| {
         if address.ip().is_unspecified() {
             let host = rustix::system::uname();

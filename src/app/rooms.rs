@@ -74,6 +74,7 @@ pub(super) fn nomad_config(settings: &Settings, secret: &str, program: Option<Pr
     let nomad = settings.nomad.as_ref()?;
     let pool = |pool: &PoolSettings| NomadPool {
         name: PoolName::new(&pool.name),
+        min_containers: pool.min_containers,
         container: pool.container.clone(),
         profile: profile(settings, pool),
     };

@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 pub use self::{
     local::{LocalBackend, LocalConfig, end_leftovers},
     nomad::{
-        AgentDelivery, Constraint, ContainerSpec, Driver, NomadBackend, NomadConfig, NomadPool, Program,
-        api::{
-            Address as NomadAddress, Client as NomadClient, ClientConfig as NomadClientConfig, ClientError, HttpAuth,
-        },
+        AgentDelivery, Constraint, ContainerSpec, Driver, Finding, NomadBackend, NomadConfig, NomadPool, Program,
+        Verdict,
+        api::{Address as NomadAddress, ClientConfig as NomadClientConfig, ClientError, HttpAuth},
+        inspect as inspect_nomad,
     },
 };
 pub use crate::sandbox::client::{Address, Endpoint, Token};

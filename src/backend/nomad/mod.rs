@@ -17,6 +17,7 @@ mod cause;
 mod credentials;
 mod ending;
 mod follow;
+mod inspect;
 mod launch;
 mod registry;
 mod sight;
@@ -39,12 +40,15 @@ use tokio::{sync::Notify, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
-pub use self::spec::{AgentDelivery, Constraint, ContainerSpec, Driver, NomadConfig, NomadPool, Program};
 use self::{
     api::{Client, ClientError},
     registry::Registry,
     template::EXECUTOR,
     watch::Watch,
+};
+pub use self::{
+    inspect::{Finding, Verdict, inspect},
+    spec::{AgentDelivery, Constraint, ContainerSpec, Driver, NomadConfig, NomadPool, Program},
 };
 use super::{AdoptError, Backend, Container, StartError, ids::UserIds};
 use crate::id::{ContainerId, PoolName};

@@ -43,6 +43,8 @@ pub struct NomadConfig {
 #[derive(Debug, Clone)]
 pub struct NomadPool {
     pub name: PoolName,
+    /// So many are wanted at any time.
+    pub min_containers: u32,
     pub container: ContainerSpec,
     pub profile: Profile,
 }

@@ -40,9 +40,13 @@ impl Server {
 
     /// The command that starts an executor, with a clean environment and small pools.
     pub(crate) fn command(state: &TempDir) -> Command {
+        Self::command_of("serve", state)
+    }
+
+    pub(crate) fn command_of(subcommand: &str, state: &TempDir) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tool-executor"));
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--state-dir"])
+            .args([subcommand, "--listen", "127.0.0.1:0", "--state-dir"])
             .arg(state.path())
             .current_dir(state.path())
             .env_clear()
@@ -52,10 +56,10 @@ impl Server {
         command
     }
 
-    /// What makes an executor use this Nomad, with the binary of the test as its agents' program.
-    pub(crate) fn over(nomad: &Nomad) -> [(&'static str, String); 6] {
+    /// What makes an executor use the Nomad at this address, with the binary of the test as its agents' program.
+    pub(crate) fn over(nomad: &str) -> [(&'static str, String); 6] {
         [
-            ("TOOL_EXECUTOR_NOMAD_ADDRESS", nomad.address()),
+            ("TOOL_EXECUTOR_NOMAD_ADDRESS", nomad.to_owned()),
             ("TOOL_EXECUTOR_DRIVER", "raw_exec".to_owned()),
             ("TOOL_EXECUTOR_AGENT", "present".to_owned()),
             ("TOOL_EXECUTOR_AGENT_PATH", env!("CARGO_BIN_EXE_tool-executor").to_owned()),
@@ -66,7 +70,7 @@ impl Server {
 
     pub(crate) fn run(mut command: Command, state: TempDir) -> Self {
         let nomad = std::env::var_os(OVER_NOMAD).map(|_| Nomad::start());
-        command.envs(nomad.iter().flat_map(Self::over));
+        command.envs(nomad.iter().flat_map(|nomad| Self::over(&nomad.address())));
         Self::launch(command, state, nomad)
     }
 
@@ -77,10 +81,19 @@ impl Server {
     }
 
     pub(crate) fn on_with(nomad: &Nomad, state: TempDir, settings: &[(&str, &str)]) -> Self {
-        let mut command = Self::command(&state);
+        Self::launch(Self::command_over(&nomad.address(), &state, settings), state, Some(nomad.clone()))
+    }
+
+    /// Over the Nomad at this address, which is not the stand-in.
+    pub(crate) fn at(nomad: &str, state: TempDir, settings: &[(&str, &str)]) -> Self {
+        Self::launch(Self::command_over(nomad, &state, settings), state, None)
+    }
+
+    fn command_over(nomad: &str, state: &TempDir, settings: &[(&str, &str)]) -> Command {
+        let mut command = Self::command(state);
         command.envs(Self::over(nomad));
         command.envs(settings.iter().map(|(name, value)| (format!("TOOL_EXECUTOR_{name}"), value)));
-        Self::launch(command, state, Some(nomad.clone()))
+        command
     }
 
     fn launch(mut command: Command, state: TempDir, nomad: Option<Nomad>) -> Self {

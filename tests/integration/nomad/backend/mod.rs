@@ -1,6 +1,7 @@
 //! The Nomad backend over the stand-in: what a trainer and an operator see when the cluster does what clusters do.
 
 mod adoption;
+mod checks;
 mod dispatch;
 mod ends;
 mod nodes;

@@ -181,7 +181,8 @@ fn agent_self(shared: &Shared) -> Value {
 fn token_self(shared: &Shared, token: &str) -> Value {
     let (accessor, name, policies) = match &shared.options.acl {
         Some(_) if !token.is_empty() => ("aaaaaaaa-2222-2222-2222-222222222222", "executor", json!(["executor"])),
-        _ => ("anonymous", "Anonymous Token", json!(["anonymous"])),
+        Some(_) => ("anonymous", "Anonymous Token", json!(["anonymous"])),
+        None => ("acls-disabled", "ACLs disabled token", Value::Null),
     };
     json!({
         "AccessorID": accessor, "CreateIndex": 0, "CreateTime": "0001-01-01T00:00:00Z", "ExpirationTTL": "",
