@@ -6,12 +6,20 @@
 //! - memory of an idle executor, an idle agent with its slots, and an idle open stream.
 //!
 //! `cargo bench --bench calls` prints every figure and its ratio to the floor. Quote ratios: absolute figures change
-//! with the machine and its mood. `cargo bench --bench calls -- read_file` measures one kind of call, and no floor.
+//! with the machine and its mood. `cargo bench --bench calls -- read_file` measures one kind of call, and no floor;
+//! `-- nomad` measures what it costs that containers run on a cluster.
 
 mod floor;
 mod load;
 mod memory;
+mod nomad;
 mod servers;
+#[path = "../../tests/integration/support"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod support {
+    pub(crate) mod nomad;
+    pub(crate) mod process;
+}
 
 use std::{env, error::Error, time::Duration};
 
@@ -41,6 +49,9 @@ const KINDS: [(Kind, &str); 3] =
 
 fn measure_only(only: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if only == "nomad" {
+        return nomad::measure(&runtime);
+    }
     let executor = Server::executor()?;
     for (kind, name) in KINDS.into_iter().filter(|(_, name)| name.contains(only)) {
         print(name, &runtime.block_on(measure_kind(&executor.address, kind))?);
