@@ -48,6 +48,8 @@ pub(super) enum Control {
 pub(super) struct Call {
     pub(super) slot: u32,
     pub(super) number: u64,
+    /// The slot's, where that is not the agent's own.
+    pub(super) user: Option<u32>,
     pub(super) process: Process,
     pub(super) timeout: Duration,
     pub(super) limits: OutputLimits,
@@ -106,9 +108,9 @@ impl Call {
 
     fn streams(&mut self) -> io::Result<(Output, Output, Input, Stdio)> {
         let Process { stdin, interactive, .. } = &mut self.process;
-        let (input, stdin) = Input::new(std::mem::take(stdin), *interactive, self.max_pending_input)?;
-        let (output, stdout) = Output::new(self.limits)?;
-        let (errors, stderr) = Output::new(self.limits)?;
+        let (input, stdin) = Input::new(std::mem::take(stdin), *interactive, self.max_pending_input, self.user)?;
+        let (output, stdout) = Output::new(self.limits, self.user)?;
+        let (errors, stderr) = Output::new(self.limits, self.user)?;
         Ok((output, errors, input, Stdio { stdin, stdout, stderr }))
     }
 

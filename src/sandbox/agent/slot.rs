@@ -187,6 +187,7 @@ impl SlotTask {
         let call = Call {
             slot: self.index,
             number,
+            user: self.config.host_id,
             process,
             timeout,
             limits,

@@ -8,7 +8,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use rustix::{
+    pipe::{PipeFlags, fcntl_setpipe_size, pipe_with},
+    process::{Gid, Uid},
+};
 use tokio::net::unix::pipe;
 
 use super::capture::Capture;
@@ -31,10 +34,19 @@ pub(super) struct Output {
     has_large_pipe: bool,
 }
 
+/// A pipe that the slot's user may open again by its name: /dev/stdout leads to it.
+fn pipe_of(user: Option<u32>) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    if let Some(id) = user {
+        rustix::fs::fchown(&reader, Some(Uid::from_raw(id)), Some(Gid::from_raw(id)))?;
+    }
+    Ok((reader, writer))
+}
+
 impl Output {
-    /// With the end of the pipe that is the process's.
-    pub(super) fn new(limits: OutputLimits) -> io::Result<(Self, OwnedFd)> {
-        let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+    /// With the end of the pipe that is the process's. `user`: the slot's, where that is not the agent's own.
+    pub(super) fn new(limits: OutputLimits, user: Option<u32>) -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = pipe_of(user)?;
         let pipe = Some(pipe::Receiver::from_owned_fd(ours)?);
         let writer = Some(theirs.try_clone()?);
         Ok((Self { pipe, writer, capture: Capture::new(limits), has_large_pipe: false }, theirs))
@@ -119,12 +131,17 @@ pub(super) struct TooMuch;
 impl Input {
     /// With the end of the pipe that is the process's; without one it reads /dev/null. What it is given at its start is
     /// not counted against it.
-    pub(super) fn new(initial: Bytes, interactive: bool, max_pending: usize) -> io::Result<(Self, Option<OwnedFd>)> {
+    pub(super) fn new(
+        initial: Bytes,
+        interactive: bool,
+        max_pending: usize,
+        user: Option<u32>,
+    ) -> io::Result<(Self, Option<OwnedFd>)> {
         let max_pending = max_pending.max(initial.len());
         let (pipe, theirs) = if initial.is_empty() && !interactive {
             (None, None)
         } else {
-            let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
+            let (theirs, ours) = pipe_of(user)?;
             (Some(pipe::Sender::from_owned_fd(ours)?), Some(theirs))
         };
         Ok((Self { pipe, pending: initial.into(), max_pending, ends: !interactive }, theirs))
@@ -244,7 +261,7 @@ mod tests {
 
     #[tokio::test]
     async fn output_is_read_to_its_end() {
-        let (mut output, theirs) = Output::new(OutputLimits { head: 3, tail: 2 }).unwrap();
+        let (mut output, theirs) = Output::new(OutputLimits { head: 3, tail: 2 }, None).unwrap();
         let mut writer = io::PipeWriter::from(theirs);
         let mut buffer = Vec::new();
         assert_eq!(output.read(&mut buffer, 9), None);
@@ -266,7 +283,7 @@ mod tests {
 
     #[tokio::test]
     async fn input_waits_within_its_bound_and_ends_when_all_of_it_is_written() {
-        let (mut input, theirs) = Input::new(Bytes::from_static(b"ab"), true, 1).unwrap();
+        let (mut input, theirs) = Input::new(Bytes::from_static(b"ab"), true, 1, None).unwrap();
         assert!(input.push(b"c", false).is_err(), "as much as it began with, and no more");
         input.writable().await;
         input.write();
@@ -279,10 +296,10 @@ mod tests {
 
     #[tokio::test]
     async fn input_that_is_closed_or_not_wanted_is_dropped() {
-        let (mut input, theirs) = Input::new(Bytes::new(), false, 1).unwrap();
+        let (mut input, theirs) = Input::new(Bytes::new(), false, 1, None).unwrap();
         assert!(theirs.is_none());
         assert!(input.push(b"more than the bound", false).is_ok());
-        let (mut input, theirs) = Input::new(Bytes::new(), true, 1).unwrap();
+        let (mut input, theirs) = Input::new(Bytes::new(), true, 1, None).unwrap();
         drop(theirs);
         assert!(input.push(b"a", false).is_ok());
         input.writable().await;

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use tool_executor::pb::toolexecutor::{
-    Attribution, CallResult, Command, Executed, ListToolsRequest, Outcome, OutputLimits, Reason, TrajectoryOptions,
-    call_result::Exit, trajectory_request::Message, trajectory_response,
+    Attribution, CallResult, CapturedStream, Command, Executed, ListToolsRequest, Outcome, OutputLimits, Reason,
+    TrajectoryOptions, call_result::Exit, trajectory_request::Message, trajectory_response,
 };
 
 use crate::support::{
@@ -82,6 +82,19 @@ async fn output_is_cut_and_counted() {
     let stderr = result.stderr.expect("a command's output is answered");
     assert_eq!((&stderr.data[..], stderr.total_bytes, stderr.truncated), (&b"xy"[..], 2, false));
     assert_eq!(result.output, "");
+}
+
+#[tokio::test]
+async fn standard_streams_can_be_opened_by_their_names() {
+    let server = Server::start();
+    let mut stream = Stream::open(&server, "names").await;
+    let script = "echo out > /dev/stdout; echo err > /dev/stderr; cat /dev/stdin; cat /proc/self/fd/0";
+    let stdin = b"in".to_vec().into();
+    stream.batch(vec![command("a", Command { stdin, ..shell(script) })]).await;
+    let result = stream.result().await;
+    let text = |captured: &Option<CapturedStream>| captured.as_ref().map(|stream| stream.data.to_vec());
+    assert_eq!(text(&result.stdout).as_deref(), Some(&b"out\nin"[..]), "{result:?}");
+    assert_eq!(text(&result.stderr).as_deref(), Some(&b"err\n"[..]), "{result:?}");
 }
 
 #[tokio::test]
