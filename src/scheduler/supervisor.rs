@@ -11,7 +11,10 @@
 
 use std::{collections::BTreeSet, error::Error, future::pending, sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -19,7 +22,7 @@ use super::core::ContainerKey;
 use crate::{
     backend::{Backend, Container, ContainerEvent},
     id::{ContainerId, PoolName},
-    sandbox::client::{Attached, Connected, Link, LinkEvent, LinkOptions, connect},
+    sandbox::client::{Attached, ConnectError, Connected, Link, LinkEvent, LinkOptions, connect},
     tool::{Evidence, Location},
 };
 
@@ -84,9 +87,7 @@ impl Supervisor {
         let mut trouble = None;
         let adopted = self.adopted.take();
         let started = tokio::select! {
-            started = timeout(self.start_timeout, self.start(adopted, &mut container, &mut trouble)) => {
-                Some(started.unwrap_or_else(|_| Err(self.too_late())))
-            }
+            started = self.start(adopted, &mut container, &mut trouble) => Some(started),
             () = self.stop.cancelled() => None,
         };
         match (started, container) {
@@ -111,16 +112,23 @@ impl Supervisor {
         launched: &mut Option<Container>,
         trouble: &mut Option<String>,
     ) -> Result<Ready, Evidence> {
+        let deadline = Instant::now() + self.start_timeout;
         let container = match adopted {
             Some(container) => container,
-            None => self.backend.start(&self.pool).await.map_err(|error| error.evidence)?,
+            None => timeout_at(deadline, self.backend.start(&self.pool))
+                .await
+                .map_err(|_| self.too_late())?
+                .map_err(|error| error.evidence)?,
         };
         self.report(Report::Launched { id: container.id.clone(), node: container.node.clone() });
         let container = launched.insert(container);
-        let connecting = connect(container.id.clone(), container.endpoint.clone(), self.link.clone());
+        let connecting = connect(container.id.clone(), container.endpoint.clone(), self.link.clone(), deadline);
         let ready = async {
-            let connected = connecting.await.map_err(|error| because(chain(&error)))?;
-            empty(connected).await
+            let connected = connecting.await.map_err(|error| match error {
+                ConnectError::TooLate(last) => because(format!("{}: {}", self.too_late().cause, chain(&*last))),
+                other => because(chain(&other)),
+            })?;
+            timeout_at(deadline, empty(connected)).await.unwrap_or_else(|_| Err(self.too_late()))
         };
         tokio::select! {
             ready = ready => ready,

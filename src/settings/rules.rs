@@ -16,6 +16,15 @@ pub(super) fn check(
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&settings.log.filter) {
         reader.tell(&["log.filter"], error);
     }
+    if let Some(nomad) = &settings.nomad
+        && settings.pools.iter().any(|pool| pool.acquire_timeout <= nomad.placement_timeout)
+    {
+        warnings.push(
+            "nomad.placement_timeout is not shorter than acquire_timeout: whoever waits in vain is not told that there \
+             is no room"
+                .into(),
+        );
+    }
     if settings.link.orphan_timeout <= settings.link.agent_grace {
         warnings.push(
             "orphan_timeout is not longer than agent_grace: an agent may end itself while it is still sought".into(),

@@ -3,7 +3,7 @@
 
 use std::{fs, io, path::Path, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::{process, remove};
@@ -46,8 +46,8 @@ async fn end(directory: &Path, options: &LinkOptions) {
     let Some(id) = directory.file_name().and_then(|name| name.to_str()).map(ContainerId::new) else { return };
     info!(container = %id, "ends an agent that an earlier executor has left");
     let endpoint = Endpoint::new(Address::Unix(socket), Token::new(&config.token));
-    match timeout(PATIENCE, client::connect(id, endpoint, options.clone())).await {
-        Ok(Ok(connected)) => {
+    match client::connect(id, endpoint, options.clone(), Instant::now() + PATIENCE).await {
+        Ok(connected) => {
             connected.link.shut_down();
             let deadline = Instant::now() + PATIENCE;
             while listens(directory) && Instant::now() < deadline {
@@ -55,8 +55,7 @@ async fn end(directory: &Path, options: &LinkOptions) {
             }
             connected.link.lose(&Default::default());
         }
-        Ok(Err(error)) => warn!(error = &error as &dyn std::error::Error, "could not end an agent that was left"),
-        Err(_) => warn!("an agent that was left did not answer in {PATIENCE:?}"),
+        Err(error) => warn!(error = &error as &dyn std::error::Error, "could not end an agent that was left"),
     }
 }
 

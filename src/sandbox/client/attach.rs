@@ -41,6 +41,9 @@ pub enum ConnectError {
     Stranger(#[source] transport::Error),
     #[error("the agent did not answer in {ATTEMPT:?}")]
     Silent,
+    /// With why the last attempt failed.
+    #[error("it was not ready in time")]
+    TooLate(#[source] Box<ConnectError>),
     #[error("the agent refuses the link: {}", .0.message())]
     Refused(Box<Status>),
     /// It does not know the token, or obeys a later executor.

@@ -8,7 +8,7 @@ use std::{
 use prost::Message as _;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -37,6 +37,8 @@ use crate::{
 
 /// Between attempts to connect.
 const BACKOFF: Duration = Duration::from_millis(10);
+/// While an agent starts, which may have to wait for its image.
+const LONGEST_BACKOFF: Duration = Duration::from_millis(40);
 /// A connection that lasted for less has not proved itself: the next one waits, too.
 const PROVEN: Duration = Duration::from_secs(1);
 
@@ -81,14 +83,15 @@ struct Slots {
     lost: Option<Arc<Evidence>>,
 }
 
-/// Links to the agent, trying until it answers. Whoever calls bounds the time.
+/// Links to the agent, trying until it answers.
 ///
 /// # Errors
-/// If the agent refuses this executor for good.
+/// If the agent refuses this executor for good, or does not answer before the deadline.
 pub async fn connect(
     container: ContainerId,
     endpoint: Endpoint,
     options: LinkOptions,
+    deadline: Instant,
 ) -> Result<Connected, ConnectError> {
     let shared = Arc::new(Shared {
         container,
@@ -99,7 +102,7 @@ pub async fn connect(
     let (events, receiver) = mpsc::unbounded_channel();
     let inbox = Inbox::default();
     let mut keeper = Keeper { shared: shared.clone(), endpoint, options, inbox, connection: 0, events };
-    let attachment = keeper.begin().await?;
+    let attachment = keeper.begin(deadline).await?;
     let attached = attachment.attached.clone();
     // Ends by itself: when the link is lost, or not wanted any more.
     tokio::spawn(keeper.run(attachment));
@@ -207,17 +210,22 @@ impl Drop for Keeper {
 
 impl Keeper {
     /// Makes the link for the first time.
-    async fn begin(&mut self) -> Result<Attachment, ConnectError> {
+    async fn begin(&mut self, deadline: Instant) -> Result<Attachment, ConnectError> {
+        let mut last = ConnectError::Silent;
+        let mut delay = BACKOFF;
         let attachment = loop {
-            match self.attach().await {
-                Ok(attachment) => break attachment,
-                Err(error) if error.is_final() => return Err(error),
-                Err(error) => {
+            match timeout_at(deadline, self.attach()).await {
+                Ok(Ok(attachment)) => break attachment,
+                Ok(Err(error)) if error.is_final() => return Err(error),
+                Ok(Err(error)) => {
                     let container = &self.shared.container;
                     debug!(%container, error = &error as &dyn std::error::Error, "the agent does not answer yet");
+                    last = error;
                 }
+                Err(_) => return Err(ConnectError::TooLate(Box::new(last))),
             }
-            sleep(BACKOFF).await;
+            sleep(delay).await;
+            delay = (delay * 2).min(LONGEST_BACKOFF);
         };
         // What an earlier executor has dealt with is none of this one's business.
         self.inbox = Inbox::after(attachment.events_acknowledged);

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tool_executor::{
     id::{CallNumber, ContainerId, Generation, Tenant, TrajectoryId, TrajectoryKey},
@@ -25,8 +25,7 @@ pub(super) fn options() -> LinkOptions {
 }
 
 pub(super) async fn try_attach(endpoint: Endpoint, options: LinkOptions) -> Result<Connected, ConnectError> {
-    let attempt = connect(ContainerId::new("container"), endpoint, options);
-    timeout(PATIENCE, attempt).await.expect("an answer in time")
+    connect(ContainerId::new("container"), endpoint, options, Instant::now() + PATIENCE).await
 }
 
 pub(super) async fn attach(socket: PathBuf) -> Connected {

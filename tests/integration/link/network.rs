@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tonic::Code;
 use tool_executor::{
@@ -51,8 +51,10 @@ async fn whoever_does_not_know_the_token_is_not_even_heard() {
     let error = try_attach(private(port, "another"), options()).await.err().expect("it does not take the agent");
     assert!(matches!(error, ConnectError::Stranger(_)), "{error:?}");
     // In the clear there is no answer.
-    let plain = connect(ContainerId::new("container"), Endpoint::new(at(port), Token::new(TOKEN)), options());
-    assert!(timeout(PATIENCE / 20, plain).await.is_err());
+    let plain = Endpoint::new(at(port), Token::new(TOKEN));
+    let plain = connect(ContainerId::new("container"), plain, options(), Instant::now() + PATIENCE / 20).await;
+    let error = plain.err().expect("it does not take the executor");
+    assert!(matches!(error, ConnectError::TooLate(_)), "{error:?}");
     let mut raw = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
     raw.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("it is sent");
     let mut answer = Vec::new();
@@ -67,8 +69,9 @@ async fn whoever_does_not_know_the_token_is_not_even_heard() {
 async fn an_agent_of_another_container_is_not_taken_for_this_ones() {
     let port = free_port();
     let _agent = Agent::on(port, 1);
-    let refused = timeout(PATIENCE, connect(ContainerId::new("mine"), private(port, TOKEN), options())).await;
-    let error = refused.expect("an answer in time").err().expect("it is refused");
+    let deadline = Instant::now() + PATIENCE;
+    let refused = connect(ContainerId::new("mine"), private(port, TOKEN), options(), deadline).await;
+    let error = refused.err().expect("it is refused");
     assert!(matches!(&error, ConnectError::Another(name) if name == "container"), "{error:?}");
 }
 
