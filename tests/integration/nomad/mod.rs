@@ -5,6 +5,7 @@ mod bed;
 mod matching;
 mod node_cues;
 mod player;
+mod real;
 mod recorded;
 mod recording;
 mod retries;

@@ -52,10 +52,10 @@ impl Server {
         command
     }
 
-    /// What makes an executor use this Nomad, with the binary of the test as its agents' program.
-    pub(crate) fn over(nomad: &Nomad) -> [(&'static str, String); 6] {
+    /// What makes an executor use the Nomad at this address, with the binary of the test as its agents' program.
+    pub(crate) fn over(nomad: &str) -> [(&'static str, String); 6] {
         [
-            ("TOOL_EXECUTOR_NOMAD_ADDRESS", nomad.address()),
+            ("TOOL_EXECUTOR_NOMAD_ADDRESS", nomad.to_owned()),
             ("TOOL_EXECUTOR_DRIVER", "raw_exec".to_owned()),
             ("TOOL_EXECUTOR_AGENT", "present".to_owned()),
             ("TOOL_EXECUTOR_AGENT_PATH", env!("CARGO_BIN_EXE_tool-executor").to_owned()),
@@ -66,7 +66,7 @@ impl Server {
 
     pub(crate) fn run(mut command: Command, state: TempDir) -> Self {
         let nomad = std::env::var_os(OVER_NOMAD).map(|_| Nomad::start());
-        command.envs(nomad.iter().flat_map(Self::over));
+        command.envs(nomad.iter().flat_map(|nomad| Self::over(&nomad.address())));
         Self::launch(command, state, nomad)
     }
 
@@ -77,10 +77,19 @@ impl Server {
     }
 
     pub(crate) fn on_with(nomad: &Nomad, state: TempDir, settings: &[(&str, &str)]) -> Self {
-        let mut command = Self::command(&state);
+        Self::launch(Self::command_over(&nomad.address(), &state, settings), state, Some(nomad.clone()))
+    }
+
+    /// Over the Nomad at this address, which is not the stand-in.
+    pub(crate) fn at(nomad: &str, state: TempDir, settings: &[(&str, &str)]) -> Self {
+        Self::launch(Self::command_over(nomad, &state, settings), state, None)
+    }
+
+    fn command_over(nomad: &str, state: &TempDir, settings: &[(&str, &str)]) -> Command {
+        let mut command = Self::command(state);
         command.envs(Self::over(nomad));
         command.envs(settings.iter().map(|(name, value)| (format!("TOOL_EXECUTOR_{name}"), value)));
-        Self::launch(command, state, Some(nomad.clone()))
+        command
     }
 
     fn launch(mut command: Command, state: TempDir, nomad: Option<Nomad>) -> Self {
