@@ -54,7 +54,6 @@ pub(crate) struct Allocation {
     pub(crate) id: String,
     pub(crate) job: String,
     pub(crate) status: String,
-    pub(crate) desired: String,
 }
 
 impl RealNomad {
@@ -74,7 +73,7 @@ impl RealNomad {
             return None;
         };
         let alone = ALONE.lock().await;
-        let directory = TempDir::new().expect("a directory for Nomad");
+        let directory = TempDir::with_prefix("real-nomad-").expect("a directory for Nomad");
         let ports: Vec<[u16; 3]> = names.iter().map(|_| free_ports()).collect();
         let authority = format!("127.0.0.1:{}", ports[0][0]);
         // All of them before any is started, so that each is ended whatever becomes of the next.
@@ -160,12 +159,7 @@ impl RealNomad {
         let allocations = self.get("/v1/allocations").await;
         let one = |allocation: &Value| {
             let text = |name: &str| allocation[name].as_str().expect("an allocation has it").to_owned();
-            Allocation {
-                id: text("ID"),
-                job: text("JobID"),
-                status: text("ClientStatus"),
-                desired: text("DesiredStatus"),
-            }
+            Allocation { id: text("ID"), job: text("JobID"), status: text("ClientStatus") }
         };
         allocations.as_array().expect("it is a list").iter().map(one).collect()
     }
