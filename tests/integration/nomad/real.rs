@@ -91,7 +91,7 @@ async fn streams(server: &Server, count: usize) -> Vec<Stream> {
     streams
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn containers_come_and_go_and_nothing_is_left() {
     let Some(nomad) = RealNomad::dev().await else { return };
     let begun = Instant::now();
@@ -127,7 +127,7 @@ async fn containers_come_and_go_and_nothing_is_left() {
     assert_eq!(nomad.left_in_tasks("slots").len(), 0, "no slot's directory");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_killed_container_is_told_and_another_takes_its_place() {
     let Some(nomad) = RealNomad::dev().await else { return };
     let server = start(&nomad, &[]);
@@ -163,7 +163,7 @@ async fn a_killed_container_is_told_and_another_takes_its_place() {
         .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_successor_adopts_what_runs() {
     let Some(nomad) = RealNomad::dev().await else { return };
     let mut server = start(&nomad, &[]);
@@ -186,7 +186,7 @@ async fn a_successor_adopts_what_runs() {
     assert_eq!(containers(&server).await, before);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_program_is_delivered_as_an_artifact() {
     let Some(nomad) = RealNomad::dev().await else { return };
     let begun = Instant::now();
@@ -200,7 +200,7 @@ async fn a_program_is_delivered_as_an_artifact() {
     assert_eq!(stream.bash("second", "ls").await.output, "file");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_drained_node_is_told_and_gets_nothing_new() {
     let Some(nomad) = RealNomad::dev().await else { return };
     let server = start(&nomad, &[("SLOTS", "2"), ("ACQUIRE_TIMEOUT_S", "2")]);
@@ -230,7 +230,7 @@ async fn a_drained_node_is_told_and_gets_nothing_new() {
     reset(&mut stream, 1).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_ineligible_node_keeps_what_it_has() {
     let Some(nomad) = RealNomad::dev().await else { return };
     let server = start(&nomad, &[("SLOTS", "2"), ("ACQUIRE_TIMEOUT_S", "2")]);
@@ -252,7 +252,7 @@ async fn an_ineligible_node_keeps_what_it_has() {
     assert_eq!(stream.bash("third", "ls").await.output, "file");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn executors_of_two_names_leave_each_other_alone() {
     let Some(nomad) = RealNomad::dev().await else { return };
     let mut one = start(&nomad, &[("EXECUTOR_ID", "one")]);
@@ -280,7 +280,7 @@ async fn executors_of_two_names_leave_each_other_alone() {
     assert_eq!(nomad.jobs().await, [""; 0]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_executor_delivers_its_own_program_whoever_else_has() {
     let Some(nomad) = RealNomad::dev().await else { return };
     let one = start(&nomad, &[("EXECUTOR_ID", "one"), ("AGENT", "artifact")]);
@@ -294,7 +294,7 @@ async fn an_executor_delivers_its_own_program_whoever_else_has() {
     assert!(result.success, "{result:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_client_that_is_gone_takes_nothing_with_it() {
     let Some(mut nomad) = RealNomad::pair().await else { return };
     let server = start(&nomad, &[]);
@@ -330,7 +330,7 @@ async fn a_client_that_is_gone_takes_nothing_with_it() {
     assert!(second.bash("first", "true").await.success);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn nomad_restarts_under_running_calls() {
     let Some(mut nomad) = RealNomad::pair().await else { return };
     let mut server = start(&nomad, &[]);
@@ -358,4 +358,26 @@ async fn nomad_restarts_under_running_calls() {
     assert!(server.wait().success());
     assert_eq!(nomad.jobs().await, [""; 0]);
     assert_eq!(nomad.tasks(), [0; 0]);
+}
+
+/// What cannot be told to end is left for a successor.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_executor_ends_and_starts_while_nomad_is_away() {
+    let Some(mut nomad) = RealNomad::pair().await else { return };
+    let mut server = start(&nomad, &[]);
+    drop(streams(&server, 1).await);
+    let before = containers(&server).await;
+    nomad.end("server", Signal::KILL);
+    let begun = Instant::now();
+    server.signal(Signal::TERM);
+    server.wait();
+    println!("SIGTERM without a Nomad to the end: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(40));
+    nomad.launch("server");
+    nomad.until_ready().await;
+    let server = succeed(&nomad, server, &[]);
+    server.pool_until("a container", |pool| pool.available_slots > 0).await;
+    println!("{before:?}, and then {:?}", containers(&server).await);
+    let mut stream = Stream::open(&server, "t0").await;
+    assert_eq!(stream.bash("first", "ls -A").await.output, "");
 }
