@@ -28,6 +28,8 @@ use crate::{
 
 /// How long connections may take to be done with what they have been sent, at the end.
 const CLOSING: Duration = Duration::from_secs(2);
+/// How long containers may take to end once it is to be at once.
+const HURRY: Duration = Duration::from_secs(2);
 /// How often it is looked whether new trajectories are welcome.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -108,16 +110,25 @@ async fn serve(settings: Settings) -> Done {
 
     info!(timeout = ?settings.calls.drain_timeout, "draining");
     serving.send_replace(false);
-    tokio::select! {
-        () = directory.drain(settings.calls.drain_timeout) => {}
+    let hurry = tokio::select! {
+        () = directory.drain(settings.calls.drain_timeout) => false,
         // A second signal: what still runs is cut.
         () = signals.next() => {
             info!("ends at once");
             directory.drain(Duration::ZERO).await;
+            true
         }
+    };
+    let patience = async {
+        if !hurry {
+            signals.next().await;
+        }
+        sleep(HURRY).await;
+    };
+    tokio::select! {
+        () = scheduler.shut_down() => scheduling.await?,
+        () = patience => warn!("not every container has been seen to end: agents end by themselves without an executor"),
     }
-    scheduler.shut_down().await;
-    scheduling.await?;
     closing.cancel();
     // Clients that do not read what they were sent are not waited for.
     tokio::select! {

@@ -82,6 +82,10 @@ pub(super) fn build(r: &mut Reader<'_>, name: &str) -> PoolSettings {
     if pool.min_containers > pool.max_containers && r.sound(&[least, most]) {
         r.tell(&[least, most], format_args!("{least} must not be more than {most}"));
     }
+    let under_nomad = r.optional("nomad.address", convert::string).is_some();
+    if pool.writable_root && !pool.sees_image(under_nomad) && r.sound(&["root", "view", "driver"]) {
+        r.tell(&["root", "view"], "what is written over is an image: there is none here, unless view = image says so");
+    }
     pool
 }
 

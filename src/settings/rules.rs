@@ -12,7 +12,6 @@ pub(super) fn check(
     ordered(&settings, &mut reader);
     exposure(&mut settings, &mut reader, warnings);
     user_ids(&settings, &mut reader);
-    views(&settings, &mut reader);
     toolsets(&settings, &mut reader);
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&settings.log.filter) {
         reader.tell(&["log.filter"], error);
@@ -85,21 +84,6 @@ fn user_ids(settings: &Settings, reader: &mut Reader<'_>) {
     // The last id, -1, means "no change" to the kernel.
     if u64::from(settings.sandbox.uid_base) + slots >= u64::from(u32::MAX) && reader.sound(&NAMES) {
         reader.tell(&NAMES, format_args!("there are no {slots} user ids from uid_base on"));
-    }
-}
-
-/// What can be written to is an image's: a host's own files are not copied.
-fn views(settings: &Settings, reader: &mut Reader<'_>) {
-    for pool in &settings.pools {
-        if pool.writable_root && !pool.sees_image(settings.nomad.is_some()) && reader.sound(&["root", "view"]) {
-            let place = if pool.name.is_empty() { String::new() } else { format!("pool {}: ", pool.name) };
-            reader.tell(
-                &["root", "view"],
-                format_args!(
-                    "{place}overlay needs a container's image: there is none here, unless view = image says so"
-                ),
-            );
-        }
     }
 }
 

@@ -343,7 +343,7 @@ fn a_pool_has_what_it_says_and_else_what_the_default_pool_has() {
          driver_config = { runtime = \"runsc\", ulimit = { nofile = \"1:2\" } }\n[pools.raw]\ndriver = \"raw_exec\"\n\
          agent = \"present\"\nagent_path = \"/usr/bin/tool-executor\"\ndatacenters = \"a, b\"",
     );
-    all.environment = environment(&[("MAX_CONTAINERS", "3")]).environment;
+    all.environment = environment(&[("MAX_CONTAINERS", "3"), ("NOMAD_ADDRESS", "http://nomad:4646")]).environment;
     let settings = settings(&all);
     let [default, raw, swe] = settings.pools.as_slice() else { panic!("{:?}", settings.pools) };
     assert_eq!((default.name.as_str(), raw.name.as_str(), swe.name.as_str()), ("", "raw", "swe"));
@@ -351,12 +351,20 @@ fn a_pool_has_what_it_says_and_else_what_the_default_pool_has() {
     assert_eq!((swe.slots, swe.min_containers, swe.max_containers), (4, 0, 3));
     assert_eq!(swe.workspace_source.as_deref(), Some(std::path::Path::new("/testbed")));
     assert!(swe.writable_root && !default.writable_root);
+    assert!(swe.sees_image(true) && !raw.sees_image(true) && !swe.sees_image(false));
     let constraint = ("${attr.cpu.arch}", "=", "amd64");
     let [only] = swe.container.constraints.as_slice() else { panic!("{:?}", swe.container.constraints) };
     assert_eq!((only.attribute.as_str(), only.operator.as_str(), only.value.as_str()), constraint);
     assert_eq!(swe.container.driver_config["ulimit"]["nofile"], "1:2");
     assert_eq!((raw.container.driver, raw.container.agent), (Driver::RawExec, AgentDelivery::Present));
     assert_eq!(raw.container.datacenters, ["a", "b"]);
+}
+
+#[test]
+fn what_can_be_written_to_is_an_image() {
+    let told = only_mistake(&file("[pools.x]\nroot = \"overlay\""));
+    assert_eq!(told.0, "tool-executor.toml: pools.x.root, view (not set)");
+    assert!(load(&file("[pools.x]\nroot = \"overlay\"\nview = \"image\"")).is_ok());
 }
 
 #[test]

@@ -10,6 +10,8 @@ use super::{Shared, api::ApiError};
 
 /// From the stop until the end is seen: the agent's own patience, the driver's, and the time until the node reports.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long whoever stops a container waits for its end. A Nomad that is away may hear of it much later.
+const WAIT: Duration = Duration::from_secs(20);
 /// Between looks, where no event tells.
 const LOOK: Duration = Duration::from_secs(1);
 const FIRST_DELAY: Duration = Duration::from_millis(200);
@@ -26,7 +28,9 @@ impl Shared {
             self.tasks.spawn(async move { shared.carry_out_end(&child).await });
         }
         // An error means the same.
-        let _ = gone.wait_for(|gone| *gone).await;
+        if timeout(WAIT, gone.wait_for(|gone| *gone)).await.is_err() {
+            warn!(child, "a container that was stopped has not ended in {WAIT:?}");
+        }
     }
 
     async fn carry_out_end(&self, child: &str) {

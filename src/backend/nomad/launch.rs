@@ -28,6 +28,7 @@ use crate::{
 /// How long after a dispatch without an answer it is looked for what came of it.
 const DOUBT: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(1);
+const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// A node is found within milliseconds, or there is none.
 const SOON: Duration = Duration::from_millis(300);
 
@@ -43,13 +44,34 @@ impl Shared {
             _expected: self.registry.expect(&nonce),
         };
         let ids = self.ids.take();
-        let dispatched = self.dispatch(pool, &mut attempt, &ids).await.map_err(refused)?;
+        let dispatched = self.dispatch_in_time(pool, &mut attempt, &ids).await.map_err(refused)?;
         let sight = self.registry.claim(&dispatched.job_id, ids);
         attempt.child = Some(dispatched.job_id.clone());
         self.until_placed(&dispatched, sight.clone()).await?;
         let container = self.container(&nonce, &dispatched.job_id, sight)?;
         attempt.child = None;
         Ok(container)
+    }
+
+    /// A Nomad that is away for a moment, without a leader say, is waited for as long as for a node.
+    async fn dispatch_in_time(
+        &self,
+        pool: &NomadPool,
+        attempt: &mut Attempt,
+        ids: &IdRange,
+    ) -> Result<Dispatched, ApiError> {
+        let deadline = Instant::now() + self.config.placement_timeout;
+        let mut delay = FIRST_DELAY;
+        loop {
+            match self.dispatch(pool, attempt, ids).await {
+                Err(error) if error.is_transient() && !attempt.in_doubt && Instant::now() + delay < deadline => {
+                    debug!(error = &error as &dyn std::error::Error, "could not dispatch: tries again");
+                    sleep(delay).await;
+                    delay = (delay * 2).min(LOOK);
+                }
+                other => return other,
+            }
+        }
     }
 
     async fn dispatch(&self, pool: &NomadPool, attempt: &mut Attempt, ids: &IdRange) -> Result<Dispatched, ApiError> {

@@ -49,7 +49,7 @@ use self::{
 use super::{AdoptError, Backend, Container, StartError, ids::UserIds};
 use crate::id::{ContainerId, PoolName};
 
-/// For what is being ended when the backend closes, and for the templates.
+/// For what is still being ended when the backend closes, and for the templates.
 const CLOSING: Duration = Duration::from_secs(10);
 
 /// The backend of a cluster.
@@ -160,17 +160,16 @@ impl Backend for NomadBackend {
         }
         self.shared.closing.cancel();
         self.shared.tasks.close();
-        if timeout(CLOSING, self.shared.tasks.wait()).await.is_err() {
-            warn!("some containers have not been seen to end: Nomad has been told, or their agents end by themselves");
-        }
-        if self.shared.config.purge_on_shutdown {
-            match timeout(CLOSING, self.shared.remove_templates()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    warn!(error = &error as &dyn std::error::Error, "could not remove the templates");
-                }
-                Err(_) => warn!("could not remove the templates in {CLOSING:?}"),
+        let rest = async {
+            self.shared.tasks.wait().await;
+            if self.shared.config.purge_on_shutdown
+                && let Err(error) = self.shared.remove_templates().await
+            {
+                warn!(error = &error as &dyn std::error::Error, "could not remove the templates");
             }
+        };
+        if timeout(CLOSING, rest).await.is_err() {
+            warn!("not all has been seen to end in {CLOSING:?}: agents without an executor end by themselves");
         }
     }
 }

@@ -36,6 +36,9 @@ pub struct Attached {
 pub enum ConnectError {
     #[error("the agent is not there")]
     Unreachable(#[source] transport::Error),
+    /// What listens there does not know the token: trying again is of no use.
+    #[error("what listens there is not this container's agent, or has another secret")]
+    Stranger(#[source] transport::Error),
     #[error("the agent did not answer in {ATTEMPT:?}")]
     Silent,
     #[error("the agent refuses the link: {}", .0.message())]
@@ -53,7 +56,7 @@ pub enum ConnectError {
 impl ConnectError {
     /// Trying again is of no use.
     pub(super) fn is_final(&self) -> bool {
-        matches!(self, Self::Forbidden(_) | Self::Another(_))
+        matches!(self, Self::Forbidden(_) | Self::Another(_) | Self::Stranger(_))
     }
 }
 
@@ -147,7 +150,24 @@ async fn channel(endpoint: &Endpoint) -> Result<transport::Channel, ConnectError
             channel.connect_with_connector(connector).await
         }
     };
-    connected.map_err(ConnectError::Unreachable)
+    connected.map_err(|error| match shows_another_certificate(&error) {
+        true => ConnectError::Stranger(error),
+        false => ConnectError::Unreachable(error),
+    })
+}
+
+fn shows_another_certificate(error: &transport::Error) -> bool {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| (*cause).source());
+    let tls = |cause: &(dyn std::error::Error + 'static)| {
+        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some_and(is_of_certificate)
+            || cause.downcast_ref::<rustls::Error>().is_some_and(is_of_certificate)
+    };
+    causes.into_iter().any(tls)
+}
+
+fn is_of_certificate(error: &rustls::Error) -> bool {
+    matches!(error, rustls::Error::InvalidCertificate(_))
 }
 
 /// A socket's address has 108 bytes, which a state directory may fill by itself: its directory is named by a

@@ -43,7 +43,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Makes a slot with an empty workspace; what an earlier one left in its place is moved to the trash.
+    /// Makes a slot with a new workspace; what an earlier one left in its place is moved to the trash.
     ///
     /// Makes this process a child subreaper with umask 022. Once begun, it runs to its end even if the future is
     /// dropped; the slot is then ended again.

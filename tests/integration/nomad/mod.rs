@@ -1,6 +1,7 @@
 //! Nomad: the client of its API, against answers that a real one gave (`tests/data/nomad`) and against servers that
 //! misbehave; and the stand-in for it, held against the same recordings.
 
+mod backend;
 mod bed;
 mod matching;
 mod node_cues;

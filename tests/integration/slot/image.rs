@@ -287,14 +287,14 @@ async fn an_image_of_its_own() {
         image.install(&Path::new("/bin").join(name), &format!("bin/{name}"));
     }
     image.install(&bed::program(), "opt/unused");
-    image.file("srv/work/notes", "as they were\n", 0o600);
+    image.file("srv/repository/notes", "as they were\n", 0o600);
     image.directory("empty");
-    symlink("srv/work", image.root.join("link")).unwrap();
+    symlink("srv/repository", image.root.join("link")).unwrap();
     fs::set_permissions(image.root.join("root"), fs::Permissions::from_mode(0o700)).unwrap();
     image.enter();
 
-    let mut bed = bed(View::Image, |config| config.workspace_source = Some("/srv/work".into())).await;
-    assert_eq!(bed.out("cat notes /srv/work/notes /link/notes").await, ["as they were"; 3].join("\n"));
+    let mut bed = bed(View::Image, |config| config.workspace_source = Some("/srv/repository".into())).await;
+    assert_eq!(bed.out("cat notes /srv/repository/notes /link/notes").await, ["as they were"; 3].join("\n"));
     bed.out("echo new > /link/notes").await;
     assert_eq!(bed.out("cat notes; ls /empty; /opt/tools/tool").await, "new\ntool");
     for hidden in ["/alloc", "/local", "/secrets"] {
@@ -302,7 +302,7 @@ async fn an_image_of_its_own() {
     }
     assert_eq!(bed.out("ls /opt/state/slots").await, "");
     bed.slot.destroy().await.unwrap();
-    assert_eq!(fs::read_to_string("/srv/work/notes").unwrap(), "as they were\n");
+    assert_eq!(fs::read_to_string("/srv/repository/notes").unwrap(), "as they were\n");
 }
 
 #[test]

@@ -149,7 +149,14 @@ impl Server {
 
     /// Waits until the process has ended by itself.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        self.child.wait().expect("it can be waited for")
+        let asked = std::time::Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
+                return status;
+            }
+            assert!(asked.elapsed() < Duration::from_secs(60), "it should have ended");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// The name of where its containers run.

@@ -64,6 +64,8 @@ pub(crate) struct Options {
     pub(crate) failed_after: Duration,
     /// Until a call without a leader is answered; the real one takes 5 s.
     pub(crate) no_leader_after: Duration,
+    /// Where allocations have their directories, if not in a temporary place. It is the caller's to remove.
+    pub(crate) alloc_dir: Option<std::path::PathBuf>,
 }
 
 impl Default for Options {
@@ -76,6 +78,7 @@ impl Default for Options {
             report_after: Duration::from_millis(250),
             failed_after: Duration::from_secs(1),
             no_leader_after: Duration::from_millis(100),
+            alloc_dir: None,
         }
     }
 }
@@ -171,7 +174,8 @@ impl Nomad {
             .enable_all()
             .build()
             .expect("a runtime for the stand-in");
-        let directory = TempDir::new().expect("a directory for allocations");
+        let temporary = TempDir::new().expect("a directory for allocations");
+        let directory = options.alloc_dir.clone().unwrap_or_else(|| temporary.path().to_owned());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port for the stand-in");
         listener.set_nonblocking(true).expect("the listener can be told");
         let address = listener.local_addr().expect("it has an address").to_string();
@@ -180,10 +184,11 @@ impl Nomad {
             TcpListener::from_std(listener).expect("the listener is tokio's now")
         };
         let (doorman, door) = door::door(listener).expect("it has an address");
-        let shared = Shared::new(options, directory.path().to_owned(), doorman, runtime.handle().clone());
+        let shared = Shared::new(options, directory.clone(), doorman, runtime.handle().clone());
         let app = http::app(shared.clone()).into_make_service_with_connect_info::<Line>();
         runtime.spawn(async move { axum::serve(door, app).await });
-        let running = Running { address, shared: shared.clone(), runtime: Some(runtime), directory };
+        let running =
+            Running { address, shared: shared.clone(), runtime: Some(runtime), directory, _temporary: temporary };
         Self { shared, running: Arc::new(running) }
     }
 
@@ -199,6 +204,12 @@ impl Nomad {
 
     pub(crate) fn children(&self) -> Vec<ChildView> {
         self.shared.world().children.clone()
+    }
+
+    /// The parameterized jobs that are there.
+    pub(crate) fn templates(&self) -> Vec<String> {
+        let children: Vec<String> = self.children().into_iter().map(|child| child.id).collect();
+        self.shared.world().tables.jobs.keys().filter(|id| !children.contains(id)).cloned().collect()
     }
 
     pub(crate) fn allocations(&self) -> Vec<AllocationView> {
@@ -221,7 +232,7 @@ impl Nomad {
 
     /// Below it each allocation has its directory, as below a client's `alloc_dir`.
     pub(crate) fn alloc_dir(&self) -> &std::path::Path {
-        self.running.directory.path()
+        &self.running.directory
     }
 
     /// Waits for it, and panics if it does not come.
@@ -240,7 +251,8 @@ struct Running {
     address: String,
     shared: Arc<Shared>,
     runtime: Option<Runtime>,
-    directory: TempDir,
+    directory: std::path::PathBuf,
+    _temporary: TempDir,
 }
 
 impl Drop for Running {
@@ -252,7 +264,7 @@ impl Drop for Running {
             let running = world.locals.values().filter_map(|local| local.pid);
             running.chain(world.orphans.iter().copied()).collect()
         };
-        process::reap(&pids, self.directory.path());
+        process::reap(&pids, &self.directory);
         // A test that is over waits for no handler.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
