@@ -319,7 +319,7 @@ async fn a_client_that_is_gone_takes_nothing_with_it() {
     let mut call = bash("long", "sleep 5; ls");
     call.timeout = seconds(60);
     stream.batch(vec![call]).await;
-    nomad.launch("client");
+    nomad.bring_up("client").await;
     let begun = Instant::now();
     nomad.until("it is back", async || (status(&nomad).await == "running").then_some(())).await;
     println!("the client's start to `running` again: {:?}", begun.elapsed());
@@ -341,9 +341,9 @@ async fn nomad_restarts_under_running_calls() {
     stream.batch(vec![call]).await;
     nomad.end("client", Signal::TERM);
     nomad.end("server", Signal::KILL);
-    nomad.launch("server");
-    nomad.launch("client");
     let begun = Instant::now();
+    nomad.bring_up("server").await;
+    nomad.bring_up("client").await;
     nomad.until_ready().await;
     println!("start of Nomad to a node that is ready: {:?}", begun.elapsed());
     let result = stream.result().await;
@@ -373,11 +373,12 @@ async fn an_executor_ends_and_starts_while_nomad_is_away() {
     server.wait();
     println!("SIGTERM without a Nomad to the end: {:?}", begun.elapsed());
     assert!(begun.elapsed() < Duration::from_secs(40));
-    nomad.launch("server");
+    assert_eq!(nomad.tasks().len(), 1, "its agent has not heard of the end");
+    nomad.bring_up("server").await;
     nomad.until_ready().await;
     let server = succeed(&nomad, server, &[]);
     server.pool_until("a container", |pool| pool.available_slots > 0).await;
-    println!("{before:?}, and then {:?}", containers(&server).await);
+    assert_eq!(containers(&server).await, before);
     let mut stream = Stream::open(&server, "t0").await;
     assert_eq!(stream.bash("first", "ls -A").await.output, "");
 }
