@@ -15,7 +15,7 @@ use super::{
     cause, credentials,
     registry::Expected,
     sight::Sight,
-    spec::NomadPool,
+    spec::{AgentDelivery, NomadPool},
     template,
 };
 use crate::{
@@ -84,11 +84,15 @@ impl Shared {
             profile: pool.profile.clone(),
         };
         let payload = serde_json::to_vec(&config).unwrap_or_default();
-        let meta = BTreeMap::from([
+        let mut meta = BTreeMap::from([
             (template::EXECUTOR.to_owned(), self.config.executor_id.clone()),
             (template::NONCE.to_owned(), nonce.clone()),
             (template::USER_IDS.to_owned(), ids.start().to_string()),
         ]);
+        if let (AgentDelivery::Artifact, Some(program)) = (pool.container.agent, &self.config.program) {
+            meta.insert(template::PROGRAM_URL.to_owned(), program.url.clone());
+            meta.insert(template::PROGRAM_SHA256.to_owned(), program.sha256.clone());
+        }
         let dispatch = Dispatch { payload: &payload, meta: &meta, idempotency_token: &nonce };
         attempt.in_doubt = true;
         let mut dispatched = self.client.dispatch(&parent, &dispatch).await;

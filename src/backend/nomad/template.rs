@@ -18,6 +18,10 @@ pub(super) const PORT: &str = "agent";
 pub(super) const EXECUTOR: &str = "executor_id";
 pub(super) const NONCE: &str = "nonce";
 pub(super) const USER_IDS: &str = "uid_base";
+/// Where the agent's program is downloaded from, and what it is. Of each child, since several executors may share a
+/// template, and each is there for its own.
+pub(super) const PROGRAM_URL: &str = "program_url";
+pub(super) const PROGRAM_SHA256: &str = "program_sha256";
 /// Of the template itself: whether it is as it should be can be told without comparing all that Nomad has added.
 pub(super) const FINGERPRINT: &str = "fingerprint";
 
@@ -47,12 +51,16 @@ pub(super) fn job(config: &NomadConfig, pool: &NomadPool) -> Value {
     let spec = &pool.container;
     let published = spec.driver == Driver::Docker && spec.network_mode.as_deref() != Some("host");
     let port = if published { json!({ "Label": PORT, "To": INNER_PORT }) } else { json!({ "Label": PORT }) };
+    let mut meta = vec![EXECUTOR, NONCE, USER_IDS];
+    if spec.agent == AgentDelivery::Artifact {
+        meta.extend([PROGRAM_URL, PROGRAM_SHA256]);
+    }
     let mut job = json!({
         "ID": id,
         "Name": id,
         "Type": "batch",
         "Datacenters": spec.datacenters,
-        "ParameterizedJob": { "Payload": "required", "MetaRequired": [EXECUTOR, NONCE, USER_IDS] },
+        "ParameterizedJob": { "Payload": "required", "MetaRequired": meta },
         "Constraints": spec.constraints.iter().map(|constraint| json!({
             "LTarget": constraint.attribute,
             "Operand": constraint.operator,
@@ -97,11 +105,11 @@ fn task(config: &NomadConfig, pool: &NomadPool) -> Value {
         "Resources": resources,
         "LogConfig": { "MaxFiles": 1, "MaxFileSizeMB": LOG_MEGABYTES },
     });
-    if let (AgentDelivery::Artifact, Some(program)) = (spec.agent, &config.program) {
+    if spec.agent == AgentDelivery::Artifact {
         task["Artifacts"] = json!([{
-            "GetterSource": program.url,
+            "GetterSource": format!("${{NOMAD_META_{PROGRAM_URL}}}"),
             "GetterMode": "file",
-            "GetterOptions": { "checksum": format!("sha256:{}", program.sha256) },
+            "GetterOptions": { "checksum": format!("sha256:${{NOMAD_META_{PROGRAM_SHA256}}}") },
             "RelativeDest": format!("local/{PROGRAM}"),
         }]);
     }

@@ -6,6 +6,7 @@ mod bed;
 mod matching;
 mod node_cues;
 mod player;
+mod real;
 mod recorded;
 mod recording;
 mod retries;

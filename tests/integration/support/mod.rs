@@ -5,4 +5,5 @@ pub(crate) mod client;
 pub(crate) mod nomad;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod real_nomad;
 pub(crate) mod server;

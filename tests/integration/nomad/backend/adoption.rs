@@ -147,3 +147,17 @@ async fn a_start_waits_for_a_nomad_that_is_away() {
     assert_eq!(only_container(&server).await.container_id, before);
     lifting.join().expect("it is lifted");
 }
+
+/// The template is theirs together, and the program is each one's own.
+#[tokio::test]
+async fn an_executor_delivers_its_own_program_when_another_is_gone() {
+    let nomad = nomad();
+    let settings = |name| [("EXECUTOR_ID", name), ("AGENT", "artifact"), ("SLOTS", "1"), ("START_TIMEOUT", "60s")];
+    let one = Server::on(&nomad, &settings("one"));
+    works(&one, "first", "1").await;
+    let other = Server::on(&nomad, &settings("other"));
+    works(&other, "first", "1").await;
+    // Its address goes with it.
+    drop(other);
+    works(&one, "second", "1").await;
+}
