@@ -113,14 +113,8 @@ impl Driver {
         while !(self.closed && self.supervisors.is_empty()) {
             let deadline = self.core.deadline().map(Instant::from_std).into_iter().chain(self.positions_at).min();
             tokio::select! {
-                count = self.commands.recv_many(&mut batch, COMMANDS), if !self.commands.is_closed() || !self.closed => {
-                    if count == 0 {
-                        self.shut_down();
-                    }
-                    for command in batch.drain(..) {
-                        self.on_command(command);
-                    }
-                }
+                // What has happened to containers comes before what is asked for because of it.
+                biased;
                 Some((container, report)) = self.reports.recv() => self.on_report(container, report),
                 Some(ended) = self.supervisors.join_next_with_id() => self.on_supervisor_ended(ended),
                 () = async {
@@ -129,6 +123,14 @@ impl Driver {
                         None => std::future::pending().await,
                     }
                 } => self.on_deadline(),
+                count = self.commands.recv_many(&mut batch, COMMANDS), if !self.commands.is_closed() || !self.closed => {
+                    if count == 0 {
+                        self.shut_down();
+                    }
+                    for command in batch.drain(..) {
+                        self.on_command(command);
+                    }
+                }
             }
         }
         self.backend.close().await;

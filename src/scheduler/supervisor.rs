@@ -200,11 +200,12 @@ impl Supervisor {
         }
     }
 
-    /// Whoever holds a slot of it hears so at once.
+    /// Whoever holds a slot of it hears so at once; but not before it is said that there are no more slots in it, or he
+    /// might be given the next one there.
     fn give_up(&self, link: &Link, evidence: Evidence) {
         let evidence = Arc::new(evidence);
+        self.report(Report::Lost(evidence.clone()));
         link.lose(&evidence);
-        self.report(Report::Lost(evidence));
     }
 
     /// Passes on what the agent says of its slots.

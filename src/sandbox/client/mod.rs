@@ -11,6 +11,7 @@
 mod attach;
 mod endpoint;
 mod input;
+mod keeper;
 mod link;
 mod outgoing;
 mod slot;
