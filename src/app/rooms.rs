@@ -10,7 +10,7 @@ use crate::{
     edge::PublicLimits,
     id::PoolName,
     sandbox::{
-        agent::Profile,
+        agent::{self, Profile},
         client::Token,
         slot::{self, Isolation, SlotConfig, Unavailable, View},
     },
@@ -124,7 +124,8 @@ fn profile(settings: &Settings, pool: &PoolSettings) -> Profile {
         orphan_timeout: settings.link.orphan_timeout,
         view: if pool.sees_image(settings.nomad.is_some()) { View::Image } else { View::Host },
         read_only: sandbox.read_only.clone(),
-        hidden: vec![settings.state_dir.clone()],
+        // Agents elsewhere add what there is to hide where they are.
+        hidden: [vec![settings.state_dir.clone()], agent::nomad_directories()].concat(),
         workspace_source: pool.workspace_source.clone(),
         writable_root: pool.writable_root,
         tmp_bytes: sandbox.tmp_bytes,

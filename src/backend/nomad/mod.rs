@@ -24,6 +24,8 @@ mod sight;
 mod spec;
 mod template;
 mod templates;
+#[cfg(test)]
+mod testing;
 mod watch;
 
 use std::{

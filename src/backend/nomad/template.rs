@@ -162,3 +162,89 @@ fn driver_config(spec: &ContainerSpec) -> Map<String, Value> {
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::nomad::testing::{config, pool};
+
+    fn job_of(change: impl FnOnce(&mut NomadPool)) -> Value {
+        let mut pool = pool("");
+        change(&mut pool);
+        job(&config(), &pool)
+    }
+
+    fn task_of(job: &Value) -> &Value {
+        &job["TaskGroups"][0]["Tasks"][0]
+    }
+
+    #[test]
+    fn a_dead_container_stays_dead() {
+        let job = job_of(|_| ());
+        let group = &job["TaskGroups"][0];
+        assert_eq!((&job["Type"], &group["Count"]), (&json!("batch"), &json!(1)));
+        assert_eq!(group["RestartPolicy"]["Attempts"], 0);
+        assert_eq!(group["ReschedulePolicy"], json!({ "Attempts": 0, "Unlimited": false }));
+        assert_eq!(group["Disconnect"], json!({ "LostAfter": 86_400_000_000_000_u64, "Replace": false }));
+    }
+
+    #[test]
+    fn docker_runs_the_agent_in_any_image() {
+        let job = job_of(|_| ());
+        let config = &task_of(&job)["Config"];
+        assert_eq!(config["image"], "image:1");
+        assert_eq!(config["entrypoint"], json!(["${NOMAD_TASK_DIR}/tool-executor"]));
+        assert_eq!(config["ports"], json!(["agent"]));
+        assert_eq!(config["security_opt"], json!(["seccomp=unconfined"]));
+        assert_eq!(job["TaskGroups"][0]["Networks"][0]["DynamicPorts"], json!([{ "Label": "agent", "To": 9500 }]));
+        let privileged = job_of(|pool| pool.container.privileged = true);
+        assert_eq!(task_of(&privileged)["Config"]["privileged"], true);
+        assert_eq!(task_of(&privileged)["Config"]["security_opt"], Value::Null);
+        let host = job_of(|pool| pool.container.network_mode = Some("host".to_owned()));
+        assert_eq!(task_of(&host)["Config"]["ports"], Value::Null);
+        assert_eq!(host["TaskGroups"][0]["Networks"][0]["DynamicPorts"], json!([{ "Label": "agent" }]));
+    }
+
+    #[test]
+    fn drivers_start_the_agent_each_in_its_way() {
+        let config = |driver| {
+            let job = job_of(|pool| {
+                (pool.container.driver, pool.container.agent) = (driver, AgentDelivery::Present);
+                pool.container.agent_path = "/usr/bin/agent".to_owned();
+            });
+            (task_of(&job)["Driver"].clone(), task_of(&job)["Config"].clone())
+        };
+        for (driver, name) in [(Driver::RawExec, "raw_exec"), (Driver::Exec, "exec")] {
+            let (named, config) = config(driver);
+            assert_eq!((&named, &config["command"]), (&json!(name), &json!("/usr/bin/agent")));
+            assert_eq!(config["args"][0], "sandbox");
+        }
+        let (named, config) = config(Driver::Apptainer);
+        assert_eq!((&named, &config["command"]), (&json!("raw_exec"), &json!("apptainer")));
+        let arguments: Vec<_> = config["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let at = arguments.iter().position(|argument| *argument == "image:1").unwrap();
+        assert_eq!(&arguments[at + 1..at + 3], ["/usr/bin/agent", "sandbox"]);
+    }
+
+    #[test]
+    fn what_a_pool_says_is_laid_over_it() {
+        let job = job_of(|pool| {
+            let container = &mut pool.container;
+            container.driver_config = serde_json::from_value(json!({ "runtime": "runsc", "image": "other" })).unwrap();
+            (container.cpu, container.memory_bytes, container.memory_max_bytes) = (700, 3 << 20, Some(5 << 20));
+            container.node_pool = Some("gpu".to_owned());
+            container.datacenters = vec!["dc2".to_owned()];
+        });
+        let task = task_of(&job);
+        assert_eq!((&task["Config"]["runtime"], &task["Config"]["image"]), (&json!("runsc"), &json!("other")));
+        assert_eq!(task["Resources"], json!({ "CPU": 700, "MemoryMB": 3, "MemoryMaxMB": 5 }));
+        assert_eq!((&job["NodePool"], &job["Datacenters"]), (&json!("gpu"), &json!(["dc2"])));
+    }
+
+    #[test]
+    fn a_template_is_known_by_its_fingerprint() {
+        let fingerprint = |job: &Value| job["Meta"][FINGERPRINT].as_str().map(str::to_owned).unwrap();
+        assert_eq!(fingerprint(&job_of(|_| ())), fingerprint(&job_of(|_| ())));
+        assert_ne!(fingerprint(&job_of(|_| ())), fingerprint(&job_of(|pool| pool.container.cpu = 1)));
+    }
+}

@@ -234,19 +234,25 @@ fn tidy(slots: &Path) -> io::Result<()> {
     }
 }
 
-/// What no slot may see, wherever it lies: the agent's own directory, in which there is a secret, and what Nomad has for
-/// its allocations. In that is a socket through which whoever reaches it may run anything on any node.
+/// What no slot may see, wherever it lies: the agent's own directory, in which there is a secret, and Nomad's.
 fn hidden(profile: &Profile, slots: &Path) -> Vec<PathBuf> {
-    let nomad = ["NOMAD_ALLOC_DIR", "NOMAD_TASK_DIR", "NOMAD_SECRETS_DIR"].into_iter().filter_map(std::env::var_os);
-    let nomad = nomad.map(PathBuf::from).map(|directory| {
-        // On a node as it is, those of all allocations are beside one another: <all>/<allocation>/alloc, and one deeper
-        // those of the task. In a root of its own, a task has them at the top.
-        let ancestors: Vec<_> = directory.ancestors().skip(1).filter(|above| above.parent().is_some()).collect();
-        let depth = if directory.ends_with("alloc") { 1 } else { 2 };
-        ancestors.get(depth).map_or(directory.clone(), |all| all.to_path_buf())
-    });
     let own = slots.parent().map(Path::to_owned);
-    profile.hidden.iter().cloned().chain(own).chain(nomad).collect()
+    profile.hidden.iter().cloned().chain(own).chain(nomad_directories()).collect()
+}
+
+/// What Nomad has for its allocations, where this process is part of one. In that is a socket through which whoever
+/// reaches it may run anything on any node.
+pub fn nomad_directories() -> Vec<PathBuf> {
+    let directories =
+        ["NOMAD_ALLOC_DIR", "NOMAD_TASK_DIR", "NOMAD_SECRETS_DIR"].into_iter().filter_map(std::env::var_os);
+    directories.map(|directory| all_of_nomad(Path::new(&directory)).to_owned()).collect()
+}
+
+/// On a node as it is, the directories of all allocations are beside one another: `<all>/<allocation>/alloc`, and one
+/// deeper those of a task. In a root of its own, a task has them at the top.
+fn all_of_nomad(directory: &Path) -> &Path {
+    let depth = if directory.ends_with("alloc") { 2 } else { 3 };
+    directory.ancestors().nth(depth).filter(|all| all.parent().is_some()).unwrap_or(directory)
 }
 
 /// `offset`: which of the container's user ids; the last is the probe's.
@@ -264,5 +270,24 @@ fn slot_config(config: &Config, slots: &Path, name: &str, offset: u32) -> SlotCo
         max_open_files: profile.max_open_files,
         max_processes: profile.max_processes,
         ..SlotConfig::new(slots.join(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nomads_directories_are_hidden_with_those_of_other_allocations() {
+        for (directory, all) in [
+            ("/opt/nomad/alloc/1f/alloc", "/opt/nomad/alloc"),
+            ("/opt/nomad/alloc/1f/sandbox/local", "/opt/nomad/alloc"),
+            ("/opt/nomad/alloc/1f/sandbox/secrets", "/opt/nomad/alloc"),
+            ("/alloc", "/alloc"),
+            ("/local", "/local"),
+            ("/secrets", "/secrets"),
+        ] {
+            assert_eq!(all_of_nomad(Path::new(directory)), Path::new(all), "{directory}");
+        }
     }
 }

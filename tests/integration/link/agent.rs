@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 use tool_executor::{
     id::CallNumber,
@@ -19,7 +19,7 @@ use super::bed::{assign, attach, end_of, interactive, output_of, run, shell};
 use crate::support::{
     agent::Agent,
     client::PATIENCE,
-    process::{is_alive, tree},
+    process::{children, is_alive, tree},
     proxy::Proxy,
 };
 
@@ -89,6 +89,25 @@ async fn sigterm_ends_an_agent_at_once() {
         ends(&mut agent).await;
         assert!(told.elapsed() < Duration::from_millis(900), "{script:?}: {:?}", told.elapsed());
         assert!(!processes.into_iter().any(is_alive), "{script:?}: something is left");
+    }
+}
+
+/// The kernel keeps signals from a first process that has no handler for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_process_of_a_container_heeds_signals_too() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut agent = Agent::as_init(1);
+        attach(agent.socket()).await;
+        let init = children(agent.pid())[0];
+        let processes = tree(init);
+        let asked = Instant::now();
+        kill_process(Pid::from_raw(init.cast_signed()).expect("it is not 0"), signal).expect("it can be signalled");
+        ends(&mut agent).await;
+        assert!(asked.elapsed() < Duration::from_secs(2), "{signal:?}: {:?}", asked.elapsed());
+        assert!(!processes.into_iter().any(is_alive));
     }
 }
 

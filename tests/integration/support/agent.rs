@@ -23,6 +23,8 @@ use tool_executor::sandbox::{
 
 pub(crate) const TOKEN: &str = "the agent's token";
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_tool-executor");
+
 /// Above what the tests of slots use.
 const FIRST_ID: u32 = 4_000_000;
 /// How many ids an agent takes at most.
@@ -42,15 +44,22 @@ impl Agent {
     }
 
     pub(crate) fn with(slots: u32, change: impl FnOnce(&mut Config)) -> Self {
-        Self::launch(slots, None, change)
+        Self::launch(Command::new(PROGRAM), slots, None, change)
     }
 
     /// On this port of the machine's network, encrypted.
     pub(crate) fn on(port: u16, slots: u32) -> Self {
-        Self::launch(slots, Some(port), |config| config.tls = true)
+        Self::launch(Command::new(PROGRAM), slots, Some(port), |config| config.tls = true)
     }
 
-    fn launch(slots: u32, port: Option<u16>, change: impl FnOnce(&mut Config)) -> Self {
+    /// As the first process of a container: the one below [`Agent::pid`].
+    pub(crate) fn as_init(slots: u32) -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc", PROGRAM]);
+        Self::launch(command, slots, None, |_| ())
+    }
+
+    fn launch(mut command: Command, slots: u32, port: Option<u16>, change: impl FnOnce(&mut Config)) -> Self {
         let ids = user_ids(IDS);
         let mut config = Config {
             uid_base: can_assign_ids(ids..ids + IDS).then_some(ids),
@@ -74,12 +83,13 @@ impl Agent {
         let directory = TempDir::new().expect("a directory for the agent");
         config.store(directory.path()).expect("its configuration can be written");
         let listener = UnixListener::bind(directory.path().join("agent.sock")).expect("its socket can be bound");
-        let child = Command::new(env!("CARGO_BIN_EXE_tool-executor"))
+        let child = command
             .args(["sandbox", "--directory"])
             .arg(directory.path())
             .args(["--container", "container"])
             .args(port.map(|port| format!("--port={port}")))
             .env_clear()
+            .env("PATH", "/usr/bin:/bin")
             .env("TOOL_EXECUTOR_LOG", "error")
             .stdin(Stdio::from(OwnedFd::from(listener)))
             .stdout(Stdio::null())
