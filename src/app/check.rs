@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use tokio::net::TcpListener;
 
-use super::{Done, chain, containers, rooms};
+use super::{Done, containers, rooms};
 use crate::{
     backend::{Finding, Verdict},
     settings::{self, ServeFlags},
+    tool::chain,
 };
 
 /// Prints what it finds; the exit status is 0 only if `serve` would work.

@@ -14,6 +14,7 @@ use crate::{
     sandbox::agent,
     settings::{LogFormat, LogSettings, ServeFlags},
     telemetry::{self, Format},
+    tool::chain,
 };
 
 /// Runs the tool calls of agent trajectories in isolated slots.
@@ -79,10 +80,4 @@ fn log(settings: &LogSettings) -> Result<(), telemetry::InitError> {
         LogFormat::Json => Format::Json,
     };
     telemetry::init(format, &settings.filter)
-}
-
-/// An error with all of its causes, in one line.
-fn chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

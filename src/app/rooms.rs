@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    backend::{HttpAuth, LocalConfig, NomadClientConfig, NomadConfig, NomadPool, Program},
+    backend::{LocalConfig, NomadConfig, NomadPool, Program},
     edge::PublicLimits,
     id::PoolName,
     sandbox::{
@@ -15,7 +15,7 @@ use crate::{
         slot::{self, Isolation, SlotConfig, Unavailable, View},
     },
     scheduler::PoolConfig,
-    settings::{NomadSettings, PoolSettings, Secret, Settings},
+    settings::{PoolSettings, Settings},
     tool::job::OutputLimits,
     trajectory::{Defaults, Limits},
 };
@@ -79,7 +79,7 @@ pub(super) fn nomad_config(settings: &Settings, secret: &str, program: Option<Pr
         profile: profile(settings, pool),
     };
     Some(NomadConfig {
-        client: nomad_client(nomad),
+        client: nomad.client.clone(),
         executor_id: settings.executor_id.clone(),
         job_id: nomad.job_id.clone(),
         secret: Token::new(secret),
@@ -94,26 +94,6 @@ pub(super) fn nomad_config(settings: &Settings, secret: &str, program: Option<Pr
         purge_on_start: nomad.purge_job_on_start,
         purge_on_shutdown: nomad.purge_job_on_shutdown,
     })
-}
-
-pub(super) fn nomad_client(nomad: &NomadSettings) -> NomadClientConfig {
-    let token = |secret: &Secret| Token::new(secret.reveal());
-    NomadClientConfig {
-        token: nomad.token.as_ref().map(token),
-        namespace: nomad.namespace.clone(),
-        region: nomad.region.clone(),
-        ca_cert: nomad.ca_cert.clone(),
-        ca_path: nomad.ca_path.clone(),
-        client_cert: nomad.client_cert.clone(),
-        client_key: nomad.client_key.clone(),
-        tls_server_name: nomad.tls_server_name.clone(),
-        skip_verify: nomad.skip_verify,
-        http_auth: nomad.http_auth.as_ref().map(|auth| {
-            let (user, password) = auth.reveal().split_once(':').unwrap_or((auth.reveal(), ""));
-            HttpAuth { user: user.to_owned(), password: Token::new(password) }
-        }),
-        ..NomadClientConfig::new(nomad.address.clone(), nomad.timeout)
-    }
 }
 
 fn profile(settings: &Settings, pool: &PoolSettings) -> Profile {

@@ -38,6 +38,7 @@ use crate::{
         client::{Address, Token},
         slot::empty_trash,
     },
+    tool::chain,
 };
 
 /// What local containers are to be like.
@@ -110,12 +111,6 @@ fn lock(running: &Mutex<Vec<Entry>>) -> MutexGuard<'_, Vec<Entry>> {
 struct LaunchError {
     step: &'static str,
     source: io::Error,
-}
-
-/// An error with all of its causes, for evidence.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[async_trait]

@@ -9,7 +9,7 @@
 //!  failed                     lost, and then stopped for good
 //! ```
 
-use std::{collections::BTreeSet, error::Error, future::pending, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::pending, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -23,7 +23,7 @@ use crate::{
     backend::{Backend, Container, ContainerEvent},
     id::{ContainerId, PoolName},
     sandbox::client::{Attached, ConnectError, Connected, Link, LinkEvent, LinkOptions, connect},
-    tool::{Evidence, Location},
+    tool::{Evidence, Location, chain},
 };
 
 /// What a supervisor says. Bounded by the slots of its container, each of which has one release under way at most.
@@ -274,14 +274,4 @@ fn located(evidence: Evidence, container: &Container) -> Evidence {
 fn troubled(mut evidence: Evidence, trouble: Option<String>) -> Evidence {
     evidence.events.extend(trouble);
     evidence
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn Error) -> String {
-    let (mut text, mut source) = (error.to_string(), error.source());
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -2,10 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::backend::NomadAddress;
+use crate::backend::{HttpAuth, NomadAddress, NomadClientConfig, Token};
 
 use super::{
-    Secret,
     convert::{self, Written},
     model::{DAY, HOUR, SECOND, ZERO, duration, secret},
     reader::Reader,
@@ -14,24 +13,7 @@ use super::{
 /// Of the Nomad backend.
 #[derive(Debug, Clone)]
 pub struct NomadSettings {
-    pub address: NomadAddress,
-    pub token: Option<Secret>,
-    pub namespace: Option<String>,
-    pub region: Option<String>,
-    /// A file of certificates that sign the server's.
-    pub ca_cert: Option<PathBuf>,
-    /// A directory of such files.
-    pub ca_path: Option<PathBuf>,
-    /// With its key, what this executor shows.
-    pub client_cert: Option<PathBuf>,
-    pub client_key: Option<PathBuf>,
-    /// What the server's certificate must be for, if not for the address's host.
-    pub tls_server_name: Option<String>,
-    pub skip_verify: bool,
-    /// `user:password`, or a user alone.
-    pub http_auth: Option<Secret>,
-    /// Of each request.
-    pub timeout: Duration,
+    pub client: NomadClientConfig,
     /// How long a container may wait for a node that has room.
     pub placement_timeout: Duration,
     /// When Nomad counts a container as lost whose node is cut off.
@@ -49,9 +31,9 @@ pub struct NomadSettings {
 /// Reads the settings of Nomad, all of them in any case; none without an address.
 pub(super) fn build(r: &mut Reader<'_>) -> Option<NomadSettings> {
     let address = r.optional("nomad.address", address);
-    let rest = NomadSettings {
-        address: NomadAddress::Unix(PathBuf::new()),
-        token: r.optional("nomad.token", secret),
+    let timeout = duration(r, "nomad.timeout", SECOND..=HOUR);
+    let client = NomadClientConfig {
+        token: r.optional("nomad.token", token),
         namespace: r.optional("nomad.namespace", convert::string),
         region: r.optional("nomad.region", convert::string),
         ca_cert: r.optional("nomad.ca_cert", convert::path),
@@ -60,8 +42,14 @@ pub(super) fn build(r: &mut Reader<'_>) -> Option<NomadSettings> {
         client_key: r.optional("nomad.client_key", convert::path),
         tls_server_name: r.optional("nomad.tls_server_name", convert::string),
         skip_verify: r.value("nomad.skip_verify", convert::boolean),
-        http_auth: r.optional("nomad.http_auth", secret),
-        timeout: duration(r, "nomad.timeout", SECOND..=HOUR),
+        http_auth: r.optional("nomad.http_auth", http_auth),
+        ..NomadClientConfig::new(address.clone().unwrap_or(NomadAddress::Unix(PathBuf::new())), timeout)
+    };
+    if client.client_cert.is_some() != client.client_key.is_some() {
+        r.tell(&["nomad.client_cert", "nomad.client_key"], "a client certificate and its key go together");
+    }
+    let settings = NomadSettings {
+        client,
         placement_timeout: duration(r, "nomad.placement_timeout", ZERO..=DAY),
         lost_after: duration(r, "nomad.lost_after", SECOND..=30 * DAY),
         address_rewrite: r.value("nomad.address_rewrite", pairs),
@@ -70,10 +58,18 @@ pub(super) fn build(r: &mut Reader<'_>) -> Option<NomadSettings> {
         purge_job_on_shutdown: r.value("purge_job_on_shutdown", convert::boolean),
         agent_tls: r.value("agent_tls", convert::boolean),
     };
-    if rest.client_cert.is_some() != rest.client_key.is_some() {
-        r.tell(&["nomad.client_cert", "nomad.client_key"], "a client certificate and its key go together");
-    }
-    address.map(|address| NomadSettings { address, ..rest })
+    address.map(|_| settings)
+}
+
+fn token(written: Written<'_>) -> Result<Token, String> {
+    secret(written).map(|secret| Token::new(secret.reveal()))
+}
+
+/// `user:password`, or a user alone.
+fn http_auth(written: Written<'_>) -> Result<HttpAuth, String> {
+    let both = secret(written)?;
+    let (user, password) = both.reveal().split_once(':').unwrap_or((both.reveal(), ""));
+    Ok(HttpAuth { user: user.to_owned(), password: Token::new(password) })
 }
 
 fn address(written: Written<'_>) -> Result<NomadAddress, String> {

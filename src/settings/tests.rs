@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use super::{keys::KEYS, *};
-use crate::backend::{AgentDelivery, Driver};
+use crate::backend::{AgentDelivery, Driver, Token};
 
 fn sources() -> Sources {
     let machine = Machine {
@@ -106,7 +106,7 @@ fn the_old_systems_names_keep_their_meaning() {
         ("PURGE_JOB_ON_SHUTDOWN", "0"),
     ]));
     let (nomad, container) = (settings.nomad.as_ref().expect("it is Nomad's"), &settings.pools[0].container);
-    assert_eq!((nomad.address.to_string().as_str(), nomad.job_id.as_str()), ("http://localhost:4646", "job"));
+    assert_eq!((nomad.client.address.to_string().as_str(), nomad.job_id.as_str()), ("http://localhost:4646", "job"));
     assert_eq!((container.image.as_str(), container.driver), ("image:1", Driver::Docker));
     assert_eq!(
         (settings.pools[0].slots, settings.pools[0].min_containers, settings.pools[0].max_containers),
@@ -313,15 +313,16 @@ fn nomad_is_found_as_its_own_command_line_finds_it() {
     ];
     let environment: BTreeMap<_, _> =
         variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-    let of = |sources: &Sources| settings(sources).nomad.expect("it is Nomad's");
+    let of = |sources: &Sources| settings(sources).nomad.expect("it is Nomad's").client;
     let nomad = of(&Sources { environment: environment.clone(), ..sources() });
     assert_eq!(nomad.address.to_string(), "https://nomad:4646");
-    assert_eq!((nomad.token.as_ref().map(Secret::reveal), nomad.namespace.as_deref()), (Some("t"), Some("agents")));
+    assert_eq!((nomad.token.as_ref().map(Token::reveal), nomad.namespace.as_deref()), (Some("t"), Some("agents")));
     assert_eq!((nomad.region.as_deref(), nomad.tls_server_name.as_deref()), (Some("eu"), Some("server.global.nomad")));
     let path = |path: &Option<std::path::PathBuf>| path.as_ref().and_then(|path| path.to_str()).map(str::to_owned);
     let paths = [&nomad.ca_cert, &nomad.ca_path, &nomad.client_cert, &nomad.client_key].map(path);
     assert_eq!(paths.map(Option::unwrap), ["/ca.pem", "/ca", "/c.pem", "/k.pem"]);
-    assert!(nomad.skip_verify && nomad.http_auth.as_ref().map(Secret::reveal) == Some("user:password"));
+    let auth = nomad.http_auth.as_ref().expect("it is set");
+    assert!(nomad.skip_verify && (auth.user.as_str(), auth.password.reveal()) == ("user", "password"));
 
     let mut ours = environment.clone();
     ours.insert("TOOL_EXECUTOR_NOMAD_ADDRESS".into(), "unix:///run/nomad.sock".into());

@@ -26,6 +26,6 @@ pub use registry::{ParsedTool, Registry, Rejection, Route, ToolInfo};
 pub use result::{Attribution, CallResult, Evidence, Executed, Fault, Location, Outcome, Reason, Stream, Timings};
 pub use ruling::{Ruling, ruling};
 pub use sandboxed::{MAX_COMMAND_BYTES, MAX_FILE_BYTES, MAX_PATH_BYTES};
-pub use text::{MAX_CAPTURED_BYTES, MAX_RESULT_BYTES};
+pub use text::{MAX_CAPTURED_BYTES, MAX_RESULT_BYTES, chain};
 pub use toolset::UnknownToolset;
 pub use verdict::Verdict;

@@ -1,5 +1,7 @@
 //! Bytes into text: decoding, cutting and bounding of what is answered, in the old system's form.
 
+use std::error::Error;
+
 use super::job::Captured;
 
 /// A result stays below this, in bytes, since a gRPC client takes 4 MiB unless told otherwise, and a result that it
@@ -15,6 +17,12 @@ pub(super) const MAX_ERROR_BYTES: usize = 4_096;
 
 /// Follows what was cut off. Not translated, not moved: models know it.
 const MARK: &str = "\n... (output truncated)";
+
+/// An error with all of its causes, in one line.
+pub fn chain(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
 
 /// A stream as text, and whether some of it is missing. Undecodable bytes become U+FFFD, and what is cut is cut at a
 /// character's end.

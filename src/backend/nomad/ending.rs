@@ -18,17 +18,25 @@ const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
 
 impl Shared {
-    /// Ends a child that is known. Goes on by itself, whoever waits for it; returns when it is gone, or cannot be
-    /// waited for any longer.
+    /// Ends a child that is known. Goes on by itself, whoever waits for it; returns when nothing of it runs, or it
+    /// cannot be waited for any longer.
     pub(super) async fn end(self: &Arc<Self>, child: &str) {
+        let Some(mut sight) = self.registry.sight(child) else { return };
         let Some((mut gone, first)) = self.registry.begin_end(child) else { return };
         if first {
             let (shared, child) = (self.clone(), child.to_owned());
             // Bounded by the containers that there are, each of which is ended once.
             self.tasks.spawn(async move { shared.carry_out_end(&child).await });
         }
-        // An error means the same.
-        if timeout(WAIT, gone.wait_for(|gone| *gone)).await.is_err() {
+        let over = async {
+            // An error means the same.
+            tokio::select! {
+                _ = gone.wait_for(|gone| *gone) => {}
+                // What was never started is told seconds before Nomad says that it is terminal.
+                _ = sight.wait_for(|sight| sight.ended.is_some()) => {}
+            }
+        };
+        if timeout(WAIT, over).await.is_err() {
             warn!(child, "a container that was stopped has not ended in {WAIT:?}");
         }
     }

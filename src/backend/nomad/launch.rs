@@ -44,7 +44,15 @@ impl Shared {
             _expected: self.registry.expect(&nonce),
         };
         let ids = self.ids.take();
-        let dispatched = self.dispatch_in_time(pool, &mut attempt, &ids).await.map_err(refused)?;
+        let config = agent::Config {
+            uid_base: Some(ids.start()),
+            token: credentials::token(&self.config.secret, &nonce).reveal().to_owned(),
+            tls: self.config.agent_tls,
+            profile: pool.profile.clone(),
+        };
+        let payload = serde_json::to_vec(&config)
+            .map_err(|error| StartError::because(format!("could not write the agent's configuration: {error}")))?;
+        let dispatched = self.dispatch_in_time(pool, &mut attempt, &ids, &payload).await.map_err(refused)?;
         let sight = self.registry.claim(&dispatched.job_id, ids);
         attempt.child = Some(dispatched.job_id.clone());
         self.until_placed(&dispatched, sight.clone()).await?;
@@ -59,11 +67,12 @@ impl Shared {
         pool: &NomadPool,
         attempt: &mut Attempt,
         ids: &IdRange,
+        payload: &[u8],
     ) -> Result<Dispatched, ApiError> {
         let deadline = Instant::now() + self.config.placement_timeout;
         let mut delay = FIRST_DELAY;
         loop {
-            match self.dispatch(pool, attempt, ids).await {
+            match self.dispatch(pool, attempt, ids, payload).await {
                 Err(error) if error.is_transient() && !attempt.in_doubt && Instant::now() + delay < deadline => {
                     debug!(error = &error as &dyn std::error::Error, "could not dispatch: tries again");
                     sleep(delay).await;
@@ -74,16 +83,15 @@ impl Shared {
         }
     }
 
-    async fn dispatch(&self, pool: &NomadPool, attempt: &mut Attempt, ids: &IdRange) -> Result<Dispatched, ApiError> {
+    async fn dispatch(
+        &self,
+        pool: &NomadPool,
+        attempt: &mut Attempt,
+        ids: &IdRange,
+        payload: &[u8],
+    ) -> Result<Dispatched, ApiError> {
         let nonce = attempt.nonce.clone();
         let parent = self.ensure_template(pool).await?;
-        let config = agent::Config {
-            uid_base: Some(ids.start()),
-            token: credentials::token(&self.config.secret, &nonce).reveal().to_owned(),
-            tls: self.config.agent_tls,
-            profile: pool.profile.clone(),
-        };
-        let payload = serde_json::to_vec(&config).unwrap_or_default();
         let mut meta = BTreeMap::from([
             (template::EXECUTOR.to_owned(), self.config.executor_id.clone()),
             (template::NONCE.to_owned(), nonce.clone()),
@@ -93,7 +101,7 @@ impl Shared {
             meta.insert(template::PROGRAM_URL.to_owned(), program.url.clone());
             meta.insert(template::PROGRAM_SHA256.to_owned(), program.sha256.clone());
         }
-        let dispatch = Dispatch { payload: &payload, meta: &meta, idempotency_token: &nonce };
+        let dispatch = Dispatch { payload, meta: &meta, idempotency_token: &nonce };
         attempt.in_doubt = true;
         let mut dispatched = self.client.dispatch(&parent, &dispatch).await;
         if matches!(dispatched, Err(ApiError::NotFound { .. })) {
