@@ -169,6 +169,13 @@ impl<F: Floor> ToolExecutor for Service<F> {
         Err(Status::not_found("a floor"))
     }
 
+    async fn cancel_trajectories(
+        &self,
+        _: Request<pb::CancelTrajectoriesRequest>,
+    ) -> std::result::Result<Response<pb::CancelTrajectoriesResponse>, Status> {
+        Err(Status::not_found("a floor"))
+    }
+
     async fn release(
         &self,
         _: Request<pb::ReleaseRequest>,

@@ -59,6 +59,7 @@ pub(super) fn response(response: Response, trajectory_id: &str, limits: &PublicL
         Response::Released(cause) => {
             let cause = match cause {
                 ReleaseCause::Client => pb::ReleaseCause::Client,
+                ReleaseCause::CancelledByLabel => pb::ReleaseCause::CancelledByLabel,
                 ReleaseCause::Drained => pb::ReleaseCause::Drained,
             };
             Message::Released(pb::Released { cause: cause.into() })
@@ -172,6 +173,7 @@ fn reason(reason: Reason) -> pb::Reason {
         Reason::SlotLost => pb::Reason::SlotLost,
         Reason::WorkspaceGone => pb::Reason::WorkspaceGone,
         Reason::CancelledByClient => pb::Reason::CancelledByClient,
+        Reason::CancelledByLabel => pb::Reason::CancelledByLabel,
         Reason::Released => pb::Reason::Released,
         Reason::Drained => pb::Reason::Drained,
     }

@@ -90,6 +90,21 @@ impl ToolExecutor for Service {
         Ok(Response::new(pb::ReleaseResponse {}))
     }
 
+    async fn cancel_trajectories(
+        &self,
+        request: Request<pb::CancelTrajectoriesRequest>,
+    ) -> Result<Response<pb::CancelTrajectoriesResponse>, Status> {
+        let tenant = self.tenant(request.metadata())?;
+        let request = request.into_inner();
+        if request.labels.is_empty() {
+            return Err(crate::pb::codec::invalid_argument("labels", "must have at least one"));
+        }
+        let labels = request.labels.into_iter().collect();
+        let (trajectories, calls) = self.directory.cancel(&tenant, labels, request.release).await;
+        let count = |number| render::count(number as u64);
+        Ok(Response::new(pb::CancelTrajectoriesResponse { trajectories: count(trajectories), calls: count(calls) }))
+    }
+
     async fn list_tools(
         &self,
         request: Request<pb::ListToolsRequest>,

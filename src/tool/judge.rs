@@ -30,6 +30,8 @@ pub enum CancelCause {
     /// The client asked, by a cancel or a reset.
     #[default]
     Client,
+    /// The client asked, by the labels of the trajectory.
+    Label,
     /// The trajectory was released.
     Released,
     /// The service ends.
@@ -40,6 +42,7 @@ impl CancelCause {
     pub(super) fn reason(self) -> Reason {
         match self {
             Self::Client => Reason::CancelledByClient,
+            Self::Label => Reason::CancelledByLabel,
             Self::Released => Reason::Released,
             Self::Drained => Reason::Drained,
         }
@@ -48,6 +51,7 @@ impl CancelCause {
     pub(super) fn text(self) -> &'static str {
         match self {
             Self::Client => "Cancelled",
+            Self::Label => "Cancelled, with all that has its labels",
             Self::Released => "Cancelled: the trajectory was released",
             Self::Drained => "Cancelled: the service ends",
         }

@@ -92,6 +92,7 @@ pub enum Reason {
     SlotLost,
     WorkspaceGone,
     CancelledByClient,
+    CancelledByLabel,
     Released,
     Drained,
 }

@@ -61,7 +61,7 @@ mod tests {
         Outcome::ExternalUnavailable,
         Outcome::Internal,
     ];
-    const REASONS: [Option<Reason>; 24] = [
+    const REASONS: [Option<Reason>; 25] = [
         None,
         Some(Reason::ExitStatus),
         Some(Reason::Signalled),
@@ -84,6 +84,7 @@ mod tests {
         Some(Reason::SlotLost),
         Some(Reason::WorkspaceGone),
         Some(Reason::CancelledByClient),
+        Some(Reason::CancelledByLabel),
         Some(Reason::Released),
         Some(Reason::Drained),
     ];

@@ -227,6 +227,7 @@ mod tests {
             Verdict::draining(None),
             Verdict::workspace_gone(Some(evidence())),
             Verdict::cancelled_waiting(CancelCause::Client),
+            Verdict::cancelled_waiting(CancelCause::Label),
             Verdict::cancelled_waiting(CancelCause::Released),
             Verdict::cancelled_waiting(CancelCause::Drained),
         ];

@@ -16,8 +16,9 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
+    command::{Answer, Command, OpenCommand},
     connection::Responses,
-    driver::{Answer, Command, Driver, OpenCommand},
+    driver::Driver,
     request::{Call, Limits, Open, OpenError, Requests},
     state::{Description, Moment, State},
 };
@@ -184,6 +185,36 @@ impl Directory {
             // An error means that it has ended in the meantime.
             let _ = answer.await;
         }
+    }
+
+    /// Cancels what runs and waits in the open trajectories of a tenant that have these labels, and ends them, if
+    /// `release`, returning once their slots have been given back. How many trajectories, and how many calls of them.
+    pub async fn cancel(&self, tenant: &Tenant, labels: BTreeMap<String, String>, release: bool) -> (usize, usize) {
+        let labels = Arc::new(labels);
+        let senders: Vec<_> = {
+            let trajectories = self.shared.lock();
+            let own = trajectories.iter().filter(|(key, _)| key.tenant == *tenant);
+            own.map(|(key, sender)| (key.clone(), sender.clone())).collect()
+        };
+        // All are told before any is waited for.
+        let mut told = Vec::new();
+        for (key, sender) in senders {
+            let (reply, answer) = oneshot::channel();
+            if sender.send(Command::CancelLabelled { labels: labels.clone(), release, reply }).await.is_ok() {
+                told.push((key, answer));
+            }
+        }
+        let (mut trajectories, mut calls) = (0, 0);
+        for (key, answer) in told {
+            // An error means that it has ended in the meantime.
+            if let Ok(Some(count)) = answer.await {
+                (trajectories, calls) = (trajectories + 1, calls + count);
+                if release {
+                    self.release(&key, false).await;
+                }
+            }
+        }
+        (trajectories, calls)
     }
 
     /// The open trajectories of a tenant whose labels match, by id, from after `after`, at most `limit`.

@@ -1,6 +1,6 @@
 //! The task that owns a trajectory: feeds its state what happens, and carries out what the state decides.
 
-use std::{collections::HashMap, future::pending, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::pending, sync::Arc};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -8,42 +8,18 @@ use tokio::{
 };
 
 use super::{
-    connection::{Connection, Heard, Responses},
+    command::{Answer, Command, OpenCommand},
+    connection::{Connection, Heard},
     directory::Shared,
-    request::{Call, Open, OpenError, Requests, Response, StreamError},
-    state::{Description, Effect, Moment, Place, State, Tally, Waiter},
+    request::{OpenError, Response, StreamError},
+    state::{Effect, Moment, Place, State, Tally, Waiter},
 };
 use crate::{
     id::{CallNumber, TrajectoryKey},
     sandbox::client::{Receipt, SlotEvent},
     scheduler::{Grant, Lease, WaitEvent, WaitFailure, Waiting},
-    tool::{CallResult, Verdict},
+    tool::Verdict,
 };
-
-/// The answer to a unary call.
-#[derive(Debug)]
-pub struct Answer {
-    pub result: Arc<CallResult>,
-    /// It had ended before, and this is the stored result.
-    pub replayed: bool,
-}
-
-pub(super) enum Command {
-    Open(Box<OpenCommand>),
-    Execute { call: Box<Call>, require_existing: bool, reply: oneshot::Sender<Result<Answer, OpenError>> },
-    Release { keep: bool, reply: oneshot::Sender<()> },
-    Describe(oneshot::Sender<Description>),
-    Drain { remaining: Duration },
-    DrainDeadline,
-}
-
-pub(super) struct OpenCommand {
-    pub(super) open: Open,
-    /// The trajectory was made for this stream.
-    pub(super) fresh: bool,
-    pub(super) requests: Requests,
-    pub(super) reply: oneshot::Sender<Result<Responses, OpenError>>,
-}
 
 /// See the module.
 pub(super) struct Driver {
@@ -184,6 +160,10 @@ impl Driver {
             Command::Release { keep, reply } => {
                 self.releases.push(reply);
                 self.state.on_release(keep, at);
+            }
+            Command::CancelLabelled { labels, release, reply } => {
+                // Whoever asked may be gone; it is done all the same.
+                let _ = reply.send(self.state.on_cancel_labelled(&labels, release, at));
             }
             Command::Describe(reply) => drop(reply.send(self.state.describe())),
             Command::Drain { remaining } => self.state.on_drain(remaining, at),

@@ -1,5 +1,6 @@
 //! One episode of an agent: the order of its calls, its ledger, its stream, its lease.
 
+mod command;
 mod connection;
 mod directory;
 mod driver;
@@ -7,9 +8,9 @@ mod ledger;
 mod request;
 mod state;
 
+pub use command::Answer;
 pub use connection::Responses;
 pub use directory::{Counts, Directory, DirectoryError, Listed};
-pub use driver::Answer;
 pub use request::{
     Call, Defaults, Limits, Notice, Open, OpenError, Opened, Output, ReleaseCause, Request, Requests, Response,
     StreamError, StreamFault, Unfit, Work,

@@ -147,6 +147,7 @@ pub enum Notice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReleaseCause {
     Client,
+    CancelledByLabel,
     Drained,
 }
 

@@ -184,7 +184,7 @@ fn every_end() -> Vec<End> {
 fn every_verdict_is_a_row_of_the_table_and_says_how_it_was_isolated() {
     for kind in [Kind::Shell, Kind::Command, read_of("r"), write_of("w")] {
         for end in every_end() {
-            for cancelled in [CancelCause::Client, CancelCause::Released, CancelCause::Drained] {
+            for cancelled in [CancelCause::Client, CancelCause::Label, CancelCause::Released, CancelCause::Drained] {
                 let verdict = judge(&kind, end.clone(), &Circumstances { cancelled, ..ABOUT });
                 let row = ruling(verdict.outcome, verdict.reason, kind.chooser());
                 assert!(row.executed.contains(&verdict.executed), "{kind:?} {end:?}");

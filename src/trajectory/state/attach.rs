@@ -1,6 +1,6 @@
 //! Streams coming and going, release, lease, drain.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Effect, Moment, Releasing, State, Stream,
@@ -97,6 +97,29 @@ impl State {
     pub(in crate::trajectory) fn on_release(&mut self, keep: bool, at: Moment) {
         self.begin_release(keep, at);
         self.settle(at);
+    }
+
+    /// A cancel of all trajectories with these labels: how many calls of this one it ends; none if it is not meant. With
+    /// `release`, [`Effect::Released`] follows as after a release.
+    pub(in crate::trajectory) fn on_cancel_labelled(
+        &mut self,
+        labels: &BTreeMap<String, String>,
+        release: bool,
+        at: Moment,
+    ) -> Option<usize> {
+        let own = &self.ledger.options.labels;
+        let meant = labels.iter().all(|(name, value)| own.get(name) == Some(value));
+        if !self.is_open() || !meant {
+            return None;
+        }
+        let calls = self.live.len();
+        if release {
+            self.begin_end(false, ReleaseCause::CancelledByLabel, CancelCause::Label, at);
+        } else {
+            self.cancel_all(CancelCause::Label, at);
+        }
+        self.settle(at);
+        Some(calls)
     }
 
     pub(super) fn begin_release(&mut self, keep: bool, at: Moment) {

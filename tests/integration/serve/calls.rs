@@ -2,13 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use tonic::Code;
 use tool_executor::pb::toolexecutor::{
-    Attribution, Cancel, ExecuteRequest, Executed, ListTrajectoriesRequest, Outcome, Reason, ReleaseRequest,
-    ReleaseTrajectory, Reset, TrajectoryOptions, trajectory_request::Message, trajectory_response,
+    Attribution, Cancel, CancelTrajectoriesRequest, ExecuteRequest, Executed, ListTrajectoriesRequest, Open, Outcome,
+    Reason, ReleaseCause, ReleaseRequest, ReleaseTrajectory, Reset, TrajectoryOptions, trajectory_request::Message,
+    trajectory_response,
 };
 
 use crate::support::{
     client::{Stream, bash, command, execute, open, seconds, shell, try_execute},
+    process,
     server::Server,
 };
 
@@ -221,4 +224,65 @@ async fn trajectories_are_listed_in_pages_by_their_labels() {
     request.page_token = first.next_page_token;
     let second = client.list_trajectories(request).await.expect("a page").into_inner();
     assert_eq!((second.trajectories.len(), &*second.next_page_token), (1, ""));
+}
+
+fn labelled(id: &str, labels: &[(&str, &str)]) -> Open {
+    let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    Open { options: Some(TrajectoryOptions { labels, ..TrajectoryOptions::default() }), ..open(id) }
+}
+
+fn cancel(labels: &[(&str, &str)], release: bool) -> CancelTrajectoriesRequest {
+    let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    CancelTrajectoriesRequest { labels, release }
+}
+
+#[tokio::test]
+async fn trajectories_are_cancelled_by_their_labels() {
+    let server = Server::start();
+    let client = &mut server.client().await;
+    let (run, other) = ([("run", "7"), ("kind", "train")], [("run", "8")]);
+    let mut meant = Stream::try_open(&server, labelled("meant", &run)).await.expect("it opens");
+    let mut spared = Stream::try_open(&server, labelled("spared", &other)).await.expect("it opens");
+    let mut running = bash("running", "setsid sleep 4747 & echo begun; sleep 4747");
+    running.stream_output = true;
+    meant.batch(vec![running, bash("waiting", "true")]).await;
+    spared.batch(vec![bash("a", "sleep 1; echo spared")]).await;
+    let begun = meant
+        .until(|message| match message {
+            trajectory_response::Message::Output(output) => Some(output),
+            _ => None,
+        })
+        .await;
+    assert_eq!(&*begun.data, b"begun\n");
+
+    let cancelled = client.cancel_trajectories(cancel(&[("run", "7")], false)).await.expect("it works").into_inner();
+    assert_eq!((cancelled.trajectories, cancelled.calls), (1, 2));
+    for result in meant.results(2).await {
+        let executed = if result.call_id == "running" { Executed::Yes } else { Executed::No };
+        assert_eq!((result.outcome(), result.reason()), (Outcome::Cancelled, Reason::CancelledByLabel));
+        assert_eq!((result.executed(), result.attribution()), (executed, Attribution::Client), "{result:?}");
+    }
+    let left: Vec<u32> = server.agents().into_iter().flat_map(process::tree).filter(|pid| sleeps(*pid)).collect();
+    assert_eq!(left, [0_u32; 0], "daemons of a cancelled call are ended with it");
+    assert_eq!(meant.bash("after", "echo goes on").await.output, "goes on");
+
+    let cancelled = client.cancel_trajectories(cancel(&run, true)).await.expect("it works").into_inner();
+    assert_eq!((cancelled.trajectories, cancelled.calls), (1, 0));
+    let cause = meant
+        .until(|message| match message {
+            trajectory_response::Message::Released(released) => Some(released.cause()),
+            _ => None,
+        })
+        .await;
+    assert_eq!(cause, ReleaseCause::CancelledByLabel);
+    meant.end().await.expect("the stream ends well");
+    assert_eq!(spared.result().await.output, "spared");
+    let none = client.cancel_trajectories(cancel(&[("run", "9")], true)).await.expect("it works").into_inner();
+    assert_eq!((none.trajectories, none.calls), (0, 0));
+    let error = client.cancel_trajectories(cancel(&[], true)).await.expect_err("all of them is not meant by accident");
+    assert_eq!(error.code(), Code::InvalidArgument);
+}
+
+fn sleeps(pid: u32) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep\x004747"))
 }

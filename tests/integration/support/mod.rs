@@ -1,5 +1,9 @@
 //! What tests share.
 
+use std::path::Path;
+
+use tempfile::TempDir;
+
 pub(crate) mod agent;
 pub(crate) mod client;
 pub(crate) mod nomad;
@@ -7,3 +11,13 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod real_nomad;
 pub(crate) mod server;
+
+/// A directory in a place that is the same inside a slot and outside: not in one of which each slot has its own, where
+/// the whole checkout may well be.
+pub(crate) fn shared_place() -> TempDir {
+    const OWN: [&str; 6] = ["/tmp", "/var/tmp", "/dev", "/proc", "/run", "/workspace"];
+    let home = std::env::var("HOME").unwrap_or_default();
+    let candidates = [env!("CARGO_TARGET_TMPDIR"), "/opt", &home];
+    let shared = candidates.into_iter().filter(|place| !OWN.iter().any(|own| Path::new(place).starts_with(own)));
+    shared.filter_map(|place| TempDir::new_in(place).ok()).next().expect("there is a place that slots have not")
+}

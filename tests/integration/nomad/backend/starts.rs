@@ -10,6 +10,7 @@ use crate::support::{
     client::{Stream, bash, execute, open},
     nomad::{NodeSpec, Nomad, TaskFailure},
     server::Server,
+    shared_place,
 };
 
 #[tokio::test]
@@ -141,8 +142,7 @@ async fn open_in(server: &Server, trajectory: &str, pool: &str) -> Result<Stream
 #[tokio::test]
 async fn pools_have_templates_and_containers_of_their_own() {
     let nomad = nomad();
-    // Not in /tmp, of which each slot has its own.
-    let state = tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let state = shared_place();
     let source = state.path().join("testbed");
     std::fs::create_dir(&source).expect("it can be made");
     std::fs::write(source.join("README"), "of the image").expect("it can be written");

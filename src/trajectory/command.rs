@@ -1,0 +1,52 @@
+//! What a trajectory's task is asked.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+
+use super::{
+    connection::Responses,
+    request::{Call, Open, OpenError, Requests},
+    state::Description,
+};
+use crate::tool::CallResult;
+
+/// The answer to a unary call.
+#[derive(Debug)]
+pub struct Answer {
+    pub result: Arc<CallResult>,
+    /// It had ended before, and this is the stored result.
+    pub replayed: bool,
+}
+
+pub(super) enum Command {
+    Open(Box<OpenCommand>),
+    Execute {
+        call: Box<Call>,
+        require_existing: bool,
+        reply: oneshot::Sender<Result<Answer, OpenError>>,
+    },
+    Release {
+        keep: bool,
+        reply: oneshot::Sender<()>,
+    },
+    /// Answered with how many calls it ends, or nothing if this trajectory is not meant.
+    CancelLabelled {
+        labels: Arc<BTreeMap<String, String>>,
+        release: bool,
+        reply: oneshot::Sender<Option<usize>>,
+    },
+    Describe(oneshot::Sender<Description>),
+    Drain {
+        remaining: Duration,
+    },
+    DrainDeadline,
+}
+
+pub(super) struct OpenCommand {
+    pub(super) open: Open,
+    /// The trajectory was made for this stream.
+    pub(super) fresh: bool,
+    pub(super) requests: Requests,
+    pub(super) reply: oneshot::Sender<Result<Responses, OpenError>>,
+}
