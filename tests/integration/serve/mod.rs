@@ -8,4 +8,5 @@ mod http;
 mod resume;
 mod scaling;
 mod start;
+mod storm;
 mod tools;

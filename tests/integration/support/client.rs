@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Status, Streaming, transport::Channel};
 use tool_executor::pb::toolexecutor::{
     Argv, Batch, Call, CallResult, Command, ExecuteRequest, Open, Opened, ToolCall, TrajectoryRequest,
-    TrajectoryResponse, call::Action, command::Program, tool_call::Arguments, trajectory_request, trajectory_response,
+    TrajectoryResponse, call::Action, command::Program, tool_call::Arguments, tool_executor_client::ToolExecutorClient,
+    trajectory_request, trajectory_response,
 };
 
 use super::server::Server;
@@ -28,10 +29,15 @@ impl Stream {
     }
 
     pub(crate) async fn try_open(server: &Server, open: Open) -> Result<Self, Status> {
+        Self::over(server.client().await, open).await
+    }
+
+    /// Over a connection of the caller's.
+    pub(crate) async fn over(mut client: ToolExecutorClient<Channel>, open: Open) -> Result<Self, Status> {
         let (requests, receiver) = mpsc::channel(16);
         let first = TrajectoryRequest { message: Some(trajectory_request::Message::Open(open)) };
         requests.send(first).await.expect("there is room");
-        let responses = server.client().await.trajectory(ReceiverStream::new(receiver)).await?.into_inner();
+        let responses = client.trajectory(ReceiverStream::new(receiver)).await?.into_inner();
         let mut stream = Self { requests: Some(requests), responses, opened: Opened::default() };
         match stream.next().await? {
             Some(trajectory_response::Message::Opened(opened)) => stream.opened = opened,
@@ -43,6 +49,15 @@ impl Stream {
     pub(crate) async fn send(&self, message: trajectory_request::Message) {
         let requests = self.requests.as_ref().expect("the stream was not half-closed");
         requests.send(TrajectoryRequest { message: Some(message) }).await.expect("the stream is open");
+    }
+
+    /// Whether the stream took it: one that is broken does not.
+    pub(crate) async fn try_batch(&self, calls: Vec<Call>) -> bool {
+        let message = Some(trajectory_request::Message::Batch(Batch { calls }));
+        match &self.requests {
+            Some(requests) => requests.send(TrajectoryRequest { message }).await.is_ok(),
+            None => false,
+        }
     }
 
     pub(crate) async fn batch(&self, calls: Vec<Call>) {

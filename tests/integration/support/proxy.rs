@@ -1,4 +1,4 @@
-//! A relay in front of a unix socket that behaves like a bad network, on cue.
+//! A relay in front of a socket, of this machine or of its network, that behaves like a bad network, on cue.
 
 use std::{
     io,
@@ -12,18 +12,16 @@ use std::{
 
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        UnixListener, UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::watch,
     task::JoinSet,
 };
 
-/// Relays what is sent to [`Proxy::path`]; dropped, it ends with all of its connections.
+/// Relays what is sent to [`Proxy::path`] or [`Proxy::address`]; dropped, it ends with all of its connections.
 pub(crate) struct Proxy {
     home: TempDir,
+    address: String,
     weather: watch::Sender<Weather>,
     connections: Arc<AtomicUsize>,
     /// Owns the task that listens, which owns those that relay.
@@ -44,12 +42,29 @@ impl Proxy {
     /// In front of the socket that has this path.
     pub(crate) fn start(target: &Path) -> Self {
         let home = TempDir::new().expect("a directory for the socket");
+        let listener = UnixListener::bind(home.path().join("proxy.sock")).expect("the socket can be bound");
+        Self::run(Listener::Unix(listener), Target::Unix(target.to_owned()), home, String::new())
+    }
+
+    /// In front of whoever listens at this host and port.
+    pub(crate) async fn before(target: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
+        let address = listener.local_addr().expect("it has an address").to_string();
+        let home = TempDir::new().expect("a directory");
+        Self::run(Listener::Tcp(listener), Target::Tcp(target.to_owned()), home, address)
+    }
+
+    fn run(listener: Listener, target: Target, home: TempDir, address: String) -> Self {
         let (weather, _) = watch::channel(Weather::default());
         let connections = Arc::new(AtomicUsize::new(0));
-        let listener = UnixListener::bind(home.path().join("proxy.sock")).expect("the socket can be bound");
         let mut tasks = JoinSet::new();
-        tasks.spawn(listen(listener, target.to_owned(), weather.clone(), connections.clone()));
-        Self { home, weather, connections, _tasks: tasks }
+        tasks.spawn(listen(listener, target, weather.clone(), connections.clone()));
+        Self { home, address, weather, connections, _tasks: tasks }
+    }
+
+    /// Host and port.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -88,15 +103,48 @@ impl Proxy {
     }
 }
 
-async fn listen(
-    listener: UnixListener,
-    target: PathBuf,
-    weather: watch::Sender<Weather>,
-    connections: Arc<AtomicUsize>,
-) {
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+#[derive(Clone)]
+enum Target {
+    Unix(PathBuf),
+    Tcp(String),
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Box<dyn Io>> {
+        Ok(match self {
+            Self::Unix(listener) => Box::new(listener.accept().await?.0),
+            Self::Tcp(listener) => Box::new(without_delay(listener.accept().await?.0)?),
+        })
+    }
+}
+
+impl Target {
+    async fn connect(&self) -> io::Result<Box<dyn Io>> {
+        Ok(match self {
+            Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            Self::Tcp(address) => Box::new(without_delay(TcpStream::connect(address).await?)?),
+        })
+    }
+}
+
+fn without_delay(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn listen(listener: Listener, target: Target, weather: watch::Sender<Weather>, connections: Arc<AtomicUsize>) {
     let mut relays = JoinSet::new();
     loop {
-        let (near, _) = listener.accept().await.expect("connections can be accepted");
+        let near = listener.accept().await.expect("connections can be accepted");
         while relays.try_join_next().is_some() {}
         if weather.borrow().refuses {
             continue;
@@ -116,16 +164,16 @@ async fn listen(
     }
 }
 
-async fn relay(near: UnixStream, target: &Path, weather: watch::Receiver<Weather>) -> io::Result<()> {
-    let far = UnixStream::connect(target).await?;
-    let (near, far) = (near.into_split(), far.into_split());
+async fn relay(near: Box<dyn Io>, target: &Target, weather: watch::Receiver<Weather>) -> io::Result<()> {
+    let far = target.connect().await?;
+    let (near, far) = (tokio::io::split(near), tokio::io::split(far));
     tokio::try_join!(copy(near.0, far.1, weather.clone()), copy(far.0, near.1, weather))?;
     Ok(())
 }
 
 async fn copy(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
     mut weather: watch::Receiver<Weather>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
