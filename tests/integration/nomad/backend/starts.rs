@@ -142,8 +142,9 @@ async fn open_in(server: &Server, trajectory: &str, pool: &str) -> Result<Stream
 #[tokio::test]
 async fn pools_have_templates_and_containers_of_their_own() {
     let nomad = nomad();
-    let state = shared_place();
-    let source = state.path().join("testbed");
+    // Apart from the state, which no slot sees.
+    let (state, place) = (tempfile::TempDir::new().expect("a directory"), shared_place());
+    let source = place.path().join("testbed");
     std::fs::create_dir(&source).expect("it can be made");
     std::fs::write(source.join("README"), "of the image").expect("it can be written");
     let file = format!(
