@@ -70,9 +70,9 @@ pub enum Event {
     Leave { owner: OwnerId },
     /// It gives its slot back.
     Return { slot: SlotKey, owner: OwnerId, how: Return },
-    /// A container runs already, left by an executor before this one. It is started like any other, by a `Start`, unless
-    /// the pool has no place for it.
-    Adopt { pool: PoolKey },
+    /// So many containers run already, left by an executor before this one. The first `Start`s that follow are theirs, as
+    /// far as the pool has places for them.
+    Adopt { pool: PoolKey, containers: u32 },
     /// A started container's agent answers, and has so many slots, all empty.
     ContainerReady { container: ContainerKey, slots: u32 },
     /// A started container did not come to that, and is gone. `jitter` is a random number.
@@ -199,9 +199,9 @@ impl Core {
             Event::Return { slot, owner, how } => {
                 on(pools, slot.container, |pool| pool.take_back(slot, owner, how, &mut turn));
             }
-            Event::Adopt { pool } => {
+            Event::Adopt { pool, containers } => {
                 if let Some(pool) = pools.get_mut(usize::from(pool.0)) {
-                    pool.adopt(&mut turn);
+                    pool.adopt(containers, &mut turn);
                 }
             }
             Event::ContainerReady { container, slots } => {

@@ -56,8 +56,8 @@ struct Driver {
     names: Names,
     containers: HashMap<ContainerKey, Watched>,
     backend: Arc<dyn Backend>,
-    /// Containers that run already, until they are started.
-    adopted: HashMap<PoolKey, Vec<Container>>,
+    /// They run already, and are started next, the last one first.
+    adopted: Vec<Container>,
     link: LinkOptions,
     commands: mpsc::UnboundedReceiver<Command>,
     /// For leases. Weak, or the driver would keep itself alive.
@@ -90,7 +90,7 @@ pub fn spawn(
         names: Names::default(),
         containers: HashMap::new(),
         backend,
-        adopted: HashMap::new(),
+        adopted: Vec::new(),
         link,
         commands,
         to_commands: to_commands.downgrade(),

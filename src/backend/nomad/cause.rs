@@ -15,11 +15,7 @@ pub(super) fn has_failed_to_start(allocation: &Allocation) -> bool {
     let failed = |event: &TaskEvent| {
         matches!(
             event.r#type.as_str(),
-            "Driver Failure"
-                | "Failed Validation"
-                | "Failed Artifact Download"
-                | "Setup Failure"
-                | "Sibling Task Failed"
+            "Driver Failure" | "Failed Validation" | "Failed Artifact Download" | "Setup Failure"
         )
     };
     task.started_at.is_none() && task.events.iter().any(failed)

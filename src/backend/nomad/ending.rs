@@ -1,12 +1,12 @@
 //! Ending children: each is stopped by itself, waited for until its allocation is terminal, and only then purged. Purged
 //! sooner, Nomad would forget at once what may still run for a while, and take its ports for free.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
-use super::{Shared, api::ApiError};
+use super::{Shared, api::Allocation};
 
 /// From the stop until the end is seen: the agent's own patience, the driver's, and the time until the node reports.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,6 +41,20 @@ impl Shared {
         }
     }
 
+    /// Ends a child, known or not, and does not wait.
+    pub(super) fn end_soon(self: &Arc<Self>, child: String) {
+        let shared = self.clone();
+        // Bounded by the children that there are, each of which is ended once at a time.
+        if self.registry.knows(&child) {
+            self.tasks.spawn(async move { shared.end(&child).await });
+        } else if self.registry.begin_end_of_stray(&child) {
+            self.tasks.spawn(async move {
+                shared.carry_out_end(&child).await;
+                shared.registry.stray_ended(&child);
+            });
+        }
+    }
+
     async fn carry_out_end(&self, child: &str) {
         let mut delay = FIRST_DELAY;
         while let Err(error) = self.client.stop_job(child, false).await {
@@ -59,16 +73,22 @@ impl Shared {
 
     /// Whether its end was seen.
     async fn until_terminal(&self, child: &str) -> bool {
-        let Some(mut sight) = self.registry.sight(child) else { return true };
+        let mut sight = self.registry.sight(child);
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            if let Ok(Ok(_)) = timeout(LOOK, sight.wait_for(|sight| sight.terminal)).await {
+            let told = async {
+                match &mut sight {
+                    Some(sight) => sight.wait_for(|sight| sight.terminal).await.is_ok(),
+                    None => pending().await,
+                }
+            };
+            if timeout(LOOK, told).await == Ok(true) {
                 return true;
             }
             // Nobody has told: it may never have been placed, or be forgotten, or the stream be down.
             match self.client.allocations(&format!("JobID == \"{child}\"")).await {
-                Ok(listed) if listed.value.is_empty() => return true,
-                Ok(listed) => listed.value.iter().for_each(|allocation| self.registry.see(allocation)),
+                Ok(listed) if listed.value.iter().all(Allocation::is_terminal) => return true,
+                Ok(_) => {}
                 Err(error) => debug!(child, error = &error as &dyn std::error::Error, "could not look at it"),
             }
         }
@@ -80,26 +100,5 @@ impl Shared {
         if let Err(error) = self.client.stop_job(child, true).await {
             debug!(child, error = &error as &dyn std::error::Error, "could not purge an ended container");
         }
-    }
-
-    /// Ends a child that no container was made of.
-    pub(super) async fn end_stray(&self, child: &str) -> Result<(), ApiError> {
-        self.client.stop_job(child, false).await?;
-        if self.until_terminal_stray(child).await {
-            self.purge(child).await;
-        }
-        Ok(())
-    }
-
-    async fn until_terminal_stray(&self, child: &str) -> bool {
-        let deadline = Instant::now() + PATIENCE;
-        let terminal = |status: &str| matches!(status, "complete" | "failed" | "lost");
-        while Instant::now() < deadline {
-            match self.client.allocations(&format!("JobID == \"{child}\"")).await {
-                Ok(listed) if listed.value.iter().all(|allocation| terminal(&allocation.client_status)) => return true,
-                Ok(_) | Err(_) => sleep(LOOK).await,
-            }
-        }
-        false
     }
 }

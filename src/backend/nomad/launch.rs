@@ -52,7 +52,9 @@ impl Shared {
         };
         let payload = serde_json::to_vec(&config)
             .map_err(|error| StartError::because(format!("could not write the agent's configuration: {error}")))?;
-        let dispatched = self.dispatch_in_time(pool, &mut attempt, &ids, &payload).await.map_err(refused)?;
+        let meta = self.meta(pool, &nonce, &ids);
+        let dispatch = Dispatch { payload: &payload, meta: &meta, idempotency_token: &nonce };
+        let dispatched = self.dispatch_in_time(pool, &dispatch, &mut attempt).await.map_err(refused)?;
         let sight = self.registry.claim(&dispatched.job_id, ids);
         attempt.child = Some(dispatched.job_id.clone());
         self.until_placed(&dispatched, sight.clone()).await?;
@@ -61,18 +63,31 @@ impl Shared {
         Ok(container)
     }
 
+    /// What tells the child from others, and by which it is found again.
+    fn meta(&self, pool: &NomadPool, nonce: &str, ids: &IdRange) -> BTreeMap<String, String> {
+        let mut meta = BTreeMap::from([
+            (template::EXECUTOR.to_owned(), self.config.executor_id.clone()),
+            (template::NONCE.to_owned(), nonce.to_owned()),
+            (template::USER_IDS.to_owned(), ids.start().to_string()),
+        ]);
+        if let (AgentDelivery::Artifact, Some(program)) = (pool.container.agent, &self.config.program) {
+            meta.insert(template::PROGRAM_URL.to_owned(), program.url.clone());
+            meta.insert(template::PROGRAM_SHA256.to_owned(), program.sha256.clone());
+        }
+        meta
+    }
+
     /// A Nomad that is away for a moment, without a leader say, is waited for as long as for a node.
     async fn dispatch_in_time(
         &self,
         pool: &NomadPool,
+        dispatch: &Dispatch<'_>,
         attempt: &mut Attempt,
-        ids: &IdRange,
-        payload: &[u8],
     ) -> Result<Dispatched, ApiError> {
         let deadline = Instant::now() + self.config.placement_timeout;
         let mut delay = FIRST_DELAY;
         loop {
-            match self.dispatch(pool, attempt, ids, payload).await {
+            match self.dispatch(pool, dispatch, attempt).await {
                 Err(error) if error.is_transient() && !attempt.in_doubt && Instant::now() + delay < deadline => {
                     debug!(error = &error as &dyn std::error::Error, "could not dispatch: tries again");
                     sleep(delay).await;
@@ -86,34 +101,22 @@ impl Shared {
     async fn dispatch(
         &self,
         pool: &NomadPool,
+        dispatch: &Dispatch<'_>,
         attempt: &mut Attempt,
-        ids: &IdRange,
-        payload: &[u8],
     ) -> Result<Dispatched, ApiError> {
-        let nonce = attempt.nonce.clone();
         let parent = self.ensure_template(pool).await?;
-        let mut meta = BTreeMap::from([
-            (template::EXECUTOR.to_owned(), self.config.executor_id.clone()),
-            (template::NONCE.to_owned(), nonce.clone()),
-            (template::USER_IDS.to_owned(), ids.start().to_string()),
-        ]);
-        if let (AgentDelivery::Artifact, Some(program)) = (pool.container.agent, &self.config.program) {
-            meta.insert(template::PROGRAM_URL.to_owned(), program.url.clone());
-            meta.insert(template::PROGRAM_SHA256.to_owned(), program.sha256.clone());
-        }
-        let dispatch = Dispatch { payload, meta: &meta, idempotency_token: &nonce };
         attempt.in_doubt = true;
-        let mut dispatched = self.client.dispatch(&parent, &dispatch).await;
+        let mut dispatched = self.client.dispatch(&parent, dispatch).await;
         if matches!(dispatched, Err(ApiError::NotFound { .. })) {
             // Somebody has removed the template.
             self.forget_template(&parent).await;
             self.ensure_template(pool).await?;
-            dispatched = self.client.dispatch(&parent, &dispatch).await;
+            dispatched = self.client.dispatch(&parent, dispatch).await;
         }
         match dispatched {
             Err(error) if error.may_have_applied() => {
                 warn!(error = &error as &dyn std::error::Error, "a dispatch without an answer: looks what came of it");
-                self.find(&nonce).await.ok_or(error)
+                self.find(dispatch.idempotency_token).await.ok_or(error)
             }
             other => {
                 // Answered: with a child, or surely without one.
@@ -200,18 +203,19 @@ struct Attempt {
     nonce: String,
     /// It has come to this; none once it has become a container.
     child: Option<String>,
-    /// A dispatch may have been sent whose answer is not known.
+    /// A dispatch was sent whose answer is not known: children may come of it that nobody has heard of, also where one
+    /// was found.
     in_doubt: bool,
     _expected: Expected,
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        let shared = self.shared.clone();
         if let Some(child) = self.child.take() {
-            self.shared.tasks.spawn(async move { shared.end(&child).await });
-        } else if self.in_doubt {
-            let nonce = self.nonce.clone();
+            self.shared.end_soon(child);
+        }
+        if self.in_doubt {
+            let (shared, nonce) = (self.shared.clone(), self.nonce.clone());
             self.shared.tasks.spawn(async move { shared.clear_up(&nonce).await });
         }
     }
@@ -219,14 +223,12 @@ impl Drop for Attempt {
 
 impl Shared {
     /// Ends whatever comes of a dispatch that nobody waits for any more.
-    async fn clear_up(&self, nonce: &str) {
+    async fn clear_up(self: &Arc<Self>, nonce: &str) {
         let deadline = Instant::now() + DOUBT;
         while Instant::now() < deadline && !self.closing.is_cancelled() {
             for child in self.client.find_dispatched(nonce).await.unwrap_or_default() {
-                if !self.registry.knows(&child.id)
-                    && let Err(error) = self.end_stray(&child.id).await
-                {
-                    debug!(child = child.id, error = &error as &dyn std::error::Error, "could not end it yet");
+                if !self.registry.knows(&child.id) {
+                    self.end_soon(child.id);
                 }
             }
             sleep(LOOK).await;

@@ -31,7 +31,7 @@ mod watch;
 use std::{
     collections::HashSet,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -76,7 +76,6 @@ struct Shared {
     nudge: Notify,
     /// What is left has been adopted, so that the rest is nobody's.
     sweeps: AtomicBool,
-    swept: Mutex<HashSet<String>>,
     closing: CancellationToken,
 }
 
@@ -94,7 +93,6 @@ impl NomadBackend {
             tasks: TaskTracker::new(),
             nudge: Notify::new(),
             sweeps: AtomicBool::new(false),
-            swept: Mutex::default(),
             closing: CancellationToken::new(),
             config,
         });
@@ -121,15 +119,6 @@ impl Shared {
 
     fn sweep_from_now_on(&self) {
         self.sweeps.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether this child is not being swept already.
-    fn sweeping(&self, child: &str) -> bool {
-        self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(child.to_owned())
-    }
-
-    fn swept(&self, child: &str) {
-        self.swept.lock().unwrap_or_else(PoisonError::into_inner).remove(child);
     }
 }
 
@@ -161,8 +150,7 @@ impl Backend for NomadBackend {
 
     async fn close(&self) {
         for child in self.shared.registry.children() {
-            let shared = self.shared.clone();
-            self.shared.tasks.spawn(async move { shared.end(&child).await });
+            self.shared.end_soon(child);
         }
         self.shared.closing.cancel();
         self.shared.tasks.close();

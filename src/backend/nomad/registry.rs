@@ -28,6 +28,8 @@ struct Inner {
     strays: HashMap<String, (Sight, Instant)>,
     /// Of dispatches under way.
     nonces: HashSet<String>,
+    /// Children that are not known, and are being ended.
+    ending: HashSet<String>,
 }
 
 struct Child {
@@ -121,6 +123,15 @@ impl Registry {
         let mut inner = self.inner();
         let child = inner.children.get_mut(child)?;
         Some((child.gone.subscribe(), !std::mem::replace(&mut child.ending, true)))
+    }
+
+    /// Whether this child, which is not known, is not being ended already.
+    pub(super) fn begin_end_of_stray(&self, child: &str) -> bool {
+        self.inner().ending.insert(child.to_owned())
+    }
+
+    pub(super) fn stray_ended(&self, child: &str) {
+        self.inner().ending.remove(child);
     }
 
     /// Nothing is left of it.

@@ -44,7 +44,7 @@ impl Sight {
         if !history.is_empty() {
             self.history = history;
         }
-        self.terminal = matches!(allocation.client_status.as_str(), "complete" | "failed" | "lost");
+        self.terminal = allocation.is_terminal();
         if self.ended.is_none() && (self.terminal || cause::has_failed_to_start(allocation)) {
             self.ended = Some(cause::of_end(allocation));
         }

@@ -4,7 +4,7 @@
 //! A Nomad that is silent changes nothing: what runs goes on, and whether it does is its agent's to say. A container is
 //! gone when Nomad says that it is, never because Nomad says nothing.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
@@ -168,7 +168,6 @@ impl Watch {
             return Ok(());
         }
         let jobs = self.shared.client.jobs(&self.shared.own_children()).await?;
-        let mut strangers = HashSet::new();
         for job in jobs {
             let nonce = job.meta.get(template::NONCE).map_or("", String::as_str);
             if self.shared.registry.knows(&job.id) || self.shared.registry.is_expected(nonce) {
@@ -177,19 +176,7 @@ impl Watch {
             if !job.stop && job.status != "dead" {
                 warn!(child = job.id, "ends a container that nobody knows of");
             }
-            strangers.insert(job.id);
-        }
-        for child in strangers {
-            let shared = self.shared.clone();
-            if shared.sweeping(&child) {
-                // Bounded by the children that there are, each of which is swept once at a time.
-                self.shared.tasks.spawn(async move {
-                    if let Err(error) = shared.end_stray(&child).await {
-                        warn!(child, error = &error as &dyn std::error::Error, "could not end it");
-                    }
-                    shared.swept(&child);
-                });
-            }
+            self.shared.end_soon(job.id);
         }
         Ok(())
     }

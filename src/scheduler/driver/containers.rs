@@ -117,30 +117,26 @@ impl Driver {
     }
 
     /// Takes over what runs already.
-    pub(super) fn adopt(&mut self, adopted: Vec<(PoolName, Container)>) {
-        for (pool, container) in adopted {
-            let key = (0..).map(PoolKey).zip(&self.pools).find(|(_, known)| known.config.name == pool);
-            let id = container.id.clone();
-            let wanted = match key {
-                Some((key, _)) => {
-                    self.adopted.entry(key).or_default().push(container);
-                    self.tell(Event::Adopt { pool: key });
-                    self.adopted.get_mut(&key).and_then(Vec::pop).is_none()
-                }
-                None => false,
-            };
-            if wanted {
-                info!(container = %id, %pool, "adopted");
-            } else {
-                info!(container = %id, %pool, "a container of an earlier executor is not wanted any more");
-                let backend = self.backend.clone();
-                self.supervisors.spawn(async move { backend.stop(&id).await });
+    pub(super) fn adopt(&mut self, mut adopted: Vec<(PoolName, Container)>) {
+        let pools: Vec<_> = (0..).map(PoolKey).zip(self.pools.iter().map(|pool| pool.config.name.clone())).collect();
+        for (pool, name) in pools {
+            let of_pool = adopted.extract_if(.., |(of, _)| *of == name).map(|(_, container)| container);
+            self.adopted = of_pool.collect();
+            if let Some(containers) = u32::try_from(self.adopted.len()).ok().filter(|count| *count > 0) {
+                info!(containers, pool = %name, "containers of an earlier executor are taken over");
+                self.tell(Event::Adopt { pool, containers });
             }
+            adopted.extend(self.adopted.drain(..).map(|container| (name.clone(), container)));
+        }
+        for (pool, container) in adopted {
+            info!(container = %container.id, %pool, "a container of an earlier executor is not wanted any more");
+            let backend = self.backend.clone();
+            self.supervisors.spawn(async move { backend.stop(&container.id).await });
         }
     }
 
     pub(super) fn start(&mut self, container: ContainerKey) {
-        let adopted = self.adopted.get_mut(&container.pool()).and_then(Vec::pop);
+        let adopted = self.adopted.pop();
         let Some(Pool { config, .. }) = self.pool(container.pool()) else { return };
         let stop = CancellationToken::new();
         let supervisor = Supervisor {

@@ -269,6 +269,7 @@ enum Step {
     CancelAll,
     Reset,
     Release,
+    CancelLabelled(bool),
     Open(bool),
     Detach,
     HalfClose,
@@ -290,6 +291,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::CancelAll),
         1 => Just(Step::Reset),
         1 => Just(Step::Release),
+        1 => any::<bool>().prop_map(Step::CancelLabelled),
         2 => any::<bool>().prop_map(Step::Open),
         1 => Just(Step::Detach),
         1 => Just(Step::HalfClose),
@@ -407,6 +409,11 @@ proptest! {
                     world.act(|state, at| state.on_request(Request::Reset(generation), 0, at));
                 }
                 Step::Release => world.act(|state, at| state.on_release(false, at)),
+                Step::CancelLabelled(release) => {
+                    let (open, calls) = (world.state.is_open(), world.state.live.len());
+                    let ended = world.act(|state, at| state.on_cancel_labelled(&BTreeMap::new(), release, at));
+                    assert_eq!(ended, open.then_some(calls));
+                }
                 Step::Open(take_over) => {
                     let oldest = world.state.ledger.oldest_sequence();
                     let last_sequence = Sequence(oldest.0.saturating_sub(1));

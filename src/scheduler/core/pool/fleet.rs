@@ -13,11 +13,16 @@ use super::{
 };
 
 impl Pool {
-    pub(in super::super) fn adopt(&mut self, turn: &mut Turn<'_>) {
-        if !self.closed && self.containers.counts().present() < self.rules.max_containers {
+    pub(in super::super) fn adopt(&mut self, count: u32, turn: &mut Turn<'_>) {
+        if self.closed {
+            return;
+        }
+        let places = self.rules.max_containers.saturating_sub(self.containers.counts().present());
+        for _ in 0..count.min(places) {
             let container = self.containers.add(turn.now);
             turn.effects.push(Effect::Start { container });
         }
+        self.settle(turn);
     }
 
     pub(in super::super) fn container_ready(&mut self, container: ContainerKey, slots: u32, turn: &mut Turn<'_>) {

@@ -33,6 +33,8 @@ struct ModelSlot {
 #[derive(Debug, Clone)]
 struct ModelContainer {
     state: ContainerState,
+    /// It ran before it was started.
+    adopted: bool,
     slots: Vec<ModelSlot>,
 }
 
@@ -49,6 +51,8 @@ struct World {
     returned: Vec<(SlotKey, OwnerId)>,
     known: BTreeSet<OwnerId>,
     incarnation: BTreeMap<OwnerId, u32>,
+    /// The next starts are of so many that run already.
+    adopting: u32,
     closed: bool,
 }
 
@@ -67,6 +71,7 @@ enum Step {
     Lose { pick: u8, jitter: u32 },
     Drain { pick: u8 },
     Stopped { pick: u8 },
+    Adopt { pool: u16, containers: u32 },
     Ghost { pick: u8, what: u8 },
     Pass { millis: u64 },
     ShutDown,
@@ -89,6 +94,7 @@ fn step() -> impl Strategy<Value = Step> {
         20 => (pick, any::<u32>()).prop_map(|(pick, jitter)| Step::Lose { pick, jitter }),
         15 => pick.prop_map(|pick| Step::Drain { pick }),
         80 => pick.prop_map(|pick| Step::Stopped { pick }),
+        10 => (0..POOLS, 1_u32..4).prop_map(|(pool, containers)| Step::Adopt { pool, containers }),
         20 => (pick, 0_u8..5).prop_map(|(pick, what)| Step::Ghost { pick, what }),
         100 => (0_u64..4000).prop_map(|millis| Step::Pass { millis }),
         1 => Just(Step::ShutDown),
@@ -131,6 +137,7 @@ impl World {
             returned: Vec::new(),
             known: BTreeSet::new(),
             incarnation: BTreeMap::new(),
+            adopting: 0,
             closed: false,
         }
     }
@@ -156,6 +163,10 @@ impl World {
     fn count(&self, pool: PoolKey, states: &[ContainerState]) -> u32 {
         let is = |(key, model): &(&ContainerKey, &ModelContainer)| key.pool() == pool && states.contains(&model.state);
         self.containers.iter().filter(is).count() as u32
+    }
+
+    fn count_adopted(&self, pool: PoolKey) -> usize {
+        self.containers.iter().filter(|(key, model)| key.pool() == pool && model.adopted).count()
     }
 
     /// What is being kept for this one will be wiped.
@@ -287,6 +298,16 @@ impl World {
                 self.remove(container);
                 self.tell(Event::Stopped { container });
             }
+            Step::Adopt { pool, containers } => {
+                let pool = PoolKey(pool);
+                let adopted = |world: &Self| world.count_adopted(pool);
+                let before = (self.containers.keys().filter(|key| key.pool() == pool).count() as u32, adopted(self));
+                let places = self.rules[usize::from(pool.0)].max_containers - before.0;
+                let taken = if self.closed { 0 } else { containers.min(places) };
+                self.adopting = taken;
+                self.tell(Event::Adopt { pool, containers });
+                assert_eq!(adopted(self), before.1 + taken as usize, "as many are taken as there are places for");
+            }
             Step::Ghost { pick: which, what } => {
                 let Some(container) = pick(self.gone.clone(), which) else { return };
                 let slot = SlotKey { container, index: 0 };
@@ -396,7 +417,9 @@ impl World {
             }
             Effect::Start { container } => {
                 assert!(!self.closed);
-                let model = ModelContainer { state: ContainerState::Starting, slots: Vec::new() };
+                let adopted = self.adopting > 0;
+                self.adopting = self.adopting.saturating_sub(1);
+                let model = ModelContainer { state: ContainerState::Starting, adopted, slots: Vec::new() };
                 assert!(self.containers.insert(container, model).is_none(), "a key of its own");
                 assert!(!self.gone.contains(&container), "a key of its own");
             }
@@ -464,7 +487,10 @@ impl World {
         let (starting, present) =
             (self.count(pool, &[Starting]), self.count(pool, &[Starting, Ready, Draining, Stopping]));
         assert_eq!(self.core.containers(pool).count() as u32, present);
-        assert!(present <= rules.max_containers && starting <= rules.max_starting);
+        assert!(present <= rules.max_containers);
+        let asked = |key: &&ContainerKey| key.pool() == pool && !self.containers[*key].adopted;
+        let asked = self.in_state(Starting).iter().filter(asked).count();
+        assert!(asked <= rules.max_starting as usize, "what runs already does not count, and holds up what does not");
         if self.closed {
             return;
         }

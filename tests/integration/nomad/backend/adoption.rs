@@ -138,10 +138,13 @@ async fn a_start_waits_for_a_nomad_that_is_away() {
     let before = only_container(&server).await.container_id;
     let state = kill(server);
     nomad.no_leader(true);
-    let nomad_again = nomad.clone();
+    let (asked, again) = (nomad.requests().len(), nomad.clone());
     let lifting = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_secs(1));
-        nomad_again.no_leader(false);
+        let refused = |nomad: &Nomad| nomad.requests()[asked..].iter().any(|request| request.path.contains("/v1/jobs"));
+        while !refused(&again) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        again.no_leader(false);
     });
     let server = tokio::task::block_in_place(|| Server::on_with(&nomad, state, &[]));
     assert_eq!(only_container(&server).await.container_id, before);

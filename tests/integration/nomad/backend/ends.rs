@@ -86,8 +86,9 @@ async fn a_second_signal_does_not_wait_for_nomad() {
     works(&server, "a", "1").await;
     nomad.hang(true);
     let asked = Instant::now();
+    let deletes = |nomad: &Nomad| nomad.requests().iter().any(|request| request.method == "DELETE");
     server.signal(Signal::TERM);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    nomad.until("it waits for Nomad", deletes).await;
     server.signal(Signal::TERM);
     server.wait();
     super::within("the end", asked, Duration::from_secs(3));

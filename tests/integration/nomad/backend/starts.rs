@@ -168,11 +168,12 @@ async fn pools_have_templates_and_containers_of_their_own() {
 
 #[tokio::test]
 async fn what_nomad_has_for_its_tasks_is_out_of_a_models_reach() {
-    // Where a node of a cluster may well keep it: below a directory that slots see.
-    let place = std::path::Path::new("/opt/tool-executor-test-nomad");
     if !rustix::process::geteuid().is_root() {
         return;
     }
+    // Where a node of a cluster may well keep it: below a directory that slots see.
+    let home = tempfile::TempDir::new_in("/opt").expect("root may write there");
+    let place = home.path();
     let nomad = Nomad::start_with(crate::support::nomad::Options { alloc_dir: Some(place.to_owned()), ..quick() });
     let server = Server::on(&nomad, &SINGLE);
     works(&server, "a", "1").await;
@@ -183,7 +184,4 @@ async fn what_nomad_has_for_its_tasks_is_out_of_a_models_reach() {
     let seen = execute(&server, "a", bash("2", &look)).await;
     assert!(seen.output.contains("/opt") && !seen.output.contains("api.sock"), "{}", seen.output);
     assert!(!seen.output.lines().any(|line| line == allocation.id), "{}", seen.output);
-    drop(server);
-    drop(nomad);
-    let _ = std::fs::remove_dir_all(place);
 }

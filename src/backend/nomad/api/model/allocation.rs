@@ -48,6 +48,11 @@ pub struct Allocation {
 }
 
 impl Allocation {
+    /// Its last process has gone, or nobody will say any more whether it has.
+    pub fn is_terminal(&self) -> bool {
+        matches!(self.client_status.as_str(), "complete" | "failed" | "lost")
+    }
+
     /// The address of a port of the group.
     pub fn port(&self, label: &str) -> Option<&Port> {
         self.allocated_resources.shared.ports.iter().find(|port| port.label == label)
