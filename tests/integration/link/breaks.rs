@@ -26,11 +26,21 @@ use crate::support::{
 /// What comes by chance comes the same each time.
 const SEED: u64 = 20;
 
-/// Cuts by chance, until it is dropped.
-async fn cut_for_ever(proxy: &Proxy, between: std::ops::Range<u64>) {
+/// What a call ends with that is to run until there were cuts enough.
+const GATE: &str = "until [ -e go ]; do sleep 0.01; done";
+
+/// Cuts by chance, until it is dropped; lets the agent's calls pass the [`GATE`] once so many connections broke.
+async fn cut_for_ever(proxy: &Proxy, between: std::ops::Range<u64>, agent: &Agent, slots: u32, enough: usize) {
     let mut chance = fastrand::Rng::with_seed(SEED);
+    let mut open = false;
     loop {
         tokio::time::sleep(Duration::from_millis(chance.u64(between.clone()))).await;
+        if !open && proxy.connections() > enough {
+            open = true;
+            for slot in 0..slots {
+                fs::write(agent.workspace(slot).join("go"), "").expect("the workspace can be written");
+            }
+        }
         proxy.cut();
     }
 }
@@ -53,13 +63,13 @@ async fn a_cut_link_loses_nothing() {
                 assert_eq!(end.exit, Exit::Code(0), "{end:?}");
             }
             // An answer that came twice would come before this one.
-            let log = run(&mut slot, CALLS + 1, shell("cat log")).await.stdout.head;
+            let log = run(&mut slot, CALLS + 1, shell(&format!("{GATE}; cat log"))).await.stdout.head;
             let expected: String = (1..=CALLS).map(|number| format!("{number}\n")).collect();
             assert_eq!(String::from_utf8_lossy(&log), expected);
         });
     }
     tokio::select! {
-        () = cut_for_ever(&proxy, 2..40) => {}
+        () = cut_for_ever(&proxy, 2..40, &agent, SLOTS, 10) => {}
         () = async { while let Some(task) = tasks.join_next().await { task.expect("nothing is lost") } } => {}
     }
     assert!(proxy.connections() > 10, "it was cut {} times only", proxy.connections());
@@ -75,7 +85,8 @@ async fn calls_beside_one_another_survive_cuts_and_delays() {
     let mut slot = assign(&connected.link, 0);
     proxy.delay(Duration::from_millis(1));
     for number in 1..=CALLS {
-        slot.run(CallNumber(number), shell(&format!("echo {number} >> log; echo {number}")));
+        let gate = if number == CALLS { GATE } else { ":" };
+        slot.run(CallNumber(number), shell(&format!("{gate}; echo {number} >> log; echo {number}")));
     }
     let mut answered = Vec::new();
     let answers = async {
@@ -91,7 +102,7 @@ async fn calls_beside_one_another_survive_cuts_and_delays() {
         }
     };
     tokio::select! {
-        () = cut_for_ever(&proxy, 5..30) => {}
+        () = cut_for_ever(&proxy, 5..30, &agent, 1, 3) => {}
         () = answers => {}
     }
     let log = run(&mut slot, CALLS + 1, shell("cat log")).await.stdout.head;
@@ -134,7 +145,9 @@ async fn live_output_goes_on_where_the_cut_was() {
     let proxy = Proxy::start(&agent.socket());
     let connected = attach(proxy.path()).await;
     let mut slot = assign(&connected.link, 0);
-    slot.run(CallNumber(1), Order { stream_output: true, ..shell(&format!("seq 1000000 {}", 999_999 + LINES)) });
+    let last = 999_999 + LINES;
+    let script = format!("seq 1000000 {}; {GATE}; echo {last}", last - 1);
+    slot.run(CallNumber(1), Order { stream_output: true, ..shell(&script) });
     let receive = async {
         let (mut expected, mut received) = (0, 0);
         loop {
@@ -160,7 +173,7 @@ async fn live_output_goes_on_where_the_cut_was() {
         }
     };
     let (received, total) = tokio::select! {
-        () = cut_for_ever(&proxy, 1..8) => unreachable!("it cuts for ever"),
+        () = cut_for_ever(&proxy, 1..8, &agent, 1, 2) => unreachable!("it cuts for ever"),
         received = receive => received,
     };
     assert_eq!(total, LINES * 8);
