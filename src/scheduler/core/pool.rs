@@ -206,12 +206,14 @@ impl Pool {
             turn.effects.push(Effect::Fail { owner, failure: Failure::TimedOut });
             turn.owners.step_out(owner, turn.effects);
         }
+        self.settle(turn);
         while let Some((container, since)) = self.superfluous(turn.owners)
             && turn.now >= since + self.rules.scale_down_after
         {
             self.stop(container, turn);
+            // Whoever came back for what was kept there needs another slot, and has it before the next one goes.
+            self.settle(turn);
         }
-        self.settle(turn);
     }
 
     pub(super) fn shut_down(&mut self, turn: &mut Turn<'_>) {

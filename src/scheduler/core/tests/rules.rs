@@ -213,6 +213,24 @@ fn an_unused_slot_is_as_it_was() {
 }
 
 #[test]
+fn idle_containers_go_at_once_although_somebody_comes_back_to_one_of_them() {
+    let mut bench = Bench::new(PoolConfig { max_starting: 3, ..rules() });
+    for container in started(&bench.tell(Event::Adopt { pool: POOL, containers: 3 })) {
+        bench.tell(Event::ContainerReady { container, slots: 1 });
+    }
+    let held = [A, B, C].map(|owner| (owner, bench.granted(owner)));
+    for ((owner, slot), how) in held.into_iter().zip([Return::Keep, Return::Unused, Return::Unused]) {
+        bench.give_back(owner, slot, how);
+    }
+    assert_eq!(bench.acquire(A), [], "it waits for what is being kept for it");
+    let effects = bench.pass(rules().scale_down_after);
+    let stopped = effects.iter().filter(|effect| matches!(effect, Effect::Stop { .. })).count();
+    let granted = effects.iter().filter(|effect| matches!(effect, Effect::Grant { owner: A, kept: false, .. })).count();
+    assert_eq!((stopped, granted), (2, 1), "{effects:?}");
+    assert_eq!(bench.core.deadline(), None);
+}
+
+#[test]
 fn whoever_waits_too_long_is_told_so() {
     let mut bench = Bench::new(rules());
     bench.acquire(A);
