@@ -139,6 +139,8 @@ pub(super) fn limits(settings: &Settings) -> Limits {
         max_kept_result_bytes: limits.max_kept_result_bytes,
         max_total_result_bytes: limits.max_total_result_bytes,
         max_total_calls_in_flight: limits.max_total_calls_in_flight,
+        max_call_bytes_in_flight: limits.max_call_bytes_in_flight,
+        max_total_call_bytes_in_flight: limits.max_total_call_bytes_in_flight,
         max_call_ids: limits.max_call_ids,
         max_pending_input_bytes: limits.max_pending_input_bytes,
         max_timeout: calls.max_timeout,
@@ -162,5 +164,6 @@ pub(super) fn public_limits(settings: &Settings) -> PublicLimits {
         max_kept_result_bytes: limits.max_kept_result_bytes,
         max_output_bytes: limits.max_output_bytes,
         max_pending_input_bytes: limits.max_pending_input_bytes,
+        max_call_bytes_in_flight: limits.max_call_bytes_in_flight,
     }
 }

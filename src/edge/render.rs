@@ -25,6 +25,7 @@ pub struct PublicLimits {
     pub max_kept_result_bytes: u64,
     pub max_output_bytes: u32,
     pub max_pending_input_bytes: u32,
+    pub max_call_bytes_in_flight: u64,
 }
 
 pub(super) fn response(response: Response, trajectory_id: &str, limits: &PublicLimits) -> pb::TrajectoryResponse {
@@ -43,6 +44,7 @@ pub(super) fn response(response: Response, trajectory_id: &str, limits: &PublicL
                 max_kept_result_bytes: limits.max_kept_result_bytes,
                 max_output_bytes: limits.max_output_bytes,
                 max_pending_input_bytes: limits.max_pending_input_bytes,
+                max_call_bytes_in_flight: limits.max_call_bytes_in_flight,
             }),
             oldest_sequence: opened.oldest_sequence.0,
         }),

@@ -131,9 +131,13 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("tools.disabled", ""),
     //
     // Bounds of a trajectory.
-    Key::new("max_calls_in_flight", "1000"),
+    // A batch of this many calls is taken.
+    Key::new("max_calls_in_flight", "10000"),
+    // Four messages of the greatest size.
+    Key::new("max_call_bytes_in_flight", "64MiB"),
     Key::new("max_concurrent_calls", "16"),
-    Key::new("max_kept_results", "1000"),
+    // Calls in flight are results to come.
+    Key::new("max_kept_results", "10000"),
     Key::new("max_kept_result_bytes", "16MiB"),
     Key::new("max_call_ids", "100000"),
     // A result has two such streams and stays below what a gRPC client takes (4 MiB).
@@ -142,6 +146,7 @@ pub(super) const KEYS: &[Key] = &[
     // Bounds of the service.
     Key::new("max_trajectories", "100000"),
     Key::new("max_total_calls_in_flight", "200000"),
+    Key::new("max_total_call_bytes_in_flight", "1GiB"),
     Key::new("max_total_result_bytes", "512MiB"),
     // Above the largest batch that makes sense, and above the 4 MiB that clients send without being told to.
     Key::new("max_request_bytes", "16MiB"),

@@ -97,6 +97,8 @@ pub struct LimitSettings {
     pub max_calls_in_flight: usize,
     /// Of those, calls marked `concurrent` that run at once.
     pub max_concurrent_calls: usize,
+    /// Of what these calls carry.
+    pub max_call_bytes_in_flight: u64,
     pub max_kept_results: usize,
     pub max_kept_result_bytes: u64,
     pub max_call_ids: u64,
@@ -108,6 +110,8 @@ pub struct LimitSettings {
     pub max_trajectories: usize,
     /// Of the service.
     pub max_total_calls_in_flight: usize,
+    /// Of the service.
+    pub max_total_call_bytes_in_flight: u64,
     /// Of the service.
     pub max_total_result_bytes: u64,
     /// Of one message.
@@ -219,6 +223,7 @@ fn limits(r: &mut Reader<'_>) -> LimitSettings {
     LimitSettings {
         max_calls_in_flight: number(r, "max_calls_in_flight", 1..=1_000_000),
         max_concurrent_calls: number(r, "max_concurrent_calls", 1..=1_000),
+        max_call_bytes_in_flight: size(r, "max_call_bytes_in_flight", MIB..=1 << 40),
         max_kept_results: number(r, "max_kept_results", 1..=1_000_000),
         // Room for one result at least, whatever its size.
         max_kept_result_bytes: size(r, "max_kept_result_bytes", 4 * MIB..=1 << 40),
@@ -227,6 +232,7 @@ fn limits(r: &mut Reader<'_>) -> LimitSettings {
         max_pending_input_bytes: size(r, "max_pending_input_bytes", 1..=256 * MIB),
         max_trajectories: number(r, "max_trajectories", 1..=10_000_000),
         max_total_calls_in_flight: number(r, "max_total_calls_in_flight", 1..=100_000_000),
+        max_total_call_bytes_in_flight: size(r, "max_total_call_bytes_in_flight", MIB..=1 << 44),
         max_total_result_bytes: size(r, "max_total_result_bytes", 4 * MIB..=1 << 44),
         // Room for the longest content of a file in the worst JSON; below what protobuf can frame.
         max_request_bytes: size(r, "max_request_bytes", MIB..=1 << 30),

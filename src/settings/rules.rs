@@ -48,6 +48,17 @@ fn ordered(settings: &Settings, reader: &mut Reader<'_>) {
             "max_total_calls_in_flight",
             limits.max_calls_in_flight <= limits.max_total_calls_in_flight,
         ),
+        (
+            "max_call_bytes_in_flight",
+            "max_total_call_bytes_in_flight",
+            limits.max_call_bytes_in_flight <= limits.max_total_call_bytes_in_flight,
+        ),
+        // Or a call could come that is never accepted.
+        (
+            "max_request_bytes",
+            "max_call_bytes_in_flight",
+            u64::from(limits.max_request_bytes) <= limits.max_call_bytes_in_flight,
+        ),
     ];
     for (less, more, kept) in rules {
         if !kept && reader.sound(&[less, more]) {

@@ -31,6 +31,24 @@ pub enum Job {
     },
 }
 
+impl Job {
+    /// What its sender has put into it, in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Process(process) => {
+                let program = match &process.program {
+                    Program::Shell(script) => script.len(),
+                    Program::Argv(argv) => argv.iter().map(String::len).sum(),
+                };
+                let environment = process.environment.iter().map(|(name, value)| name.len() + value.len());
+                program + process.working_directory.len() + environment.sum::<usize>() + process.stdin.len()
+            }
+            Self::ReadFile { path, .. } => path.len(),
+            Self::WriteFile { path, content } => path.len() + content.len(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Process {
     pub program: Program,

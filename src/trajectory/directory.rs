@@ -9,10 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
-};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -20,7 +17,7 @@ use super::{
     connection::Responses,
     driver::Driver,
     request::{Call, Limits, Open, OpenError, Requests},
-    state::{Description, Moment, State},
+    state::{Description, Holdings, State},
 };
 use crate::{
     id::{Tenant, TrajectoryId, TrajectoryKey},
@@ -52,7 +49,8 @@ pub(super) struct Shared {
 pub(super) struct Totals {
     pub(super) waiting: Gauge,
     pub(super) running: Gauge,
-    pub(super) bytes: Gauge,
+    pub(super) call_bytes: Gauge,
+    pub(super) result_bytes: Gauge,
     pub(super) open: Gauge,
     answers: AtomicU64,
     unsuccessful: AtomicU64,
@@ -77,8 +75,14 @@ impl Gauge {
 }
 
 impl Totals {
-    fn calls(&self) -> usize {
-        usize::try_from(self.waiting.get() + self.running.get()).unwrap_or(usize::MAX)
+    /// What all hold but for one of them, which holds this.
+    pub(super) fn others(&self, own: Holdings) -> Holdings {
+        let calls = usize::try_from(self.waiting.get() + self.running.get()).unwrap_or(usize::MAX);
+        Holdings {
+            calls: calls.saturating_sub(own.calls),
+            call_bytes: self.call_bytes.get().saturating_sub(own.call_bytes),
+            result_bytes: self.result_bytes.get().saturating_sub(own.result_bytes),
+        }
     }
 
     pub(super) fn answered(&self, answers: u64, unsuccessful: u64) {
@@ -325,16 +329,6 @@ impl Directory {
 }
 
 impl Shared {
-    /// Now, and what all trajectories hold.
-    pub(super) fn moment(&self) -> Moment {
-        Moment {
-            now: Instant::now().into_std(),
-            wall: SystemTime::now(),
-            total_calls: self.totals.calls(),
-            total_result_bytes: self.totals.bytes.get(),
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, HashMap<TrajectoryKey, mpsc::Sender<Command>>> {
         // No code that can panic runs under the lock, so what it guards is whole.
         self.trajectories.lock().unwrap_or_else(PoisonError::into_inner)

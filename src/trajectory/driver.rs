@@ -1,6 +1,6 @@
 //! The task that owns a trajectory: feeds its state what happens, and carries out what the state decides.
 
-use std::{collections::HashMap, future::pending, sync::Arc};
+use std::{collections::HashMap, future::pending, sync::Arc, time::SystemTime};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -12,7 +12,7 @@ use super::{
     connection::{Connection, Heard},
     directory::Shared,
     request::{OpenError, Response, StreamError},
-    state::{Effect, Moment, Place, State, Tally, Waiter},
+    state::{Effect, Holdings, Moment, Place, State, Tally, Waiter},
 };
 use crate::{
     id::{CallNumber, TrajectoryKey},
@@ -45,7 +45,7 @@ pub(super) struct Driver {
 struct Counted {
     waiting: usize,
     running: usize,
-    bytes: u64,
+    held: Holdings,
     open: bool,
 }
 
@@ -94,7 +94,7 @@ impl Driver {
                 Happening::Wait(event) => self.on_wait(event),
                 Happening::Slot(event) => self.on_slot(event),
                 Happening::Deadline => {
-                    let at = self.shared.moment();
+                    let at = self.moment();
                     if self.state.on_deadline(at) && self.shared.retire(&self.key, &mut self.commands) {
                         return;
                     }
@@ -142,8 +142,13 @@ impl Driver {
         }
     }
 
+    fn moment(&self) -> Moment {
+        let others = self.shared.totals.others(self.counted.held);
+        Moment { now: Instant::now().into_std(), wall: SystemTime::now(), others }
+    }
+
     fn on_command(&mut self, command: Command) -> Option<Receipt> {
-        let at = self.shared.moment();
+        let at = self.moment();
         match command {
             Command::Open(command) => self.on_open(*command, at),
             Command::Execute { call, require_existing, reply } => {
@@ -186,7 +191,7 @@ impl Driver {
     }
 
     fn on_heard(&mut self, heard: Heard) {
-        let at = self.shared.moment();
+        let at = self.moment();
         match heard {
             Heard::Request(request) => {
                 let unread = self.connection.as_ref().map_or(0, Connection::unread);
@@ -204,11 +209,11 @@ impl Driver {
         if let Some(connection) = self.connection.take() {
             connection.waiting_output().for_each(|output| self.grant(Some(output)));
         }
-        self.state.on_detached(self.shared.moment());
+        self.state.on_detached(self.moment());
     }
 
     fn on_wait(&mut self, event: WaitEvent) -> Option<Receipt> {
-        let at = self.shared.moment();
+        let at = self.moment();
         match event {
             WaitEvent::Position { position, reason } => self.state.on_position(position, reason),
             WaitEvent::Granted(grant) => {
@@ -226,7 +231,7 @@ impl Driver {
     }
 
     fn on_slot(&mut self, event: SlotEvent) -> Option<Receipt> {
-        let at = self.shared.moment();
+        let at = self.moment();
         match event {
             SlotEvent::Output { call, stderr, offset, data } => self.state.on_output(call, stderr, offset, data),
             SlotEvent::Ended { call, ending, receipt } => {
@@ -256,7 +261,7 @@ impl Driver {
                     if let Some(reply) = self.waiters.remove(&waiter)
                         && reply.send(Ok(Answer { result, replayed })).is_ok()
                     {
-                        self.state.sent(sequence, self.shared.moment());
+                        self.state.sent(sequence, self.moment());
                     }
                 }
                 // Whoever does not wait any more needs no answer.
@@ -310,7 +315,7 @@ impl Driver {
             && let Some((sent, output)) = connection.send_one()
         {
             if let Some(sequence) = sent {
-                self.state.sent(sequence, self.shared.moment());
+                self.state.sent(sequence, self.moment());
             }
             self.grant(output);
         }
@@ -326,7 +331,7 @@ impl Driver {
     /// Brings the service's totals up to date with this trajectory.
     fn count(&mut self) {
         let (waiting, running) = self.state.load();
-        let now = Counted { waiting, running, bytes: self.state.kept_bytes(), open: self.state.is_open() };
+        let now = Counted { waiting, running, held: self.state.holdings(), open: self.state.is_open() };
         self.recount(now);
         let Tally { answers, unsuccessful } = self.state.take_tally();
         self.shared.totals.answered(answers, unsuccessful);
@@ -336,7 +341,8 @@ impl Driver {
         let totals = &self.shared.totals;
         totals.waiting.change(self.counted.waiting as u64, now.waiting as u64);
         totals.running.change(self.counted.running as u64, now.running as u64);
-        totals.bytes.change(self.counted.bytes, now.bytes);
+        totals.call_bytes.change(self.counted.held.call_bytes, now.held.call_bytes);
+        totals.result_bytes.change(self.counted.held.result_bytes, now.held.result_bytes);
         totals.open.change(u64::from(self.counted.open), u64::from(now.open));
         self.counted = now;
     }

@@ -192,6 +192,10 @@ pub struct Limits {
     pub max_total_result_bytes: u64,
     /// Over all trajectories.
     pub max_total_calls_in_flight: usize,
+    /// Of what waiting and running calls carry.
+    pub max_call_bytes_in_flight: u64,
+    /// Over all trajectories.
+    pub max_total_call_bytes_in_flight: u64,
     pub max_call_ids: u64,
     pub max_pending_input_bytes: u32,
     pub max_timeout: Duration,

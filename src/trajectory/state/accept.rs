@@ -76,7 +76,8 @@ impl State {
                 return self.refuse(call.id, waiter, Verdict::rejected(&rejection, chooser), at);
             }
         };
-        if let Some(verdict) = self.refusal(at) {
+        let bytes = (call.id.as_str().len() + work.job.size()) as u64;
+        if let Some(verdict) = self.refusal(bytes, at) {
             return self.refuse(call.id, waiter, verdict, at);
         }
         if self.ledger.phase == Phase::Released {
@@ -98,6 +99,7 @@ impl State {
             Live {
                 id: call.id,
                 hash,
+                bytes,
                 kind: work.kind,
                 timeout,
                 interactive: false,
@@ -109,11 +111,12 @@ impl State {
                 waiters: waiter.into_iter().collect(),
             },
         );
+        self.live_bytes += bytes;
         if call.concurrent { &mut self.beside } else { &mut self.in_order }.push_back(number);
     }
 
-    /// Why no new call is accepted now, if none is.
-    fn refusal(&self, at: Moment) -> Option<Verdict> {
+    /// Why no new call of so many bytes is accepted now, if none is.
+    fn refusal(&self, bytes: u64, at: Moment) -> Option<Verdict> {
         let limits = &self.limits;
         if self.draining {
             return Some(Verdict::draining(Some(limits.retry_after)));
@@ -129,13 +132,19 @@ impl State {
             let why = format!("the trajectory has had {} calls, the most that one may have", limits.max_call_ids);
             return Some(Verdict::queue_full(&why, None));
         }
-        let full = if self.live.len() >= limits.max_calls_in_flight {
-            format!("the trajectory has {} calls waiting or running", self.live.len())
-        } else if at.total_calls >= limits.max_total_calls_in_flight {
-            format!("the service has {} calls waiting or running", at.total_calls)
+        let (own, others) = (self.holdings(), at.others);
+        let total_calls = own.calls + others.calls;
+        let full = if own.calls >= limits.max_calls_in_flight {
+            format!("the trajectory has {} calls waiting or running", own.calls)
+        } else if total_calls >= limits.max_total_calls_in_flight {
+            format!("the service has {total_calls} calls waiting or running")
+        } else if own.call_bytes + bytes > limits.max_call_bytes_in_flight {
+            format!("the trajectory's waiting and running calls have {} bytes", own.call_bytes)
+        } else if own.call_bytes + others.call_bytes + bytes > limits.max_total_call_bytes_in_flight {
+            "waiting and running calls fill the service's memory for them".to_owned()
         } else if self.log_is_full() {
             "results that nobody has been sent fill the trajectory's log".to_owned()
-        } else if at.total_result_bytes >= limits.max_total_result_bytes {
+        } else if own.result_bytes + others.result_bytes >= limits.max_total_result_bytes {
             "kept results fill the service's memory for them".to_owned()
         } else {
             return None;
@@ -214,6 +223,7 @@ impl State {
     }
 
     pub(super) fn cancel_all(&mut self, cause: CancelCause, at: Moment) {
+        self.end_all_waiting(Verdict::cancelled_waiting(cause), at);
         let mut numbers: Vec<CallNumber> = self.live.keys().copied().collect();
         numbers.sort_unstable();
         numbers.into_iter().for_each(|number| self.cancel(number, cause, at));

@@ -12,8 +12,12 @@ use crate::{
 impl State {
     /// Ends a call that was never handed over.
     pub(super) fn end_waiting(&mut self, number: CallNumber, verdict: Verdict, at: Moment) {
-        self.in_order.retain(|waiting| *waiting != number);
-        self.beside.retain(|waiting| *waiting != number);
+        for line in [&mut self.in_order, &mut self.beside] {
+            // They are numbered as they come.
+            if let Ok(index) = line.binary_search(&number) {
+                line.remove(index);
+            }
+        }
         self.end(number, verdict, Phases::default(), at);
     }
 
@@ -31,6 +35,7 @@ impl State {
 
     fn end(&mut self, number: CallNumber, verdict: Verdict, phases: Phases, at: Moment) {
         let Some(live) = self.live.remove(&number) else { return };
+        self.live_bytes -= live.bytes;
         let total = at.now.saturating_duration_since(live.received);
         let (queued, slot_wait) = match live.stage {
             Stage::Waiting(_) => {
@@ -56,7 +61,7 @@ impl State {
         let limits = &self.limits;
         let mut results = self.ledger.kept_results();
         let mut bytes = self.ledger.kept_bytes();
-        let mut total = at.total_result_bytes;
+        let mut total = at.others.result_bytes + bytes;
         let mut through = Sequence(0);
         for kept in self.ledger.sent_results() {
             let over = results > limits.max_kept_results

@@ -40,15 +40,23 @@ use crate::{
     tool::{CallResult, CancelCause, Kind, Location, Outcome, job::Order},
 };
 
-/// When something happens, and how much the whole service holds at that moment.
+/// When something happens, and how much all other trajectories hold at that moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
     pub(super) now: Instant,
     pub(super) wall: SystemTime,
-    /// Calls accepted and not ended, over all trajectories.
-    pub(super) total_calls: usize,
-    /// Bytes of kept results, over all trajectories.
-    pub(super) total_result_bytes: u64,
+    pub(super) others: Holdings,
+}
+
+/// What is bounded over all trajectories.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Holdings {
+    /// Calls accepted and not ended.
+    pub(super) calls: usize,
+    /// Of what they carry.
+    pub(super) call_bytes: u64,
+    /// Of kept results.
+    pub(super) result_bytes: u64,
 }
 
 /// Names whoever waits for the result of a unary call; the driver's own.
@@ -94,6 +102,8 @@ pub(super) enum Effect {
 struct Live {
     id: CallId,
     hash: CallHash,
+    /// That it came with.
+    bytes: u64,
     kind: Kind,
     timeout: Duration,
     /// It reads what the client sends while it runs.
@@ -138,6 +148,8 @@ pub(super) struct State {
     limits: Arc<Limits>,
     ledger: Ledger,
     live: HashMap<CallNumber, Live>,
+    /// Of all in `live`.
+    live_bytes: u64,
     /// Waiting for their turn, one at a time.
     in_order: VecDeque<CallNumber>,
     /// Waiting to run beside the others.
@@ -171,6 +183,7 @@ impl State {
             limits,
             ledger: Ledger::new(options.clone()),
             live: HashMap::new(),
+            live_bytes: 0,
             in_order: VecDeque::new(),
             beside: VecDeque::new(),
             running_in_order: None,
@@ -225,8 +238,9 @@ impl State {
         (waiting, self.live.len() - waiting)
     }
 
-    pub(super) fn kept_bytes(&self) -> u64 {
-        self.ledger.kept_bytes()
+    pub(super) fn holdings(&self) -> Holdings {
+        let (calls, call_bytes) = (self.live.len(), self.live_bytes);
+        Holdings { calls, call_bytes, result_bytes: self.ledger.kept_bytes() }
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -1,5 +1,7 @@
 //! The core, driven by hand and at random.
 
+mod bounds;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -28,6 +30,8 @@ fn limits() -> Limits {
         max_kept_result_bytes: 1 << 20,
         max_total_result_bytes: 1 << 30,
         max_total_calls_in_flight: 1000,
+        max_call_bytes_in_flight: 1 << 20,
+        max_total_call_bytes_in_flight: 1 << 30,
         max_call_ids: 1000,
         max_pending_input_bytes: 100,
         max_timeout: Duration::from_secs(3600),
@@ -82,13 +86,14 @@ struct World {
     state: State,
     start: Instant,
     at: Duration,
+    others: Holdings,
     effects: Vec<Effect>,
 }
 
 impl World {
     fn new() -> Self {
         let state = State::new(Arc::new(limits()), options(), SystemTime::UNIX_EPOCH);
-        Self { state, start: Instant::now(), at: Duration::ZERO, effects: Vec::new() }
+        Self { state, start: Instant::now(), at: Duration::ZERO, others: Holdings::default(), effects: Vec::new() }
     }
 
     fn attached() -> Self {
@@ -99,12 +104,7 @@ impl World {
     }
 
     fn act<T>(&mut self, act: impl FnOnce(&mut State, Moment) -> T) -> T {
-        let at = Moment {
-            now: self.start + self.at,
-            wall: SystemTime::UNIX_EPOCH + self.at,
-            total_calls: 0,
-            total_result_bytes: 0,
-        };
+        let at = Moment { now: self.start + self.at, wall: SystemTime::UNIX_EPOCH + self.at, others: self.others };
         let answer = act(&mut self.state, at);
         self.effects.extend(self.state.take_effects());
         answer
