@@ -105,6 +105,11 @@ impl Driver {
             // The agent may forget the event only now that its record has been applied.
             drop(receipt);
             self.flush();
+            // What was sent makes room for what had to wait.
+            while self.state.has_effects() {
+                self.carry_out();
+                self.flush();
+            }
             self.count();
         }
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Effect, Live, Moment, Stage, State, Waiter};
+use super::{Effect, LOG_IS_FULL, Live, Moment, Stage, State, Waiter};
 use crate::{
     id::{CallId, CallNumber, Sequence},
     journal::{Record, Workspace},
@@ -143,7 +143,7 @@ impl State {
         } else if own.call_bytes + others.call_bytes + bytes > limits.max_total_call_bytes_in_flight {
             "waiting and running calls fill the service's memory for them".to_owned()
         } else if self.log_is_full() {
-            "results that nobody has been sent fill the trajectory's log".to_owned()
+            LOG_IS_FULL.to_owned()
         } else if own.result_bytes + others.result_bytes >= limits.max_total_result_bytes {
             "kept results fill the service's memory for them".to_owned()
         } else {

@@ -37,7 +37,7 @@ use super::{
 use crate::{
     id::{CallId, CallNumber, Generation, PoolName, Sequence},
     journal::{CallHash, Options, Record},
-    tool::{CallResult, CancelCause, Kind, Location, Outcome, job::Order},
+    tool::{CallResult, CancelCause, Kind, Location, Outcome, Verdict, job::Order},
 };
 
 /// When something happens, and how much all other trajectories hold at that moment.
@@ -58,6 +58,9 @@ pub(super) struct Holdings {
     /// Of kept results.
     pub(super) result_bytes: u64,
 }
+
+/// Why calls wait, or are not accepted, whose client does not read.
+const LOG_IS_FULL: &str = "results that nobody has been sent fill the trajectory's log";
 
 /// Names whoever waits for the result of a unary call; the driver's own.
 pub(super) type Waiter = u64;
@@ -201,6 +204,10 @@ impl State {
         state
     }
 
+    pub(super) fn has_effects(&self) -> bool {
+        !self.effects.is_empty()
+    }
+
     /// What is to be done since the last time this was asked.
     pub(super) fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
@@ -222,6 +229,8 @@ impl State {
         }
         match self.ledger.phase {
             Phase::Open => {
+                // What the log was too full for all that time.
+                self.end_all_waiting(Verdict::queue_full(LOG_IS_FULL, None), at);
                 self.commit(Record::LeaseEnded);
                 self.give_back_slot(false);
                 self.resetting = None;
@@ -270,6 +279,15 @@ impl State {
     pub(super) fn sent(&mut self, sequence: Sequence, at: Moment) {
         self.ledger.mark_sent(sequence);
         self.trim(at);
+        self.settle(at);
+    }
+
+    /// Results that nobody has been sent fill what there is for them: until somebody is, nothing more is run that would
+    /// add to them. So a client that does not read, or is away, holds up itself and nobody else.
+    fn is_held_back(&self, at: Moment) -> bool {
+        let unsent = self.ledger.unsent_bytes();
+        let total = at.others.result_bytes + self.ledger.kept_bytes();
+        unsent >= self.limits.max_kept_result_bytes || unsent > 0 && total >= self.limits.max_total_result_bytes
     }
 
     /// The only way in which what the trajectory remembers changes.
@@ -300,7 +318,8 @@ impl State {
         if self.live.is_empty() && self.stream.as_ref().is_some_and(|stream| stream.half_closed) {
             self.end_stream(None);
         }
-        let idle = self.stream.is_none() && self.live.is_empty() && self.releasing.is_none();
+        let at_rest = self.live.is_empty() || self.load().1 == 0 && self.is_held_back(at);
+        let idle = self.stream.is_none() && self.releasing.is_none() && at_rest;
         match (idle, self.idle_since) {
             (true, None) => self.idle_since = Some(at.now),
             (false, Some(_)) => self.idle_since = None,

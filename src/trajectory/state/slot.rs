@@ -53,7 +53,9 @@ pub(super) struct Resetting {
 impl State {
     /// Stands in line if something needs a slot, and hands over what may run.
     pub(super) fn advance_calls(&mut self, at: Moment) {
-        if self.running_in_order.is_none()
+        let held_back = self.is_held_back(at);
+        if !held_back
+            && self.running_in_order.is_none()
             && let Some(live) = self.in_order.front().and_then(|number| self.live.get_mut(number))
         {
             live.turn.get_or_insert(at.now);
@@ -61,7 +63,7 @@ impl State {
         if self.releasing.is_some() || self.resetting.is_some() {
             return;
         }
-        let waiting = !self.in_order.is_empty() || !self.beside.is_empty();
+        let waiting = !held_back && (!self.in_order.is_empty() || !self.beside.is_empty());
         match &self.slot {
             Slot::None if waiting => self.acquire(),
             Slot::Waiting if !waiting && !self.ledger.options.acquire_slot => self.give_back_slot(false),

@@ -45,6 +45,62 @@ fn what_calls_carry_is_bounded_and_given_back_with_their_end() {
     assert_eq!(world.state.holdings().call_bytes, 0);
 }
 
+/// Whose log is full with one result.
+fn small_log() -> World {
+    let mut world = beside(Holdings::default(), Limits { max_kept_result_bytes: 1, ..limits() });
+    world.batch(vec![call("a", false), call("b", false), call("c", true)]);
+    world.granted();
+    assert_eq!(runs(&world.take()), [CallNumber(1), CallNumber(3)]);
+    world.act(|state, at| state.on_ended(CallNumber(1), ended(None), at));
+    world
+}
+
+#[test]
+fn a_client_that_does_not_read_is_waited_for() {
+    let mut world = small_log();
+    assert_eq!(runs(&world.take()), [], "nobody has been sent the first result");
+    world.at = Duration::from_secs(7);
+    world.act(|state, at| state.sent(Sequence(1), at));
+    assert_eq!(runs(&world.take()), [CallNumber(2)]);
+    world.act(|state, at| state.on_ended(CallNumber(2), ended(None), at));
+    let timings = world.results()[0].timings;
+    assert_eq!((timings.queued, timings.slot_wait), (Duration::from_secs(7), Duration::ZERO));
+}
+
+#[test]
+fn a_client_that_is_away_is_waited_for_until_its_lease_ends() {
+    let mut world = small_log();
+    world.act(State::on_detached);
+    assert_eq!(world.state.deadline(), None, "a call runs");
+    world.act(|state, at| state.on_ended(CallNumber(3), ended(None), at));
+    assert_eq!(world.state.deadline(), Some(world.start + LEASE));
+    world.act(|state, at| state.on_open(open(), false, at).expect("it resumes"));
+    assert_eq!(world.state.deadline(), None, "its client is back");
+    world.act(State::on_detached);
+    world.take();
+    world.at = LEASE;
+    assert!(!world.act(State::on_deadline));
+    assert!(world.take().contains(&Effect::ReleaseSlot { keep: false }));
+    world.act(|state, at| state.on_execute(call("b", false), false, 1, at)).expect("what is known is answered");
+    let result = &world.results()[0];
+    assert_eq!((result.outcome, result.executed), (Outcome::NoCapacity, Executed::No));
+    assert_eq!((result.reason, result.sequence), (Some(Reason::QueueFull), Sequence(3)));
+}
+
+#[test]
+fn a_full_service_holds_up_those_who_do_not_read() {
+    let others = Holdings { result_bytes: 1 << 30, ..Holdings::default() };
+    let mut world = beside(Holdings::default(), limits());
+    world.batch(vec![call("a", false), call("b", false), call("c", false)]);
+    world.granted();
+    world.others = others;
+    world.act(|state, at| state.on_ended(CallNumber(1), ended(None), at));
+    world.act(|state, at| state.sent(Sequence(1), at));
+    assert_eq!(runs(&world.take()), [CallNumber(1), CallNumber(2)], "this one reads");
+    world.act(|state, at| state.on_ended(CallNumber(2), ended(None), at));
+    assert_eq!(runs(&world.take()), [], "it has not yet");
+}
+
 #[test]
 fn what_the_calls_of_all_carry_is_bounded() {
     let others = Holdings { call_bytes: (1 << 30) - 1000, ..Holdings::default() };
