@@ -9,9 +9,9 @@ use tokio::{
 
 use super::{
     command::{Answer, Command, OpenCommand},
-    connection::{Connection, Heard},
+    connection::{Connection, Heard, Sent},
     directory::Shared,
-    request::{OpenError, Response, StreamError},
+    request::{OpenError, StreamError},
     state::{Effect, Holdings, Moment, Place, State, Tally, Waiter},
 };
 use crate::{
@@ -212,7 +212,7 @@ impl Driver {
 
     fn detach(&mut self) {
         if let Some(connection) = self.connection.take() {
-            connection.waiting_output().for_each(|output| self.grant(Some(output)));
+            connection.waiting_output().for_each(|(call, bytes)| self.grant(call, bytes));
         }
         self.state.on_detached(self.moment());
     }
@@ -255,10 +255,15 @@ impl Driver {
         for effect in self.state.take_effects() {
             match effect {
                 Effect::Attach => self.connection = self.arriving.take(),
-                Effect::Send(response) => self.post(response, None),
+                Effect::Send(response) => {
+                    if let Some(connection) = &mut self.connection {
+                        connection.post(response);
+                    }
+                }
                 Effect::SendOutput(call, output) => {
-                    let bytes = u32::try_from(output.data.len()).unwrap_or(u32::MAX);
-                    self.post(Response::Output(Box::new(output)), Some((call, bytes)));
+                    if let Some(connection) = &mut self.connection {
+                        connection.post_output(call, output);
+                    }
                 }
                 Effect::EndStream(error) => self.end_stream(error),
                 Effect::Answer { waiter, result, replayed } => {
@@ -285,7 +290,7 @@ impl Driver {
                 Effect::Input { call, data, end_of_file } => {
                     self.with_lease(|lease| lease.slot().input(call, data, end_of_file));
                 }
-                Effect::GrantOutput(call, bytes) => self.grant(Some((call, bytes))),
+                Effect::GrantOutput(call, bytes) => self.grant(call, bytes),
                 Effect::ResetSlot(generation) => self.with_lease(|lease| lease.slot().reset(generation)),
                 Effect::ReleaseSlot { keep } => {
                     if let Some(lease) = self.lease.take() {
@@ -302,34 +307,27 @@ impl Driver {
         }
     }
 
-    fn grant(&mut self, output: Option<(CallNumber, u32)>) {
-        if let Some((call, bytes)) = output {
-            self.with_lease(|lease| lease.slot().grant_output(call, bytes));
-        }
-    }
-
-    fn post(&mut self, response: Response, output: Option<(CallNumber, u32)>) {
-        if let Some(connection) = &mut self.connection {
-            connection.post(response, output);
-        }
+    fn grant(&mut self, call: CallNumber, bytes: u32) {
+        self.with_lease(|lease| lease.slot().grant_output(call, bytes));
     }
 
     /// Moves to the connection what it has room for.
     fn flush(&mut self) {
         while let Some(connection) = &mut self.connection
-            && let Some((sent, output)) = connection.send_one()
+            && let Some(sent) = connection.send_one()
         {
-            if let Some(sequence) = sent {
-                self.state.sent(sequence, self.moment());
+            match sent {
+                Sent::Result(sequence) => self.state.sent(sequence, self.moment()),
+                Sent::Output((call, bytes)) => self.grant(call, bytes),
+                Sent::Other => {}
             }
-            self.grant(output);
         }
     }
 
     /// What was sent to a stream still reaches it, at the pace of its client, who holds up nobody else.
     fn end_stream(&mut self, error: Option<StreamError>) {
         let Some(connection) = self.connection.take() else { return };
-        connection.waiting_output().for_each(|output| self.grant(Some(output)));
+        connection.waiting_output().for_each(|(call, bytes)| self.grant(call, bytes));
         self.shared.tasks.spawn(connection.finish(error));
     }
 

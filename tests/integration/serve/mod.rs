@@ -5,6 +5,7 @@ mod calls;
 mod clients;
 mod faults;
 mod http;
+mod load;
 mod resume;
 mod scaling;
 mod start;

@@ -1,7 +1,6 @@
 //! The real agent in a directory of its own, as a backend starts it.
 
 use std::{
-    fs,
     os::{fd::OwnedFd, unix::net::UnixListener},
     path::PathBuf,
     process::{ExitStatus, Stdio},
@@ -116,19 +115,12 @@ impl Agent {
 
     /// The most memory that it had at any time, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("it has memory");
-        peak.trim().trim_end_matches(" kB").parse::<u64>().expect("it is a number") << 10
+        super::process::peak_memory(self.pid())
     }
 
     /// Its share of memory, with that of everything below it, in bytes.
     pub(crate) fn pss(&self) -> u64 {
-        let pss = |pid: u32| {
-            let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-            let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-            line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) << 10
-        };
-        super::process::tree(self.pid()).into_iter().map(pss).sum()
+        super::process::tree(self.pid()).into_iter().map(super::process::pss).sum()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -28,3 +28,20 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z')))
 }
+
+/// The most memory that it had at any time, in bytes.
+pub(crate) fn peak_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("it has memory");
+    kilobytes(peak).expect("it is a number")
+}
+
+/// The share of memory that would be free without it, in bytes; 0 if it has ended.
+pub(crate) fn pss(pid: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    rollup.lines().find_map(|line| line.strip_prefix("Pss:")).and_then(kilobytes).unwrap_or(0)
+}
+
+fn kilobytes(text: &str) -> Option<u64> {
+    text.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|number| number << 10)
+}
