@@ -44,7 +44,7 @@ use tool_executor::pb::{
 
 use crate::{
     Result,
-    load::{Figures, percentiles},
+    load::{Latency, Load, Phases, percentiles},
 };
 
 pub(crate) const ECHO: &str = "floor-echo";
@@ -53,37 +53,43 @@ pub(crate) const FAR_ECHO: &str = "floor-far-echo";
 
 type Responses<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Send>>;
 
-/// `sh -c true` by the cheapest way there is (std's posix_spawn, which is a vfork), one after another and on as many
-/// threads as keep both cores busy.
-pub(crate) fn raw_spawn(calls: usize, time: Duration) -> Figures {
-    let spawn = || {
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", "true"]).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    let times = (0..calls)
-        .map(|_| {
-            let start = Instant::now();
-            assert!(spawn());
-            start.elapsed()
-        })
-        .collect();
+/// `sh -c true` by the cheapest way there is: std's posix_spawn, which is a vfork.
+fn spawn() {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "true"]).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    assert!(command.status().is_ok_and(|status| status.success()));
+}
+
+/// One after another.
+pub(crate) fn spawns(calls: usize) -> Latency {
+    let times = (0..calls).map(|_| timed(spawn)).collect();
     let (median, p99) = percentiles(times);
+    Latency { median, p99, phases: Phases::default() }
+}
+
+/// On so many threads.
+pub(crate) fn spawns_at_once(threads: usize, time: Duration) -> Load {
     let start = Instant::now();
-    let threads: Vec<_> = (0..8)
+    let threads: Vec<_> = (0..threads)
         .map(|_| {
             thread::spawn(move || {
-                let mut calls = 0_u64;
+                let mut times = Vec::new();
                 while start.elapsed() < time {
-                    assert!(spawn());
-                    calls += 1;
+                    times.push(timed(spawn));
                 }
-                calls
+                times
             })
         })
         .collect();
-    let calls: u64 = threads.into_iter().filter_map(|thread| thread.join().ok()).sum();
-    Figures { median, p99, rate: calls as f64 / start.elapsed().as_secs_f64() }
+    let times: Vec<Duration> = threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect();
+    let rate = times.len() as f64 / start.elapsed().as_secs_f64();
+    Load { p99: percentiles(times).1, rate }
+}
+
+fn timed(act: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    act();
+    start.elapsed()
 }
 
 type Answers = mpsc::Sender<std::result::Result<TrajectoryResponse, Status>>;

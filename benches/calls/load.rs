@@ -6,16 +6,35 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 use tool_executor::pb::toolexecutor::{
-    Batch, Call, CallResult, Open, ReleaseTrajectory, ToolCall, TrajectoryRequest, TrajectoryResponse, call::Action,
-    tool_call::Arguments, tool_executor_client::ToolExecutorClient, trajectory_request, trajectory_response,
+    Batch, Call, CallResult, Command, Open, ReleaseTrajectory, ToolCall, TrajectoryRequest, TrajectoryResponse,
+    call::Action, command::Program, tool_call::Arguments, tool_executor_client::ToolExecutorClient, trajectory_request,
+    trajectory_response,
 };
 
 use crate::Result;
 
-pub(crate) struct Figures {
+/// Of calls one after another.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Latency {
     pub(crate) median: Duration,
     pub(crate) p99: Duration,
-    /// Calls a second, many at once.
+    /// Where the time went, as the executor says; of a floor, nothing.
+    pub(crate) phases: Phases,
+}
+
+/// Means.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Phases {
+    pub(crate) dispatch: Duration,
+    pub(crate) execution: Duration,
+    pub(crate) collection: Duration,
+}
+
+/// Of many at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) p99: Duration,
+    /// Calls a second.
     pub(crate) rate: f64,
 }
 
@@ -24,12 +43,14 @@ pub(crate) enum Kind {
     True,
     Read,
     Write,
+    Sleep,
 }
 
 impl Kind {
     fn tool(self) -> ToolCall {
         let (name, arguments) = match self {
             Self::True => ("bash", r#"{"command":"true"}"#.to_owned()),
+            Self::Sleep => ("bash", r#"{"command":"sleep 5"}"#.to_owned()),
             Self::Read => ("read_file", r#"{"path":"file"}"#.to_owned()),
             Self::Write => ("write_file", format!(r#"{{"path":"file","content":"{}"}}"#, "x".repeat(1024))),
         };
@@ -56,8 +77,12 @@ impl Trajectory {
 
     /// Sends one call and waits for its result.
     pub(crate) async fn call(&mut self, kind: Kind) -> Result<CallResult> {
+        self.send(Call { action: Some(Action::Tool(kind.tool())), ..Call::default() }).await
+    }
+
+    async fn send(&mut self, call: Call) -> Result<CallResult> {
         self.calls += 1;
-        let call = Call { call_id: self.calls.to_string(), action: Some(Action::Tool(kind.tool())), ..Call::default() };
+        let call = Call { call_id: self.calls.to_string(), ..call };
         self.requests.send(message(trajectory_request::Message::Batch(Batch { calls: vec![call] }))).await?;
         loop {
             let response = self.responses.message().await?.ok_or("the stream ended")?;
@@ -73,6 +98,15 @@ impl Trajectory {
 }
 
 impl Trajectory {
+    /// Prints so many bytes, and reads what is sent of it meanwhile.
+    pub(crate) async fn print(&mut self, bytes: u64, stream_output: bool) -> Result<()> {
+        let command =
+            Command { program: Some(Program::Shell(format!("head -c {bytes} /dev/zero"))), ..Command::default() };
+        let call = Call { action: Some(Action::Command(command)), stream_output, ..Call::default() };
+        let printed = self.send(call).await?.stdout.map_or(0, |stdout| stdout.total_bytes);
+        if printed == bytes { Ok(()) } else { Err(format!("{printed} bytes were printed").into()) }
+    }
+
     /// Gives its slot back, and waits until it has.
     pub(crate) async fn release(mut self) -> Result<()> {
         self.requests.send(message(trajectory_request::Message::Release(ReleaseTrajectory::default()))).await?;
@@ -89,25 +123,39 @@ pub(crate) async fn connect(address: &str) -> Result<Channel> {
     Ok(Channel::from_shared(format!("http://{address}"))?.connect().await?)
 }
 
-/// Median and 99th percentile of a call, one after another.
-pub(crate) async fn one_trajectory(address: &str, kind: Kind, calls: usize) -> Result<(Duration, Duration)> {
+/// Calls one after another.
+pub(crate) async fn one_trajectory(address: &str, kind: Kind, calls: usize) -> Result<Latency> {
     let mut trajectory = Trajectory::open(connect(address).await?, format!("one-{}", kind as u8)).await?;
     trajectory.call(Kind::Write).await?;
     for _ in 0..50 {
         trajectory.call(kind).await?;
     }
     let mut times = Vec::with_capacity(calls);
+    let mut sums = Phases::default();
     for _ in 0..calls {
         let start = Instant::now();
-        trajectory.call(kind).await?;
+        let result = trajectory.call(kind).await?;
         times.push(start.elapsed());
+        if let Some(timings) = result.timings {
+            sums.dispatch += duration(timings.dispatch);
+            sums.execution += duration(timings.execution);
+            sums.collection += duration(timings.collection);
+        }
     }
     trajectory.release().await?;
-    Ok(percentiles(times))
+    let mean = |sum: Duration| sum / u32::try_from(calls).unwrap_or(1);
+    let (median, p99) = percentiles(times);
+    let phases =
+        Phases { dispatch: mean(sums.dispatch), execution: mean(sums.execution), collection: mean(sums.collection) };
+    Ok(Latency { median, p99, phases })
 }
 
-/// Calls a second of so many trajectories, each of which sends one call after another.
-pub(crate) async fn many_trajectories(address: &str, kind: Kind, trajectories: usize, time: Duration) -> Result<f64> {
+fn duration(duration: Option<prost_types::Duration>) -> Duration {
+    duration.and_then(|duration| duration.try_into().ok()).unwrap_or_default()
+}
+
+/// So many trajectories, each of which sends one call after another.
+pub(crate) async fn many_trajectories(address: &str, kind: Kind, trajectories: usize, time: Duration) -> Result<Load> {
     let channel = connect(address).await?;
     let mut open = Vec::new();
     for index in 0..trajectories {
@@ -120,24 +168,26 @@ pub(crate) async fn many_trajectories(address: &str, kind: Kind, trajectories: u
         .into_iter()
         .map(|mut trajectory| {
             tokio::spawn(async move {
-                let mut calls = 0_u64;
+                let mut times = Vec::new();
                 while start.elapsed() < time {
+                    let begun = Instant::now();
                     trajectory.call(kind).await?;
-                    calls += 1;
+                    times.push(begun.elapsed());
                 }
                 let time = start.elapsed();
                 trajectory.release().await?;
-                Result::Ok((calls, time))
+                Result::Ok((times, time))
             })
         })
         .collect();
-    let (mut calls, mut time) = (0, Duration::ZERO);
+    let (mut times, mut time) = (Vec::new(), Duration::ZERO);
     for task in tasks {
         let (more, until) = task.await??;
-        calls += more;
+        times.extend(more);
         time = time.max(until);
     }
-    Ok(calls as f64 / time.as_secs_f64())
+    let rate = times.len() as f64 / time.as_secs_f64();
+    Ok(Load { p99: percentiles(times).1, rate })
 }
 
 pub(crate) fn percentiles(mut times: Vec<Duration>) -> (Duration, Duration) {

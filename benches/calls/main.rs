@@ -3,17 +3,25 @@
 //! - floors: a raw spawn of `sh -c true`; a bare tonic bidi echo; the same echo through a relay onto one multiplexed
 //!   stream, which is two hops, as a call takes them;
 //! - the executor: one trajectory, and 100 at once, of `true`, of `read_file` and `write_file` of 1 KB;
-//! - memory of an idle executor, an idle agent with its slots, and an idle open stream.
+//! - memory of an idle executor and of an idle agent with its slots;
+//! - what open trajectories cost, whether slow calls delay quick ones, and what much output costs.
 //!
 //! `cargo bench --bench calls` prints every figure and its ratio to the floor. Quote ratios: absolute figures change
-//! with the machine and its mood. `cargo bench --bench calls -- read_file` measures one kind of call, and no floor;
-//! `-- nomad` measures what it costs that containers run on a cluster.
+//! with the machine and its mood. With a word after it, it measures less: `-- read_file` one kind of call, and no floor;
+//! `-- scale`, `-- fairness` and `-- output` what they say; `-- nomad` what it costs that containers run on a cluster.
+//! `-- against CHECKOUT` compares another checkout, or a built program of it, with this one, in turns, and fails if
+//! this one is slower by more than 10 %.
 
+mod against;
+mod fairness;
 mod floor;
 mod load;
 mod memory;
 mod nomad;
+mod output;
+mod scale;
 mod servers;
+mod turns;
 #[path = "../../tests/integration/support"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod support {
@@ -21,94 +29,111 @@ mod support {
     pub(crate) mod process;
 }
 
-use std::{env, error::Error, time::Duration};
+use std::{env, error::Error, path::Path, process::ExitCode, time::Duration};
 
-use load::{Figures, Kind};
+use load::{Kind, Latency, Load};
 use servers::Server;
+use tokio::runtime::Runtime;
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 const SEQUENTIAL_CALLS: usize = 2000;
 const TRAJECTORIES: usize = 100;
 const LOAD_TIME: Duration = Duration::from_secs(5);
-const IDLE_STREAMS: usize = 1000;
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    match arguments.first().map(String::as_str) {
-        Some(floor::ECHO) => floor::serve_echo(),
-        Some(floor::RELAY) => floor::serve_relay(),
-        Some(floor::FAR_ECHO) => floor::serve_far_echo(arguments.get(1).ok_or("the far echo needs a socket")?),
-        Some(only) => measure_only(only),
-        None => measure(),
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        [floor::ECHO] => floor::serve_echo()?,
+        [floor::RELAY] => floor::serve_relay()?,
+        [floor::FAR_ECHO, socket] => floor::serve_far_echo(socket)?,
+        _ => return measure(&arguments),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(arguments: &[&str]) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match *arguments {
+        [] => everything(&runtime)?,
+        ["nomad"] => nomad::measure(&runtime)?,
+        ["scale"] => scale::measure(&runtime)?,
+        ["fairness"] => fairness::measure(&runtime)?,
+        ["output"] => output::measure(&runtime)?,
+        ["against", other] => return against::measure(&runtime, Path::new(other)),
+        [only] => one_kind(&runtime, only)?,
+        _ => return Err("it is one word, or against and a checkout: see benches/calls/main.rs".into()),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 const KINDS: [(Kind, &str); 3] =
     [(Kind::True, "bash true"), (Kind::Read, "read_file 1 KB"), (Kind::Write, "write_file 1 KB")];
 
-fn measure_only(only: &str) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    if only == "nomad" {
-        return nomad::measure(&runtime);
-    }
+fn one_kind(runtime: &Runtime, only: &str) -> Result<()> {
     let executor = Server::executor()?;
     for (kind, name) in KINDS.into_iter().filter(|(_, name)| name.contains(only)) {
-        print(name, &runtime.block_on(measure_kind(&executor.address, kind))?);
+        print(name, &runtime.block_on(figures(&executor.address, kind))?);
     }
     Ok(())
 }
 
-fn measure() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let spawn = floor::raw_spawn(SEQUENTIAL_CALLS, LOAD_TIME);
+fn everything(runtime: &Runtime) -> Result<()> {
+    let spawn = (floor::spawns(SEQUENTIAL_CALLS), floor::spawns_at_once(8, LOAD_TIME));
     print("floor: raw spawn of sh -c true", &spawn);
 
     let echo = Server::floor(floor::ECHO)?;
-    let echo = runtime.block_on(measure_kind(&echo.address, Kind::Read))?;
-    print("floor: bare tonic bidi echo", &echo);
+    print("floor: bare tonic bidi echo", &runtime.block_on(figures(&echo.address, Kind::Read))?);
+    drop(echo);
 
     let relay = Server::floor(floor::RELAY)?;
-    let two_hops = runtime.block_on(measure_kind(&relay.address, Kind::Read))?;
+    let two_hops = runtime.block_on(figures(&relay.address, Kind::Read))?;
     drop(relay);
     print("floor: echo over two hops", &two_hops);
 
     let executor = Server::executor()?;
     for (kind, name) in KINDS {
-        let figures = runtime.block_on(measure_kind(&executor.address, kind))?;
-        print(name, &figures);
-        match kind {
-            Kind::True => {
-                let floor = spawn.median + two_hops.median;
-                println!("    p50 / (raw spawn + two hops)    {:5.2}   goal <= 1.20", ratio(figures.median, floor));
-                println!("    rate / raw spawn's rate         {:5.2}   goal >= 0.80", figures.rate / spawn.rate);
-            }
-            Kind::Read | Kind::Write => {
-                println!(
-                    "    p50 / two hops                  {:5.2}   goal <= 1.60",
-                    ratio(figures.median, two_hops.median)
-                );
-                println!("    rate / two hops' rate           {:5.2}   goal >= 0.50", figures.rate / two_hops.rate);
-            }
-        }
+        let (one, many) = runtime.block_on(figures(&executor.address, kind))?;
+        print(name, &(one, many));
+        let (floor, floor_rate, floor_name, goal, rate_goal) = match kind {
+            Kind::True => (spawn.0.median + two_hops.0.median, spawn.1.rate, "raw spawn", 1.20, 0.80),
+            _ => (two_hops.0.median, two_hops.1.rate, "two hops", 1.60, 0.50),
+        };
+        let floors = if kind == Kind::True { "(raw spawn + two hops)" } else { "two hops" };
+        println!("    p50 / {floors:26}{:5.2}   goal <= {goal:.2}", ratio(one.median, floor));
+        println!(
+            "    rate / {:25}{:5.2}   goal >= {rate_goal:.2}",
+            format!("{floor_name}'s rate"),
+            many.rate / floor_rate
+        );
+        let [dispatch, execution, collection] =
+            [one.phases.dispatch, one.phases.execution, one.phases.collection].map(micros);
+        println!("    dispatch {dispatch:.0} us, execution {execution:.0} us, collection {collection:.0} us");
     }
     drop(executor);
-    memory::measure(&runtime, IDLE_STREAMS)
+    memory::measure(runtime)?;
+    scale::measure(runtime)?;
+    fairness::measure(runtime)?;
+    output::measure(runtime)
 }
 
-async fn measure_kind(address: &str, kind: Kind) -> Result<Figures> {
-    let (median, p99) = load::one_trajectory(address, kind, SEQUENTIAL_CALLS).await?;
-    let rate = load::many_trajectories(address, kind, TRAJECTORIES, LOAD_TIME).await?;
-    Ok(Figures { median, p99, rate })
+async fn figures(address: &str, kind: Kind) -> Result<(Latency, Load)> {
+    let one = load::one_trajectory(address, kind, SEQUENTIAL_CALLS).await?;
+    Ok((one, load::many_trajectories(address, kind, TRAJECTORIES, LOAD_TIME).await?))
 }
 
-fn print(name: &str, figures: &Figures) {
+fn print(name: &str, (one, many): &(Latency, Load)) {
     println!(
         "{name:34} p50 {:7.0} us   p99 {:7.0} us   {TRAJECTORIES} at once: {:7.0}/s",
-        figures.median.as_secs_f64() * 1e6,
-        figures.p99.as_secs_f64() * 1e6,
-        figures.rate,
+        micros(one.median),
+        micros(one.p99),
+        many.rate,
     );
+}
+
+fn micros(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
 }
 
 fn ratio(a: Duration, b: Duration) -> f64 {

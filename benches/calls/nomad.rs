@@ -14,14 +14,15 @@ use tool_executor::pb::toolexecutor::{GetStatusRequest, PoolStatus, tool_executo
 
 use crate::{
     Result,
-    load::{self, Kind},
-    ratio,
+    load::Kind,
+    micros,
     servers::Server,
     support::nomad::{Nomad, Options},
+    turns::{self, Plan},
 };
 
 const ROUNDS: usize = 5;
-const CALLS: usize = 500;
+const PLAN: Plan = Plan { rounds: ROUNDS, calls: 500, trajectories: 0, time: Duration::ZERO };
 const AT_ONCE: u32 = 20;
 const IDLE: Duration = Duration::from_secs(20);
 
@@ -52,17 +53,11 @@ async fn calls(address: &str) -> Result<()> {
     let (local, nomad) = (Server::executor_with(&pool)?, over(address, &pool)?);
     until(&nomad, |pool| pool.available_slots == 60).await?;
     for (kind, name) in [(Kind::True, "bash true"), (Kind::Read, "read_file 1 KB")] {
-        let (mut here, mut there) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            here.push(load::one_trajectory(&local.address, kind, CALLS).await?.0);
-            there.push(load::one_trajectory(&nomad.address, kind, CALLS).await?.0);
-        }
-        let (here, there) = (median(here), median(there));
+        let ratios = turns::compare(&local.address, &nomad.address, kind, &PLAN).await?;
         println!(
-            "{name:20} local p50 {:6.0} us, over Nomad {:6.0} us   ratio {:5.2}   goal <= 1.10",
-            micros(here),
-            micros(there),
-            ratio(there, here)
+            "{name:20} local p50 {:6.0} us; over Nomad, to that {:5.2}   goal <= 1.10",
+            micros(ratios.first_median),
+            ratios.median
         );
     }
     Ok(())
@@ -98,7 +93,7 @@ async fn starts(address: &str, stand_in: Option<&Nomad>) -> Result<()> {
         }
         println!(
             "ready after its port answers: {:.1} ms, slots made and looked for among it   goal <= 50",
-            median(late).as_secs_f64() * 1e3
+            turns::middle(late.iter().map(Duration::as_secs_f64)) * 1e3
         );
     }
     until(&server, |pool| pool.available_slots == 1).await?;
@@ -131,13 +126,4 @@ async fn until(server: &Server, done: impl Fn(&PoolStatus) -> bool) -> Result<()
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Err("it did not come to that in a minute".into())
-}
-
-fn median(mut all: Vec<Duration>) -> Duration {
-    all.sort_unstable();
-    all[all.len() / 2]
-}
-
-fn micros(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e6
 }

@@ -3,6 +3,7 @@
 use std::{
     env,
     io::{BufRead, BufReader},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -16,6 +17,8 @@ pub(crate) struct Server {
     state: Option<TempDir>,
 }
 
+const ROOMY: [(&str, &str); 3] = [("SLOTS", "60"), ("MIN_CONTAINERS", "2"), ("MAX_CONTAINERS", "2")];
+
 impl Server {
     /// This program again, as one of the floors.
     pub(crate) fn floor(name: &str) -> Result<Self> {
@@ -26,12 +29,21 @@ impl Server {
 
     /// The executor, with a slot for every trajectory.
     pub(crate) fn executor() -> Result<Self> {
-        Self::executor_with(&[("SLOTS", "60"), ("MIN_CONTAINERS", "2"), ("MAX_CONTAINERS", "2")])
+        Self::executor_with(&ROOMY)
+    }
+
+    /// Another program, with the same settings.
+    pub(crate) fn executor_of(program: &Path) -> Result<Self> {
+        Self::run(program, &ROOMY)
     }
 
     pub(crate) fn executor_with(settings: &[(&str, &str)]) -> Result<Self> {
+        Self::run(Path::new(env!("CARGO_BIN_EXE_tool-executor")), settings)
+    }
+
+    fn run(program: &Path, settings: &[(&str, &str)]) -> Result<Self> {
         let state = TempDir::new()?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tool-executor"));
+        let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--state-dir"]).arg(state.path());
         command.envs(settings.iter().map(|(name, value)| (format!("TOOL_EXECUTOR_{name}"), value)));
         Self::start(command, Some(state))
