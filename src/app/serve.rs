@@ -40,7 +40,10 @@ pub(super) fn run(flags: ServeFlags) -> Done {
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(loaded.settings.worker_threads)
+        .enable_all()
+        .build()?;
     let done = runtime.block_on(serve(loaded.settings));
     // Nothing is left to wait for but connections of clients that do not read.
     runtime.shutdown_background();

@@ -82,6 +82,9 @@ pub(super) const KEYS: &[Key] = &[
     Key::unset("state_dir"),
     // The machine's name.
     Key::unset("executor_id"),
+    // Of the executor itself. Unset: half as many as there are processors; the others are for what it runs, and each that
+    // is awake for nothing costs every call a wake-up.
+    Key::unset("worker_threads"),
     //
     // Containers and slots. Numbers are the old system's where it had them.
     Key::new("slots", "10").of_pools(),

@@ -25,6 +25,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Tells this executor's containers from another's.
     pub executor_id: String,
+    /// That carry calls to and fro.
+    pub worker_threads: usize,
     /// The default one, which has no name, comes first.
     pub pools: Vec<PoolSettings>,
     pub link: LinkSettings,
@@ -177,6 +179,7 @@ pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
         token: r.optional("token", secret),
         state_dir: state_dir(r, machine),
         executor_id: r.optional("executor_id", name).unwrap_or_else(|| host_name(machine)),
+        worker_threads: r.optional("worker_threads", worker_threads).unwrap_or_else(|| (machine.processors / 2).max(1)),
         pools: vec![pools::build(r, "")],
         link: LinkSettings {
             batch_window: duration(r, "batch_window", ZERO..=SECOND),
@@ -293,6 +296,13 @@ fn url(written: convert::Written<'_>) -> Result<String, String> {
     match text.split_once("://") {
         Some(("http" | "https", rest)) if !rest.is_empty() => Ok(text.trim_end_matches('/').to_owned()),
         _ => Err(format!("must be an address such as http://executor:9001, and is {text:?}")),
+    }
+}
+
+fn worker_threads(written: convert::Written<'_>) -> Result<usize, String> {
+    match convert::number(written)? {
+        threads @ 1..=1_024 => Ok(threads as usize),
+        other => Err(format!("must be between 1 and 1024, and is {other}")),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     env, fs, io,
+    num::NonZero,
     path::{Path, PathBuf},
 };
 
@@ -44,6 +45,8 @@ pub struct Machine {
     pub xdg_state_home: Option<PathBuf>,
     /// Against which a relative path is meant.
     pub working_directory: PathBuf,
+    /// That this process may use.
+    pub processors: usize,
 }
 
 /// The settings of this process.
@@ -112,6 +115,7 @@ impl Machine {
             home: path("HOME"),
             xdg_state_home: path("XDG_STATE_HOME").filter(|path| path.is_absolute()),
             working_directory: env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            processors: std::thread::available_parallelism().map_or(1, NonZero::get),
         }
     }
 }

@@ -10,6 +10,7 @@ fn sources() -> Sources {
         home: Some("/home/ada".into()),
         xdg_state_home: None,
         working_directory: "/srv".into(),
+        processors: 8,
     };
     Sources { machine, ..Sources::default() }
 }
@@ -55,6 +56,7 @@ fn nothing_need_be_set() {
     assert_eq!(settings.calls.max_timeout, Duration::from_secs(3_600));
     assert_eq!(settings.state_dir.to_str(), Some("/home/ada/.local/state/tool-executor"));
     assert_eq!(settings.executor_id, "node-1");
+    assert_eq!(settings.worker_threads, 4);
     assert_eq!(settings.tools.enabled, ["full"]);
     assert!(!settings.sandbox.network);
 }
