@@ -125,7 +125,7 @@ async fn a_slot_that_dies_takes_its_calls_along_and_comes_back() {
     slot.run(CallNumber(2), Order { stream_output: true, ..shell("echo started; sleep 100; :") });
     output_of(&mut slot).await;
     kill_process(keeper_of(&agent, "sh"), Signal::KILL).expect("it can be killed");
-    assert!(matches!(not_a_process(&mut slot).await, End::SlotLost(_)));
+    assert!(matches!(not_a_process(&mut slot).await, End::SlotLost { ran: true, .. }));
     assert!(matches!(next(&mut slot).await, SlotEvent::SlotLost { .. }));
     slot.run(CallNumber(3), shell("true"));
     assert!(matches!(not_a_process(&mut slot).await, End::NotRun(_)));

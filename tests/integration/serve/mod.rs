@@ -3,8 +3,10 @@
 mod bad_input;
 mod calls;
 mod clients;
+mod endings;
 mod faults;
 mod http;
+mod outcomes;
 mod resume;
 mod scaling;
 mod start;
