@@ -77,6 +77,8 @@ async fn start(stream: &mut Stream, marker: &str, timeout: i64) {
 async fn end(server: &Server, id: &str, cause: Cause) -> Duration {
     let marker = marker();
     let mut stream = labelled(server, id).await;
+    let limits = stream.opened.limits.as_ref().expect("it is told its limits");
+    assert_eq!(limits.max_timeout, seconds(3_600), "an hour can be asked for");
     let timeout = if let Cause::Timeout { seconds } = cause { seconds } else { 3_600 };
     let mut client = server.client().await;
     start(&mut stream, &marker, timeout).await;
