@@ -98,7 +98,7 @@ async fn end(server: &Server, id: &str, cause: Cause) -> Duration {
     }
     let result = stream.result().await;
     let took = match cause {
-        // By the agent's clock: what came after the timeout.
+        // By its timings: what came after the timeout.
         Cause::Timeout { seconds } => after(&result, seconds),
         _ => caused.elapsed(),
     };
@@ -133,7 +133,8 @@ fn after(result: &CallResult, timeout: i64) -> Duration {
     let phase = |phase: Option<prost_types::Duration>| {
         Duration::try_from(phase.expect("every phase is told")).expect("it is not negative")
     };
-    let took = phase(timings.execution) + phase(timings.collection);
+    // The agent counts from when it has handed the call over, which is dispatch still.
+    let took = phase(timings.dispatch) + phase(timings.execution) + phase(timings.collection);
     let timeout = Duration::from_secs(timeout.unsigned_abs());
     assert!(took >= timeout, "{took:?} of {timeout:?}");
     took - timeout
