@@ -266,7 +266,8 @@ pub(super) async fn draining() -> Vec<Case> {
     let mut stream = Stream::open(&server, "draining").await;
     assert!(stream.bash("slot", "true").await.success);
     // Else the trajectory would end at once.
-    stream.batch(vec![bash("runs", "exec sleep 600")]).await;
+    stream.batch(vec![Call { stream_output: true, ..bash("runs", "echo begun; exec sleep 600") }]).await;
+    output(&mut stream).await;
     server.signal(Signal::TERM);
     notice(&mut stream, |event| matches!(event, Event::Draining(_))).await;
     let mut cases = Vec::new();
