@@ -88,7 +88,7 @@ pub(super) fn from_ending(slot: u32, call: u64, ending: Ending) -> pb::CallEnded
         End::FileFailed(failure) => Wire::FileFailure(from_file_failure(failure)),
         End::NotRun(cause) => Wire::NotRun(cause),
         End::CancelledEarly => Wire::CancelledEarly(pb::CancelledEarly {}),
-        End::SlotLost(cause) => Wire::SlotLost(cause),
+        End::SlotLost { cause, ran } => Wire::SlotLost(pb::CallLost { cause, ran }),
         End::AgentFailed(error) => Wire::AgentFailure(error),
     };
     let Phases { dispatch, execution, collection } = ending.phases;
@@ -114,7 +114,7 @@ pub(super) fn to_ending(ended: pb::CallEnded) -> Result<Ending, Senseless> {
         Wire::FileFailure(failure) => End::FileFailed(to_file_failure(failure)?),
         Wire::NotRun(cause) => End::NotRun(cause),
         Wire::CancelledEarly(pb::CancelledEarly {}) => End::CancelledEarly,
-        Wire::SlotLost(cause) => End::SlotLost(cause),
+        Wire::SlotLost(pb::CallLost { cause, ran }) => End::SlotLost { cause, ran },
         Wire::AgentFailure(error) => End::AgentFailed(error),
     };
     let phases = Phases {
@@ -285,7 +285,7 @@ mod tests {
             End::Wrote(4),
             End::NotRun(message()),
             End::CancelledEarly,
-            End::SlotLost(message()),
+            End::SlotLost { cause: message(), ran: true },
             End::AgentFailed(message()),
         ];
         ends.extend(

@@ -112,8 +112,11 @@ pub enum End {
     NotRun(String),
     /// Cancelled before it was started.
     CancelledEarly,
-    /// The slot's processes died under it.
-    SlotLost(String),
+    /// The slot's processes died under it. `ran`: it is known to have been started, by what it printed.
+    SlotLost {
+        cause: String,
+        ran: bool,
+    },
     /// The agent is at fault; whether it ran is not known.
     AgentFailed(String),
 }

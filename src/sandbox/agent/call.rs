@@ -95,7 +95,8 @@ impl Call {
             }
         };
         if let Err(error) = runner.start(&self.process, stdio).await {
-            self.answer(lost(&error), Phases { dispatch: self.arrived.elapsed(), ..Phases::default() });
+            let phases = Phases { dispatch: self.arrived.elapsed(), ..Phases::default() };
+            self.answer(End::NotRun(error.to_string()), phases);
             return None;
         }
         // It has gone to the runner, and may be large.
@@ -118,10 +119,6 @@ impl Call {
         let ended = wire::from_ending(self.slot, self.number, Ending { end, phases });
         self.events.push(Event { event: Some(event::Event::Ended(ended)) });
     }
-}
-
-fn lost(error: &SlotError) -> End {
-    End::SlotLost(error.to_string())
 }
 
 /// One of the ways to read an [`Output`].
@@ -280,7 +277,8 @@ impl Running {
                 self.call.answer(End::Process(end), phases(execution));
             }
             Err(error) => {
-                self.call.answer(lost(&error), phases(Duration::ZERO));
+                let ran = self.stdout.total() + self.stderr.total() > 0;
+                self.call.answer(End::SlotLost { cause: error.to_string(), ran }, phases(Duration::ZERO));
                 return None;
             }
         }

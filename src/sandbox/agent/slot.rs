@@ -33,7 +33,10 @@ use crate::{
         slot::{Runner, Slot, SlotConfig, SlotError},
         wire,
     },
-    tool::job::{End, Ending, Job, Order, Phases},
+    tool::{
+        chain,
+        job::{End, Ending, Job, Order, Phases},
+    },
 };
 
 /// Runners that wait for a call: the next one in order finds one, and so does one beside it.
@@ -243,18 +246,17 @@ impl SlotTask {
                 self.tell_ready(false, false);
             }
             Err(error) => {
-                warn!(slot = self.index, error = &error as &dyn Error, "the slot could not be emptied");
-                self.state = State::Lost(holder);
-                self.tell_lost(format!("it could not be emptied: {error}"));
+                // The scheduler hears of it when its holder gives it back.
+                let cause = self.set_aside(&error);
+                self.tell_lost(format!("it could not be emptied: {cause}"));
             }
         }
     }
 
     async fn release(&mut self, keep: bool) {
-        if self.state == State::Quarantined {
-            // An executor that came later was not there when it was told.
-            let cause = "it could not be emptied earlier".to_owned();
-            return self.tell(event::Event::Quarantined(SlotQuarantined { slot: self.index, cause }));
+        // By a reset that failed, or under an executor that came before.
+        if let State::Quarantined(cause) = &self.state {
+            return self.tell_quarantined(cause.clone());
         }
         if keep {
             self.end_calls().await;
@@ -272,10 +274,16 @@ impl SlotTask {
     }
 
     fn quarantine(&mut self, error: &SlotError) {
+        let cause = self.set_aside(error);
+        self.tell_quarantined(cause);
+    }
+
+    /// From now on nothing runs in it. Says why.
+    fn set_aside(&mut self, error: &SlotError) -> String {
         error!(slot = self.index, error = error as &dyn Error, "the slot is never used again");
-        self.state = State::Quarantined;
-        let cause = error.to_string();
-        self.tell(event::Event::Quarantined(SlotQuarantined { slot: self.index, cause }));
+        let cause = chain(error);
+        self.state = State::Quarantined(cause.clone());
+        cause
     }
 
     /// Ends everything in the slot and makes it anew, with an empty workspace.
@@ -333,6 +341,10 @@ impl SlotTask {
     fn tell_lost(&self, cause: String) {
         warn!(slot = self.index, cause, "the slot is lost to its holder");
         self.tell(event::Event::Lost(SlotLost { slot: self.index, cause }));
+    }
+
+    fn tell_quarantined(&self, cause: String) {
+        self.tell(event::Event::Quarantined(SlotQuarantined { slot: self.index, cause }));
     }
 
     fn tell(&self, event: event::Event) {

@@ -8,7 +8,7 @@
 //!     '--- release ------+------------------'--------- Lost <-'
 //!     '--- release ----------------------------------- Kept
 //!
-//!   any that was to be emptied and could not be: Quarantined, for good (a reset that fails: Lost)
+//!   any that was to be emptied and could not be: Quarantined, for good
 //! ```
 //!
 //! Invariants: a slot is clean only with an empty workspace and new processes; it never goes from one owner to another
@@ -31,9 +31,10 @@ pub(super) enum State {
     Assigned(Holder),
     /// Released with its files kept for its owner.
     Kept(Holder),
-    /// Its processes died under its holder, or it could not be emptied for it.
+    /// Its processes died under its holder.
     Lost(Holder),
-    Quarantined,
+    /// It could not be emptied: why. Nothing is tried a second time, since what an attempt left behind is not known.
+    Quarantined(String),
 }
 
 impl State {
@@ -57,7 +58,7 @@ impl State {
     pub(super) fn to_be_reset(&self) -> Option<&Holder> {
         match self {
             Self::Assigned(holder) | Self::Lost(holder) => Some(holder),
-            Self::Clean | Self::Kept(_) | Self::Quarantined => None,
+            Self::Clean | Self::Kept(_) | Self::Quarantined(_) => None,
         }
     }
 
@@ -65,7 +66,7 @@ impl State {
     pub(super) fn keep(&mut self) -> bool {
         match self {
             Self::Assigned(holder) | Self::Kept(holder) => *self = Self::Kept(std::mem::take(holder)),
-            Self::Clean | Self::Lost(_) | Self::Quarantined => return false,
+            Self::Clean | Self::Lost(_) | Self::Quarantined(_) => return false,
         }
         true
     }
@@ -82,7 +83,7 @@ impl State {
                 *self = Self::Lost(std::mem::take(holder));
                 false
             }
-            Self::Clean | Self::Lost(_) | Self::Quarantined => false,
+            Self::Clean | Self::Lost(_) | Self::Quarantined(_) => false,
         }
     }
 
@@ -92,7 +93,7 @@ impl State {
             Self::Assigned(holder) => (SlotState::Assigned, Some(holder)),
             Self::Kept(holder) => (SlotState::Kept, Some(holder)),
             Self::Lost(holder) => (SlotState::Lost, Some(holder)),
-            Self::Quarantined => (SlotState::Quarantined, None),
+            Self::Quarantined(_) => (SlotState::Quarantined, None),
         };
         let Holder { owner, generation } = holder.cloned().unwrap_or_default();
         let mut running_calls: Vec<u64> = running_calls.copied().collect();
@@ -108,7 +109,7 @@ impl fmt::Display for State {
             Self::Assigned(_) => "in use",
             Self::Kept(_) => "kept for its owner",
             Self::Lost(_) => "lost",
-            Self::Quarantined => "not to be used any more",
+            Self::Quarantined(_) => "not to be used any more",
         })
     }
 }
@@ -141,7 +142,7 @@ mod tests {
             (State::Assigned(holder("a")), true),
             (State::Kept(holder("a")), false),
             (State::Lost(holder("a")), false),
-            (State::Quarantined, false),
+            (State::Quarantined("cause".to_owned()), false),
         ] {
             assert_eq!(state.lose(), told);
             assert!(!state.is_usable());

@@ -52,6 +52,11 @@ impl Output {
         Ok((Self { pipe, writer, capture: Capture::new(limits), has_large_pipe: false }, theirs))
     }
 
+    /// How much was read so far, in bytes.
+    pub(super) fn total(&self) -> u64 {
+        self.capture.total()
+    }
+
     /// More may come.
     pub(super) fn is_open(&self) -> bool {
         self.pipe.is_some()

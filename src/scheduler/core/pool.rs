@@ -181,7 +181,7 @@ impl Pool {
 
     pub(super) fn quarantine(&mut self, slot: SlotKey, turn: &mut Turn<'_>) {
         let offered = match self.containers.slot(slot) {
-            // Its holder hears of it, and gives it back: then it is tried once more.
+            // Its holder hears of it and gives it back, and then the agent says so again.
             Some(Slot::Leased { .. } | Slot::Quarantined) | None => return,
             Some(Slot::Kept(owner)) => Some((owner, true)),
             Some(Slot::Keeping(owner)) => owner.map(|owner| (owner, false)),

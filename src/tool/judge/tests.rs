@@ -161,7 +161,8 @@ fn every_end() -> Vec<End> {
         End::Wrote(1),
         End::NotRun("no such slot".into()),
         End::CancelledEarly,
-        End::SlotLost("died".into()),
+        End::SlotLost { cause: "died".into(), ran: true },
+        End::SlotLost { cause: "died".into(), ran: false },
         End::AgentFailed("broken".into()),
     ];
     for kind in [StartFailure::NotFound, StartFailure::OutsideWorkspace, StartFailure::Refused, StartFailure::TooLarge]
@@ -249,7 +250,7 @@ fn no_result_is_too_large_whatever_an_agent_sends() {
         judge(&read_of(&path), End::Read(huge.clone()), &ABOUT),
         judge(&write_of(&path), End::FileFailed(FileFailure::Other(text.clone())), &ABOUT),
         shell(End::AgentFailed(text.clone())),
-        shell(End::SlotLost(text.clone())),
+        shell(End::SlotLost { cause: text.clone(), ran: true }),
         Verdict::container_lost(
             Executed::Unknown,
             Arc::new(Evidence {

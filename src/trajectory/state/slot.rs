@@ -162,7 +162,7 @@ impl State {
         let Some(live) = self.live.get(&number) else { return };
         let Slot::Held { place, .. } = &self.slot else { return };
         let lost = match &ending.end {
-            End::SlotLost(cause) => Some(cause.clone()),
+            End::SlotLost { cause, .. } => Some(cause.clone()),
             _ => None,
         };
         let circumstances = Circumstances {

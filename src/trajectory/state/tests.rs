@@ -20,6 +20,7 @@ use crate::{
     trajectory::request::{Call, Defaults, Open, OpenError, Request, Work},
 };
 
+const HOUR: Duration = Duration::from_secs(3600);
 const LEASE: Duration = Duration::from_secs(600);
 
 fn limits() -> Limits {
@@ -34,7 +35,7 @@ fn limits() -> Limits {
         max_total_call_bytes_in_flight: 1 << 30,
         max_call_ids: 1000,
         max_pending_input_bytes: 100,
-        max_timeout: Duration::from_secs(3600),
+        max_timeout: HOUR,
         retry_after: Duration::from_millis(100),
         default_options: Defaults {
             lease: LEASE,
@@ -157,6 +158,28 @@ fn calls_wait_for_a_slot_and_run_in_order() {
     let timings = world.results()[0].timings;
     assert_eq!(timings.total(), Duration::from_secs(6));
     assert_eq!((timings.queued, timings.slot_wait), (Duration::from_secs(5), Duration::ZERO));
+}
+
+/// Of execution alone: what was spent in waiting is not taken from it.
+#[test]
+fn a_timeout_is_handed_over_as_it_was_asked_for_from_a_second_to_an_hour() {
+    let asked = |timeout: Option<Duration>| {
+        let mut world = World::attached();
+        world.batch(vec![Call { timeout, ..call("a", false) }]);
+        world.at = Duration::from_secs(500);
+        world.granted();
+        let handed_over = world.take().into_iter().find_map(|effect| match effect {
+            Effect::Run(_, order) => Some(order.timeout),
+            _ => None,
+        });
+        handed_over.expect("it runs")
+    };
+    let second = Duration::from_secs(1);
+    for timeout in [second, second * 3, HOUR - second / 1_000, HOUR] {
+        assert_eq!(asked(Some(timeout)), timeout);
+    }
+    assert_eq!(asked(None), options().default_timeout);
+    assert_eq!((asked(Some(Duration::ZERO)), asked(Some(HOUR * 24))), (second, HOUR));
 }
 
 #[test]

@@ -125,7 +125,7 @@ async fn a_slot_that_dies_takes_its_calls_along_and_comes_back() {
     slot.run(CallNumber(2), Order { stream_output: true, ..shell("echo started; sleep 100; :") });
     output_of(&mut slot).await;
     kill_process(keeper_of(&agent, "sh"), Signal::KILL).expect("it can be killed");
-    assert!(matches!(not_a_process(&mut slot).await, End::SlotLost(_)));
+    assert!(matches!(not_a_process(&mut slot).await, End::SlotLost { ran: true, .. }));
     assert!(matches!(next(&mut slot).await, SlotEvent::SlotLost { .. }));
     slot.run(CallNumber(3), shell("true"));
     assert!(matches!(not_a_process(&mut slot).await, End::NotRun(_)));
@@ -138,6 +138,56 @@ async fn a_slot_that_dies_takes_its_calls_along_and_comes_back() {
     connected.link.release(0, true);
     let mut slot = assign(&connected.link, 0);
     assert_eq!(run(&mut slot, 5, shell("true")).await.exit, Exit::Code(0));
+}
+
+/// What made a reset fail may be gone a moment later; what it left half done is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_a_reset_could_not_empty_is_not_tried_again() {
+    let agent = Agent::start(1);
+    let mut connected = attach(agent.socket()).await;
+    let mut slot = assign(&connected.link, 0);
+    run(&mut slot, 1, shell("echo mine > file")).await;
+    let trash = agent.workspace(0).ancestors().nth(2).expect("the slots' directory").join("trash");
+    let _ = fs::remove_dir_all(&trash);
+    fs::write(&trash, "in the way").expect("it can be written");
+    slot.reset(Generation(2));
+    let told = next(&mut slot).await;
+    assert!(matches!(&told, SlotEvent::SlotLost { cause } if cause.contains("move the workspace")), "{told:?}");
+    fs::remove_file(&trash).expect("it can be removed");
+    slot.run(CallNumber(2), shell("true"));
+    assert!(matches!(not_a_process(&mut slot).await, End::NotRun(_)));
+    for _ in 0..2 {
+        connected.link.release(0, false);
+        let told = link_event(&mut connected).await;
+        let why =
+            matches!(&told, LinkEvent::SlotQuarantined { slot: 0, cause } if cause.contains("move the workspace"));
+        assert!(why, "{told:?}");
+    }
+}
+
+/// It could not be handed over, so that it is known not to have run; the slot's files are still there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_that_dies_idle_takes_no_call_along() {
+    let agent = Agent::start(1);
+    let connected = attach(agent.socket()).await;
+    let mut slot = assign(&connected.link, 0);
+    run(&mut slot, 1, shell("echo mine > file")).await;
+    let keeper = children(agent.pid())[0];
+    let runners = children(keeper);
+    for runner in &runners {
+        let pid = Pid::from_raw(runner.cast_signed()).expect("it is a process id");
+        kill_process(pid, Signal::KILL).expect("it can be killed");
+    }
+    let asked = std::time::Instant::now();
+    while runners.iter().any(|runner| is_alive(*runner)) {
+        assert!(asked.elapsed() < crate::support::client::PATIENCE, "they should have died");
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    for call in 0..runners.len() as u64 {
+        slot.run(CallNumber(10 + call), shell("echo never > file"));
+        assert!(matches!(not_a_process(&mut slot).await, End::NotRun(_)));
+    }
+    assert_eq!(&run(&mut slot, 2, shell("cat file")).await.stdout.head[..], b"mine\n");
 }
 
 /// Slots that are emptied at the same time have their old files deleted, by one thread.

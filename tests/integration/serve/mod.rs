@@ -3,9 +3,11 @@
 mod bad_input;
 mod calls;
 mod clients;
+mod endings;
 mod faults;
 mod http;
 mod load;
+mod outcomes;
 mod resume;
 mod scaling;
 mod start;

@@ -1,6 +1,6 @@
 //! What runs on this machine, from /proc.
 
-use std::fs;
+use std::{fs, path::Path};
 
 /// The direct children of a process, in no particular order.
 pub(crate) fn children(pid: u32) -> Vec<u32> {
@@ -25,8 +25,34 @@ pub(crate) fn tree(pid: u32) -> Vec<u32> {
 
 /// Whether there is such a process, a zombie not counted.
 pub(crate) fn is_alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z')))
+    state(Path::new(&format!("/proc/{pid}"))).is_some_and(|state| state != 'Z')
+}
+
+/// Whether every thread of it is stopped.
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    tasks.is_ok_and(|tasks| tasks.flatten().all(|task| state(&task.path()).is_none_or(|state| state == 'T')))
+}
+
+/// As ps(1) shows it, of a process or thread.
+fn state(of: &Path) -> Option<char> {
+    let stat = fs::read_to_string(of.join("stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// All processes of this machine whose command line has this text in it; nothing is left of a zombie's.
+pub(crate) fn marked(text: &str) -> Vec<u32> {
+    let has = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.windows(text.len()).any(|part| part == text.as_bytes())
+    };
+    let entries = fs::read_dir("/proc").expect("there is a /proc").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(has).collect()
+}
+
+/// The process of this agent's that holds the slot in which `inside` runs.
+pub(crate) fn keeper_of(agent: u32, inside: u32) -> Option<u32> {
+    children(agent).into_iter().find(|keeper| tree(*keeper).contains(&inside))
 }
 
 /// The most memory that it had at any time, in bytes.
