@@ -5,7 +5,7 @@ use std::{collections::VecDeque, future::pending};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 
-use super::request::{Request, Requests, Response, StreamError, StreamFault};
+use super::request::{Notice, Request, Requests, Response, StreamError, StreamFault};
 use crate::id::{CallNumber, Sequence};
 
 /// How many messages may wait between a trajectory and its client's connection; the log and the windows of live
@@ -110,6 +110,11 @@ impl Connection {
     /// The live output that has not been handed on.
     pub(super) fn waiting_output(&self) -> impl Iterator<Item = LiveOutput> {
         self.outbox.iter().filter_map(|(_, output)| *output)
+    }
+
+    /// Keeps of what waits only that another stream has taken over.
+    pub(super) fn forget_waiting(&mut self) {
+        self.outbox.retain(|(response, _)| matches!(response, Response::Notice(Notice::TakenOver)));
     }
 
     /// Hands on what waits, at the client's pace, and then how it ended. Ends when the client is gone, too.

@@ -47,9 +47,10 @@ impl State {
         at: Moment,
     ) -> Result<(), OpenError> {
         let unseen = self.ledger.lookup(ledger::hash(&call.id), call.action()) == Known::Nothing;
-        if unseen && require_existing && self.ledger.phase != Phase::Open {
+        if unseen && require_existing && (self.untouched || self.ledger.phase != Phase::Open) {
             return Err(OpenError::NotFound);
         }
+        self.untouched = false;
         self.accept(call, Some(waiter), at);
         self.settle(at);
         Ok(())

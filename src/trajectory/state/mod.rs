@@ -16,6 +16,7 @@
 mod accept;
 mod attach;
 mod end;
+mod output;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -29,10 +30,14 @@ use std::{
 use bytes::Bytes;
 
 pub(super) use self::slot::Place;
-use self::slot::{Resetting, Slot};
+use self::{
+    output::Printed,
+    slot::{Resetting, Slot},
+};
 use super::{
     ledger::{Ledger, Phase},
     request::{Limits, Output, ReleaseCause, Response, StreamError},
+    totals::Part,
 };
 use crate::{
     id::{CallId, CallNumber, Generation, PoolName, Sequence},
@@ -116,6 +121,8 @@ enum Stage {
         slot_wait: Duration,
         /// Output came, so that it is known to have run.
         seen: bool,
+        /// For streams to come.
+        printed: Printed,
     },
 }
 
@@ -137,6 +144,8 @@ struct Releasing {
 pub(super) struct State {
     limits: Arc<Limits>,
     ledger: Ledger,
+    /// Nobody has got to it since it was made: whoever is the first has opened it.
+    untouched: bool,
     live: HashMap<CallNumber, Live>,
     /// Waiting for their turn, one at a time.
     in_order: VecDeque<CallNumber>,
@@ -153,23 +162,20 @@ pub(super) struct State {
     idle_since: Option<Instant>,
     opened_at: SystemTime,
     effects: Vec<Effect>,
-    tally: Tally,
-}
-
-/// Answers made since the last time this was asked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    pub(super) answers: u64,
-    pub(super) unsuccessful: u64,
+    /// Of what the calls that run have printed.
+    printed_bytes: u64,
+    answers: u64,
+    unsuccessful: u64,
 }
 
 impl State {
-    /// A trajectory that has just been opened.
-    pub(super) fn new(limits: Arc<Limits>, options: Options, opened_at: SystemTime) -> Self {
+    /// A trajectory that somebody is about to open; it has its lease, should nobody come.
+    pub(super) fn new(limits: Arc<Limits>, options: Options, at: Moment) -> Self {
         let options = Arc::new(options);
         let mut state = Self {
             limits,
             ledger: Ledger::new(options.clone()),
+            untouched: true,
             live: HashMap::new(),
             in_order: VecDeque::new(),
             beside: VecDeque::new(),
@@ -179,10 +185,12 @@ impl State {
             releasing: None,
             draining: false,
             stream: None,
-            idle_since: None,
-            opened_at,
+            idle_since: Some(at.now),
+            opened_at: at.wall,
             effects: Vec::new(),
-            tally: Tally::default(),
+            printed_bytes: 0,
+            answers: 0,
+            unsuccessful: 0,
         };
         state.commit(Record::Opened(options));
         state
@@ -193,8 +201,8 @@ impl State {
         std::mem::take(&mut self.effects)
     }
 
-    pub(super) fn take_tally(&mut self) -> Tally {
-        std::mem::take(&mut self.tally)
+    pub(super) fn has_effects(&self) -> bool {
+        !self.effects.is_empty()
     }
 
     /// When [`State::on_deadline`] should be called, if nothing else happens.
@@ -208,6 +216,7 @@ impl State {
             return false;
         }
         match self.ledger.phase {
+            Phase::Open if self.untouched => true,
             Phase::Open => {
                 self.commit(Record::LeaseEnded);
                 self.give_back_slot(false);
@@ -225,8 +234,17 @@ impl State {
         (waiting, self.live.len() - waiting)
     }
 
-    pub(super) fn kept_bytes(&self) -> u64 {
-        self.ledger.kept_bytes()
+    /// What it adds to the totals of the service.
+    pub(super) fn part(&self) -> Part {
+        let (waiting, running) = self.load();
+        Part {
+            open: self.is_open(),
+            waiting,
+            running,
+            bytes: self.ledger.kept_bytes() + self.printed_bytes,
+            answers: self.answers,
+            unsuccessful: self.unsuccessful,
+        }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -255,7 +273,8 @@ impl State {
     /// A result of the log has left for its client.
     pub(super) fn sent(&mut self, sequence: Sequence, at: Moment) {
         self.ledger.mark_sent(sequence);
-        self.trim(at);
+        self.trim();
+        self.settle(at);
     }
 
     /// The only way in which what the trajectory remembers changes.
@@ -264,8 +283,8 @@ impl State {
     }
 
     fn count(&mut self, result: &CallResult) {
-        self.tally.answers += 1;
-        self.tally.unsuccessful += u64::from(result.outcome != Outcome::Succeeded);
+        self.answers += 1;
+        self.unsuccessful += u64::from(result.outcome != Outcome::Succeeded);
     }
 
     fn send(&mut self, response: Response) {
@@ -283,7 +302,8 @@ impl State {
         self.advance_loss();
         self.advance_reset();
         self.advance_calls(at);
-        if self.live.is_empty() && self.stream.as_ref().is_some_and(|stream| stream.half_closed) {
+        let answered = self.live.is_empty() && self.ledger.unsent_results() == 0;
+        if answered && self.stream.as_ref().is_some_and(|stream| stream.half_closed) {
             self.end_stream(None);
         }
         let idle = self.stream.is_none() && self.live.is_empty() && self.releasing.is_none();

@@ -1,0 +1,57 @@
+//! What all trajectories hold together. Each adds its own part, whole: whoever looks sees the sum of parts that were all
+//! true, never half of a change.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Totals(Mutex<Counts>);
+
+/// What all trajectories hold together at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub open_trajectories: u64,
+    pub waiting_calls: u64,
+    pub running_calls: u64,
+    /// Of results, and of the output of calls that run.
+    pub kept_bytes: u64,
+    /// Since the service started.
+    pub answers: u64,
+    pub unsuccessful_answers: u64,
+}
+
+/// What one trajectory adds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) open: bool,
+    pub(super) waiting: usize,
+    pub(super) running: usize,
+    pub(super) bytes: u64,
+    /// Since it was made.
+    pub(super) answers: u64,
+    pub(super) unsuccessful: u64,
+}
+
+impl Totals {
+    pub(super) fn get(&self) -> Counts {
+        *self.lock()
+    }
+
+    /// The kept bytes of all, after the change.
+    pub(super) fn change(&self, before: &Part, now: &Part) -> u64 {
+        let mut counts = self.lock();
+        let change = |total: &mut u64, before: u64, now: u64| *total = *total + now - before;
+        change(&mut counts.open_trajectories, before.open.into(), now.open.into());
+        change(&mut counts.waiting_calls, before.waiting as u64, now.waiting as u64);
+        change(&mut counts.running_calls, before.running as u64, now.running as u64);
+        change(&mut counts.kept_bytes, before.bytes, now.bytes);
+        change(&mut counts.answers, before.answers, now.answers);
+        change(&mut counts.unsuccessful_answers, before.unsuccessful, now.unsuccessful);
+        counts.kept_bytes
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        // Sums do not fail halfway.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
