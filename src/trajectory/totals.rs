@@ -55,3 +55,37 @@ impl Totals {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn nobody_sees_half_a_change() {
+        let totals = Totals::default();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let busy = scope.spawn(|| {
+                // A call that waits and runs in turn, and each time is answered without success.
+                let mut before = Part { waiting: 1, ..Part::default() };
+                totals.change(&Part::default(), &before);
+                done.store(true, Ordering::Release);
+                for answers in 1..50_000 {
+                    let (waiting, running) = (before.running, before.waiting);
+                    let now = Part { waiting, running, answers, unsuccessful: answers, ..Part::default() };
+                    totals.change(&before, &now);
+                    before = now;
+                }
+            });
+            while !done.load(Ordering::Acquire) {}
+            while !busy.is_finished() {
+                let counts = totals.get();
+                assert_eq!(counts.waiting_calls + counts.running_calls, 1);
+                assert_eq!(counts.answers, counts.unsuccessful_answers);
+            }
+        });
+        assert_eq!(totals.get().answers, 49_999);
+    }
+}

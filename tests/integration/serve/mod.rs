@@ -3,8 +3,12 @@
 mod bad_input;
 mod calls;
 mod clients;
+mod counts;
+mod drain;
 mod faults;
 mod http;
+mod leases;
+mod once;
 mod resume;
 mod scaling;
 mod start;
