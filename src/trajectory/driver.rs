@@ -77,6 +77,7 @@ impl Driver {
 
     /// Runs until only a ledger was left and its time is over, too, or the service ends.
     pub(super) async fn run(mut self) {
+        self.count();
         loop {
             let receipt = match self.next().await {
                 Happening::Command(Some(command)) => self.on_command(command),

@@ -58,20 +58,20 @@ impl Totals {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::Barrier;
 
     use super::*;
 
     #[test]
     fn nobody_sees_half_a_change() {
         let totals = Totals::default();
-        let done = AtomicBool::new(false);
+        let begun = Barrier::new(2);
         std::thread::scope(|scope| {
             let busy = scope.spawn(|| {
                 // A call that waits and runs in turn, and each time is answered without success.
                 let mut before = Part { waiting: 1, ..Part::default() };
                 totals.change(&Part::default(), &before);
-                done.store(true, Ordering::Release);
+                begun.wait();
                 for answers in 1..50_000 {
                     let (waiting, running) = (before.running, before.waiting);
                     let now = Part { waiting, running, answers, unsuccessful: answers, ..Part::default() };
@@ -79,7 +79,7 @@ mod tests {
                     before = now;
                 }
             });
-            while !done.load(Ordering::Acquire) {}
+            begun.wait();
             while !busy.is_finished() {
                 let counts = totals.get();
                 assert_eq!(counts.waiting_calls + counts.running_calls, 1);

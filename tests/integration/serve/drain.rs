@@ -46,7 +46,7 @@ fn unavailable(status: &Status) {
     assert!(status.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()), "{status:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_draining_executor_takes_nothing_new_and_finishes_what_it_has() {
     let mut server = Server::start();
     let mut stream = Stream::open(&server, "open").await;
@@ -109,7 +109,7 @@ async fn a_draining_executor_takes_nothing_new_and_finishes_what_it_has() {
     assert!(server.wait().success());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_it_at_once_and_leaves_nothing() {
     let mut server = Server::with(&[("DRAIN_TIMEOUT", "10min")]);
     let mut stream = Stream::open(&server, "cut").await;
@@ -142,4 +142,34 @@ async fn a_second_signal_ends_it_at_once_and_leaves_nothing() {
     assert!(!mounts.contains(&state), "a mount is left: {mounts}");
     let containers = std::fs::read_dir(server.state.path().join("containers")).map_or(0, Iterator::count);
     assert_eq!(containers, 0, "no directory of a container is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_waits_for_no_agent() {
+    let mut server = Server::with(&[("ORPHAN_TIMEOUT", "1s")]);
+    let mut stream = Stream::open(&server, "hung").await;
+    stream.batch(vec![waiting("a")]).await;
+    begun(&mut stream).await;
+    let agents = server.agents();
+    let tree: Vec<u32> = agents.iter().flat_map(|agent| process::tree(*agent)).collect();
+    let tell_agents = |signal| {
+        for agent in &agents {
+            let pid = i32::try_from(*agent).ok().and_then(rustix::process::Pid::from_raw).expect("it is a pid");
+            // One that has ended needs no telling.
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    };
+    tell_agents(Signal::STOP);
+    let asked = Instant::now();
+    server.signal(Signal::TERM);
+    stream.until(|message| matches!(message, trajectory_response::Message::Notice(_)).then_some(())).await;
+    server.signal(Signal::TERM);
+    let status = server.wait();
+    tell_agents(Signal::CONT);
+    assert!(status.success());
+    assert!(asked.elapsed() < Duration::from_secs(9), "an agent's grace is longer: {:?}", asked.elapsed());
+    while tree.iter().any(|pid| process::is_alive(*pid)) {
+        assert!(asked.elapsed() < PATIENCE, "a process is left");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -202,9 +202,9 @@ fn held(server: &Server) -> (u64, usize, usize) {
 
 /// Takes the stream over so often; every other time the stream before has gone away first. Every tenth is a client of its
 /// own that reads nothing.
-async fn resumes(server: &Server, count: usize, unread: &mut Vec<Stream>) {
+async fn resumes(server: &Server, count: usize) {
     let client = server.client().await;
-    let mut before = None;
+    let (mut before, mut unread) = (None, Vec::new());
     for round in 0..count {
         if round % 2 == 0 {
             before = None;
@@ -234,17 +234,16 @@ async fn thousands_of_resumes_leak_nothing() {
     stream.batch(vec![printer]).await;
     stream.until(|message| output(message).filter(|output| output.offset + output.data.len() as u64 == 49_000)).await;
     drop(stream);
-    let mut unread = Vec::new();
-    resumes(&server, 200, &mut unread).await;
-    unread.clear();
+    resumes(&server, 200).await;
     let before = held(&server);
-    resumes(&server, 2_000, &mut unread).await;
+    for _ in 0..10 {
+        resumes(&server, 200).await;
+    }
     let asked = std::time::Instant::now();
-    unread.clear();
     loop {
         let after = held(&server);
-        // What the allocator keeps of it is not to be told from a small leak: 2,000 times the log are 200 MB.
-        if after.0 < before.0 + 24_000 && after.1 <= before.1 + 4 && after.2 <= before.2 + 2 {
+        // 2 KB of memory for each resume would be too much; the log alone has 50.
+        if after.0 < before.0 + 4_000 && after.1 <= before.1 + 2 && after.2 <= before.2 + 2 {
             break;
         }
         assert!(asked.elapsed() < std::time::Duration::from_secs(20), "{before:?} became {after:?}");

@@ -35,7 +35,7 @@ enum Step {
     SlotLost,
     ContainerLost,
     SlotReset,
-    Wait(u16),
+    Wait(u8),
     Others { calls: u8, kibibytes: u8 },
     Drain,
     DrainDeadline,
@@ -58,16 +58,16 @@ fn step() -> impl Strategy<Value = Step> {
     let (often, seldom) = (prop::bool::weighted(0.8), prop::bool::weighted(0.2));
     prop_oneof![
         400 => prop::collection::vec(sent(), 0..4).prop_map(Step::Batch),
-        150 => (sent(), seldom.clone(), seldom.clone())
+        150 => (sent(), seldom, seldom)
             .prop_map(|(call, require_existing, gone)| Step::Execute { call, require_existing, gone }),
         50 => (0..50_u8).prop_map(Step::Cancel),
         20 => Just(Step::CancelAll),
-        20 => seldom.clone().prop_map(Step::CancelLabelled),
+        20 => seldom.prop_map(Step::CancelLabelled),
         60 => Just(Step::Reset),
         15 => Just(Step::Release),
         200 => (any::<u8>(), often, seldom)
             .prop_map(|(last, take_over, require_existing)| Step::Open { last, take_over, require_existing }),
-        40 => Just(Step::Detach),
+        80 => Just(Step::Detach),
         20 => Just(Step::HalfClose),
         500 => (1..8_u8).prop_map(Step::Read),
         300 => Just(Step::Grant),
@@ -78,7 +78,7 @@ fn step() -> impl Strategy<Value = Step> {
         15 => Just(Step::SlotLost),
         15 => Just(Step::ContainerLost),
         100 => Just(Step::SlotReset),
-        50 => (0..700_u16).prop_map(Step::Wait),
+        60 => (0..90_u8).prop_map(Step::Wait),
         40 => (0..24_u8, 0..70_u8).prop_map(|(calls, kibibytes)| Step::Others { calls, kibibytes }),
         2 => Just(Step::Drain),
         2 => Just(Step::DrainDeadline),
@@ -191,7 +191,9 @@ impl Contract {
     }
 
     fn options() -> Options {
-        Options { output_limits: OutputLimits { head: HEAD, tail: 0 }, ..options() }
+        // Short, so that it ends often.
+        let lease = Duration::from_secs(60);
+        Options { lease, output_limits: OutputLimits { head: HEAD, tail: 0 }, ..options() }
     }
 
     fn last(&self) -> u64 {
