@@ -146,9 +146,15 @@ async fn live_output_of_a_running_call_comes_again_from_its_start() {
     }
     let mut stream = Stream::try_open(&server, taking_over("live")).await.expect("it resumes");
     stream.batch(vec![bash("go", "touch go")]).await;
-    let end = stream.until(|message| output(message).filter(|output| output.offset > 0)).await;
-    assert_eq!((end.offset, &*end.data), (4, &b"end\n"[..]), "and goes on live");
-    let results = stream.results(2).await;
+    let (mut live, mut results) = (Vec::new(), Vec::new());
+    while results.len() < 2 {
+        match stream.next().await.expect("the stream goes on").expect("it has not ended") {
+            trajectory_response::Message::Output(output) => live.push((output.offset, output.data)),
+            trajectory_response::Message::Result(result) => results.push(result),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(live.last().map(|(offset, data)| (*offset, &**data)), Some((4, &b"end\n"[..])), "and goes on live");
     let printer = results.iter().find(|result| result.call_id == "printer").expect("it is answered");
     assert_eq!(printer.stdout.as_ref().map(|stdout| &*stdout.data), Some(&b"out\nend\n"[..]));
     drop(stream);
