@@ -670,7 +670,7 @@ fn picked(running: &mut BTreeMap<CallNumber, Running>, pick: u8) -> Option<(Call
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
 
     #[test]
     fn the_contract_holds_whatever_happens(steps in prop::collection::vec(step(), 1..120)) {
