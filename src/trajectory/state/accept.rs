@@ -29,7 +29,14 @@ impl State {
             return self.on_stream_fault(StreamError::NotReading { unread }, at);
         }
         match request {
-            Request::Batch(calls) => calls.into_iter().for_each(|call| self.accept(call, None, at)),
+            Request::Batch(calls) => {
+                let before = self.live.len();
+                for call in calls {
+                    // What this batch has brought so far counts, too.
+                    let total_calls = at.total_calls + self.live.len() - before;
+                    self.accept(call, None, Moment { total_calls, ..at });
+                }
+            }
             Request::Cancel(calls) => self.cancel_named(&calls, at),
             Request::Input { call, data, end_of_file } => self.on_input(&call, data, end_of_file, at),
             Request::Reset(generation) => self.on_reset(generation, at),

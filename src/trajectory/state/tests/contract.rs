@@ -593,6 +593,7 @@ impl Contract {
         self.life = Life::Open;
         let known = Known { action: call.action, concurrent: call.concurrent, runs: 0, result: None };
         self.ids.insert(id.clone(), known);
+        assert!(self.world.others_calls + self.pending() <= MAX_TOTAL_CALLS, "the service has room for it");
         if !call.concurrent {
             self.in_order.push_back(id);
         }
