@@ -6,7 +6,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -118,7 +118,8 @@ async fn serve(settings: Settings) -> Done {
         // A second signal: what still runs is cut.
         () = signals.next() => {
             info!("ends at once");
-            directory.drain(Duration::ZERO).await;
+            // A container that does not answer is not waited for: it is ended with what runs in it.
+            let _ = timeout(HURRY, directory.drain(Duration::ZERO)).await;
             true
         }
     };

@@ -35,6 +35,7 @@ pub struct ContainerStatus {
     pub state: ContainerState,
     /// The level of isolation of its slots; empty until it is ready.
     pub isolation: String,
+    /// Those of its pool that are its own.
     pub total_slots: u32,
     pub available_slots: u32,
     /// When it came into this state.

@@ -92,9 +92,14 @@ impl Verdict {
             .with_error("this call has ended before, and its result is no longer kept: it is not run again")
     }
 
-    /// Refused, or given up: too much waits already. `what` is full.
+    /// Refused, or given up: too much waits already. `what` is full; without a `retry_after` for good.
     pub fn queue_full(what: &str, retry_after: Option<Duration>) -> Self {
-        Self::no_capacity(Reason::QueueFull, &format!("No capacity: {what}"), retry_after, None)
+        let error = format!("No capacity: {what}");
+        Self::no_capacity(Reason::QueueFull, &error, retry_after, None).with_fault(
+            retry_after.is_some(),
+            retry_after,
+            None,
+        )
     }
 
     /// No slot came free in time.

@@ -33,7 +33,8 @@ pub(super) enum Command {
     /// Answered with how many calls it ends, or nothing if this trajectory is not meant.
     CancelLabelled {
         labels: Arc<BTreeMap<String, String>>,
-        release: bool,
+        /// Release it, too, and say so here once its slot has been given back.
+        release: Option<oneshot::Sender<()>>,
         reply: oneshot::Sender<Option<usize>>,
     },
     Describe(oneshot::Sender<Description>),
@@ -45,8 +46,6 @@ pub(super) enum Command {
 
 pub(super) struct OpenCommand {
     pub(super) open: Open,
-    /// The trajectory was made for this stream.
-    pub(super) fresh: bool,
     pub(super) requests: Requests,
     pub(super) reply: oneshot::Sender<Result<Responses, OpenError>>,
 }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, future::pending};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 
-use super::request::{Output, Request, Requests, Response, StreamError, StreamFault};
+use super::request::{Notice, Output, Request, Requests, Response, StreamError, StreamFault};
 use crate::id::{CallNumber, Sequence};
 
 /// How many messages may wait between a trajectory and its client's connection. Behind them wait results, which the log
@@ -151,6 +151,11 @@ impl Connection {
             Waiting::Output(_, live) | Waiting::Dropped(live) => Some(*live),
             Waiting::Response(_) => None,
         })
+    }
+
+    /// Keeps of what waits only that another stream has taken over.
+    pub(super) fn forget_waiting(&mut self) {
+        self.outbox.retain(|waiting| matches!(waiting, Waiting::Response(Response::Notice(Notice::TakenOver))));
     }
 
     /// Hands on what waits, at the client's pace, and then how it ended. Ends when the client is gone, too.

@@ -4,12 +4,15 @@ use std::{
     collections::{BTreeMap, HashMap, hash_map},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -17,7 +20,8 @@ use super::{
     connection::Responses,
     driver::Driver,
     request::{Call, Limits, Open, OpenError, Requests},
-    state::{Description, Holdings, State},
+    state::{Description, Moment, State},
+    totals::{Counts, Part, Totals},
 };
 use crate::{
     id::{Tenant, TrajectoryId, TrajectoryKey},
@@ -39,69 +43,12 @@ pub(super) struct Shared {
     max_trajectories: usize,
     pub(super) scheduler: scheduler::Handle,
     trajectories: Mutex<HashMap<TrajectoryKey, mpsc::Sender<Command>>>,
-    pub(super) totals: Totals,
+    totals: Totals,
+    /// All results together fill the memory for them: whoever has some that have been sent lets go of them, one
+    /// trajectory at a time, and first the one to which nothing has happened for the longest time.
+    pub(super) pressure: Notify,
     pub(super) tasks: TaskTracker,
     draining: AtomicBool,
-}
-
-/// What all trajectories hold together.
-#[derive(Default)]
-pub(super) struct Totals {
-    pub(super) waiting: Gauge,
-    pub(super) running: Gauge,
-    pub(super) call_bytes: Gauge,
-    pub(super) result_bytes: Gauge,
-    pub(super) open: Gauge,
-    answers: AtomicU64,
-    unsuccessful: AtomicU64,
-}
-
-/// A number that many add their part to.
-#[derive(Default)]
-pub(super) struct Gauge(AtomicU64);
-
-impl Gauge {
-    /// One part has changed.
-    pub(super) fn change(&self, from: u64, to: u64) {
-        if from != to {
-            // Wraps around where it shrinks, and back: the sum of all parts is never negative.
-            self.0.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
-        }
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl Totals {
-    /// What all hold but for one of them, which holds this.
-    pub(super) fn others(&self, own: Holdings) -> Holdings {
-        let calls = usize::try_from(self.waiting.get() + self.running.get()).unwrap_or(usize::MAX);
-        Holdings {
-            calls: calls.saturating_sub(own.calls),
-            call_bytes: self.call_bytes.get().saturating_sub(own.call_bytes),
-            result_bytes: self.result_bytes.get().saturating_sub(own.result_bytes),
-        }
-    }
-
-    pub(super) fn answered(&self, answers: u64, unsuccessful: u64) {
-        if answers > 0 {
-            self.answers.fetch_add(answers, Ordering::Relaxed);
-            self.unsuccessful.fetch_add(unsuccessful, Ordering::Relaxed);
-        }
-    }
-}
-
-/// What all trajectories hold together, for status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
-    pub open_trajectories: u64,
-    pub waiting_calls: u64,
-    pub running_calls: u64,
-    /// Since the service started.
-    pub answers: u64,
-    pub unsuccessful_answers: u64,
 }
 
 /// One trajectory of a list.
@@ -120,11 +67,6 @@ pub enum DirectoryError {
     Failed,
 }
 
-enum Find {
-    Found(mpsc::Sender<Command>),
-    Made(mpsc::Sender<Command>),
-}
-
 impl Directory {
     pub fn new(limits: Limits, max_trajectories: usize, scheduler: scheduler::Handle) -> Self {
         Self {
@@ -134,6 +76,7 @@ impl Directory {
                 scheduler,
                 trajectories: Mutex::default(),
                 totals: Totals::default(),
+                pressure: Notify::new(),
                 tasks: TaskTracker::new(),
                 draining: AtomicBool::new(false),
             }),
@@ -144,16 +87,13 @@ impl Directory {
     pub async fn open(&self, key: TrajectoryKey, open: Open, requests: Requests) -> Result<Responses, DirectoryError> {
         let must_exist = open.require_existing || open.last_sequence.0 > 0;
         let options = open.options.clone();
-        let (sender, fresh) = match self.find(&key, (!must_exist).then_some(options))? {
-            Find::Found(sender) => (sender, false),
-            Find::Made(sender) => (sender, true),
-        };
+        let sender = self.find(&key, (!must_exist).then_some(options))?;
         let (reply, answer) = oneshot::channel();
-        let command = Command::Open(Box::new(OpenCommand { open, fresh, requests, reply }));
+        let command = Command::Open(Box::new(OpenCommand { open, requests, reply }));
         match sender.send(command).await {
             Ok(()) => Ok(answer.await.map_err(|_| DirectoryError::Failed)??),
             // It retired between being found and being asked, so there is nothing left of it: begin anew.
-            Err(mpsc::error::SendError(Command::Open(command))) if !fresh => {
+            Err(mpsc::error::SendError(Command::Open(command))) if self.has_retired(&key, &sender) => {
                 Box::pin(self.open(key, command.open, command.requests)).await
             }
             Err(_) => Err(DirectoryError::Failed),
@@ -168,9 +108,7 @@ impl Directory {
         options: Options,
         require_existing: bool,
     ) -> Result<Answer, DirectoryError> {
-        let sender = match self.find(&key, (!require_existing).then(|| options.clone()))? {
-            Find::Found(sender) | Find::Made(sender) => sender,
-        };
+        let sender = self.find(&key, (!require_existing).then(|| options.clone()))?;
         let (reply, answer) = oneshot::channel();
         match sender.send(Command::Execute { call: Box::new(call), require_existing, reply }).await {
             Ok(()) => Ok(answer.await.map_err(|_| DirectoryError::Failed)??),
@@ -198,23 +136,24 @@ impl Directory {
         let senders: Vec<_> = {
             let trajectories = self.shared.lock();
             let own = trajectories.iter().filter(|(key, _)| key.tenant == *tenant);
-            own.map(|(key, sender)| (key.clone(), sender.clone())).collect()
+            own.map(|(_, sender)| sender.clone()).collect()
         };
         // All are told before any is waited for.
         let mut told = Vec::new();
-        for (key, sender) in senders {
+        for sender in senders {
             let (reply, answer) = oneshot::channel();
+            let (release, released) = release.then(oneshot::channel).unzip();
             if sender.send(Command::CancelLabelled { labels: labels.clone(), release, reply }).await.is_ok() {
-                told.push((key, answer));
+                told.push((answer, released));
             }
         }
         let (mut trajectories, mut calls) = (0, 0);
-        for (key, answer) in told {
+        for (answer, released) in told {
             // An error means that it has ended in the meantime.
             if let Ok(Some(count)) = answer.await {
                 (trajectories, calls) = (trajectories + 1, calls + count);
-                if release {
-                    self.release(&key, false).await;
+                if let Some(released) = released {
+                    let _ = released.await;
                 }
             }
         }
@@ -257,14 +196,7 @@ impl Directory {
     }
 
     pub fn counts(&self) -> Counts {
-        let totals = &self.shared.totals;
-        Counts {
-            open_trajectories: totals.open.get(),
-            waiting_calls: totals.waiting.get(),
-            running_calls: totals.running.get(),
-            answers: totals.answers.load(Ordering::Relaxed),
-            unsuccessful_answers: totals.unsuccessful.load(Ordering::Relaxed),
-        }
+        self.shared.totals.get()
     }
 
     pub fn is_draining(&self) -> bool {
@@ -293,17 +225,17 @@ impl Directory {
     async fn all_ended(&self) {
         // Coarse on purpose: this runs once in the life of a process.
         let mut tick = tokio::time::interval(Duration::from_millis(5));
-        while self.shared.totals.open.get() > 0 {
+        while self.counts().open_trajectories > 0 {
             tick.tick().await;
         }
     }
 
     /// The trajectory, or a new one with these options.
-    fn find(&self, key: &TrajectoryKey, options: Option<Options>) -> Result<Find, OpenError> {
+    fn find(&self, key: &TrajectoryKey, options: Option<Options>) -> Result<mpsc::Sender<Command>, OpenError> {
         let mut trajectories = self.shared.lock();
         let count = trajectories.len();
         match trajectories.entry(key.clone()) {
-            hash_map::Entry::Occupied(entry) if !entry.get().is_closed() => Ok(Find::Found(entry.get().clone())),
+            hash_map::Entry::Occupied(entry) if !entry.get().is_closed() => Ok(entry.get().clone()),
             entry => {
                 let options = options.ok_or(OpenError::NotFound)?;
                 if self.is_draining() {
@@ -313,11 +245,11 @@ impl Directory {
                     return Err(OpenError::TooMany { max: self.shared.max_trajectories });
                 }
                 let (sender, commands) = mpsc::channel(COMMANDS);
-                let state = State::new(self.shared.limits.clone(), options, SystemTime::now());
+                let state = State::new(self.shared.limits.clone(), options, self.shared.moment(&Part::default()));
                 let driver = Driver::new(key.clone(), self.shared.clone(), state, commands);
                 self.shared.tasks.spawn(driver.run());
                 entry.insert_entry(sender.clone());
-                Ok(Find::Made(sender))
+                Ok(sender)
             }
         }
     }
@@ -329,6 +261,20 @@ impl Directory {
 }
 
 impl Shared {
+    /// Now, and what all trajectories hold but the one that has this part.
+    pub(super) fn moment(&self, own: &Part) -> Moment {
+        let others = self.totals.get().without(own);
+        Moment { now: Instant::now().into_std(), wall: SystemTime::now(), others }
+    }
+
+    /// One trajectory's part has changed from `before`.
+    pub(super) fn count(&self, before: &Part, now: &Part) {
+        let kept_bytes = self.totals.change(before, now);
+        if kept_bytes >= self.limits.max_total_result_bytes {
+            self.pressure.notify_one();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<TrajectoryKey, mpsc::Sender<Command>>> {
         // No code that can panic runs under the lock, so what it guards is whole.
         self.trajectories.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,6 +1,6 @@
 //! The task that owns a trajectory: feeds its state what happens, and carries out what the state decides.
 
-use std::{collections::HashMap, future::pending, sync::Arc, time::SystemTime};
+use std::{collections::HashMap, future::pending, sync::Arc};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -12,7 +12,8 @@ use super::{
     connection::{Connection, Heard, Sent},
     directory::Shared,
     request::{OpenError, StreamError},
-    state::{Effect, Holdings, Moment, Place, State, Tally, Waiter},
+    state::{Effect, Moment, Place, State, Waiter},
+    totals::Part,
 };
 use crate::{
     id::{CallNumber, TrajectoryKey},
@@ -38,15 +39,7 @@ pub(super) struct Driver {
     next_waiter: Waiter,
     releases: Vec<oneshot::Sender<()>>,
     /// What this trajectory adds to the service's totals.
-    counted: Counted,
-}
-
-#[derive(Default)]
-struct Counted {
-    waiting: usize,
-    running: usize,
-    held: Holdings,
-    open: bool,
+    counted: Part,
 }
 
 enum Happening {
@@ -54,6 +47,7 @@ enum Happening {
     Connection(Heard),
     Wait(WaitEvent),
     Slot(SlotEvent),
+    Pressure,
     Deadline,
 }
 
@@ -77,12 +71,13 @@ impl Driver {
             waiters: HashMap::new(),
             next_waiter: 0,
             releases: Vec::new(),
-            counted: Counted::default(),
+            counted: Part::default(),
         }
     }
 
     /// Runs until only a ledger was left and its time is over, too, or the service ends.
     pub(super) async fn run(mut self) {
+        self.count();
         loop {
             let receipt = match self.next().await {
                 Happening::Command(Some(command)) => self.on_command(command),
@@ -93,6 +88,10 @@ impl Driver {
                 }
                 Happening::Wait(event) => self.on_wait(event),
                 Happening::Slot(event) => self.on_slot(event),
+                Happening::Pressure => {
+                    self.state.on_pressure(self.moment());
+                    None
+                }
                 Happening::Deadline => {
                     let at = self.moment();
                     if self.state.on_deadline(at) && self.shared.retire(&self.key, &mut self.commands) {
@@ -101,15 +100,11 @@ impl Driver {
                     None
                 }
             };
-            self.carry_out();
             // The agent may forget the event only now that its record has been applied.
             drop(receipt);
-            self.flush();
-            // What was sent makes room for what had to wait.
-            while self.state.has_effects() {
-                self.carry_out();
-                self.flush();
-            }
+            // Before anybody is told: whoever has an answer finds it counted.
+            self.count();
+            self.carry_out();
             self.count();
         }
     }
@@ -139,6 +134,9 @@ impl Driver {
                 }
             } => Happening::Slot(event),
             () = async {
+                if self.state.can_let_go() { self.shared.pressure.notified().await } else { pending().await }
+            } => Happening::Pressure,
+            () = async {
                 match deadline {
                     Some(deadline) => sleep_until(deadline).await,
                     None => pending().await,
@@ -148,8 +146,7 @@ impl Driver {
     }
 
     fn moment(&self) -> Moment {
-        let others = self.shared.totals.others(self.counted.held);
-        Moment { now: Instant::now().into_std(), wall: SystemTime::now(), others }
+        self.shared.moment(&self.counted)
     }
 
     fn on_command(&mut self, command: Command) -> Option<Receipt> {
@@ -172,8 +169,10 @@ impl Driver {
                 self.state.on_release(keep, at);
             }
             Command::CancelLabelled { labels, release, reply } => {
+                let calls = self.state.on_cancel_labelled(&labels, release.is_some(), at);
+                self.releases.extend(release.filter(|_| calls.is_some()));
                 // Whoever asked may be gone; it is done all the same.
-                let _ = reply.send(self.state.on_cancel_labelled(&labels, release, at));
+                let _ = reply.send(calls);
             }
             Command::Describe(reply) => drop(reply.send(self.state.describe())),
             Command::Drain { remaining } => self.state.on_drain(remaining, at),
@@ -183,9 +182,9 @@ impl Driver {
     }
 
     fn on_open(&mut self, command: OpenCommand, at: Moment) {
-        let OpenCommand { open, fresh, requests, reply } = command;
+        let OpenCommand { open, requests, reply } = command;
         let (connection, responses) = Connection::new(requests);
-        match self.state.on_open(open, fresh, at) {
+        match self.state.on_open(open, at) {
             Ok(()) => {
                 self.arriving = Some(connection);
                 // If the client is gone already, the closed channel says so.
@@ -238,7 +237,7 @@ impl Driver {
     fn on_slot(&mut self, event: SlotEvent) -> Option<Receipt> {
         let at = self.moment();
         match event {
-            SlotEvent::Output { call, stderr, offset, data } => self.state.on_output(call, stderr, offset, data),
+            SlotEvent::Output { call, stderr, offset, data } => self.state.on_output(call, stderr, offset, data, at),
             SlotEvent::Ended { call, ending, receipt } => {
                 self.state.on_ended(call, ending, at);
                 return Some(receipt);
@@ -251,53 +250,63 @@ impl Driver {
         None
     }
 
+    /// Does what the state wants done, and moves to the connection what it has room for; the state may want more for
+    /// that.
     fn carry_out(&mut self) {
-        for effect in self.state.take_effects() {
-            match effect {
-                Effect::Attach => self.connection = self.arriving.take(),
-                Effect::Send(response) => {
-                    if let Some(connection) = &mut self.connection {
-                        connection.post(response);
-                    }
-                }
-                Effect::SendOutput(call, output) => {
-                    if let Some(connection) = &mut self.connection {
-                        connection.post_output(call, output);
-                    }
-                }
-                Effect::EndStream(error) => self.end_stream(error),
-                Effect::Answer { waiter, result, replayed } => {
-                    let sequence = result.sequence;
-                    if let Some(reply) = self.waiters.remove(&waiter)
-                        && reply.send(Ok(Answer { result, replayed })).is_ok()
-                    {
-                        self.state.sent(sequence, self.moment());
-                    }
-                }
-                // Whoever does not wait any more needs no answer.
-                Effect::Released => {
-                    for reply in self.releases.drain(..) {
-                        let _ = reply.send(());
-                    }
-                }
-                Effect::Acquire(pool) => self.waiting = Some(self.shared.scheduler.acquire(&pool, &self.key)),
-                Effect::LeaveLine => self.waiting = None,
-                Effect::OpenSlot(generation) => {
-                    self.lease = self.granted.take().map(|grant| grant.open(generation));
-                }
-                Effect::Run(call, order) => self.with_lease(|lease| lease.slot().run(call, order)),
-                Effect::CancelRun(call) => self.with_lease(|lease| lease.slot().cancel(call)),
-                Effect::Input { call, data, end_of_file } => {
-                    self.with_lease(|lease| lease.slot().input(call, data, end_of_file));
-                }
-                Effect::GrantOutput(call, bytes) => self.grant(call, bytes),
-                Effect::ResetSlot(generation) => self.with_lease(|lease| lease.slot().reset(generation)),
-                Effect::ReleaseSlot { keep } => {
-                    if let Some(lease) = self.lease.take() {
-                        lease.release(keep);
-                    }
+        loop {
+            self.state.take_effects().into_iter().for_each(|effect| self.act(effect));
+            self.flush();
+            if !self.state.has_effects() {
+                return;
+            }
+        }
+    }
+
+    fn act(&mut self, effect: Effect) {
+        match effect {
+            Effect::Attach => self.connection = self.arriving.take(),
+            Effect::Send(response) => self.with_connection(|connection| connection.post(response)),
+            Effect::SendOutput(call, output) => {
+                self.with_connection(|connection| connection.post_output(call, output));
+            }
+            Effect::EndStream(error) => self.end_stream(error),
+            Effect::Answer { waiter, result, replayed } => {
+                let sequence = result.sequence;
+                if let Some(reply) = self.waiters.remove(&waiter)
+                    && reply.send(Ok(Answer { result, replayed })).is_ok()
+                {
+                    self.state.sent(sequence, self.moment());
                 }
             }
+            // Whoever does not wait any more needs no answer.
+            Effect::Released => {
+                for reply in self.releases.drain(..) {
+                    let _ = reply.send(());
+                }
+            }
+            Effect::Acquire(pool) => self.waiting = Some(self.shared.scheduler.acquire(&pool, &self.key)),
+            Effect::LeaveLine => self.waiting = None,
+            Effect::OpenSlot(generation) => {
+                self.lease = self.granted.take().map(|grant| grant.open(generation));
+            }
+            Effect::Run(call, order) => self.with_lease(|lease| lease.slot().run(call, order)),
+            Effect::CancelRun(call) => self.with_lease(|lease| lease.slot().cancel(call)),
+            Effect::Input { call, data, end_of_file } => {
+                self.with_lease(|lease| lease.slot().input(call, data, end_of_file));
+            }
+            Effect::GrantOutput(call, bytes) => self.grant(call, bytes),
+            Effect::ResetSlot(generation) => self.with_lease(|lease| lease.slot().reset(generation)),
+            Effect::ReleaseSlot { keep } => {
+                if let Some(lease) = self.lease.take() {
+                    lease.release(keep);
+                }
+            }
+        }
+    }
+
+    fn with_connection(&mut self, act: impl FnOnce(&mut Connection)) {
+        if let Some(connection) = &mut self.connection {
+            act(connection);
         }
     }
 
@@ -326,34 +335,34 @@ impl Driver {
 
     /// What was sent to a stream still reaches it, at the pace of its client, who holds up nobody else.
     fn end_stream(&mut self, error: Option<StreamError>) {
-        let Some(connection) = self.connection.take() else { return };
+        let Some(mut connection) = self.connection.take() else { return };
         connection.waiting_output().for_each(|(call, bytes)| self.grant(call, bytes));
+        match &error {
+            // What waits is for its successor; and clients that do not read must not pile it up.
+            Some(StreamError::TakenOver | StreamError::NotReading { .. }) => connection.forget_waiting(),
+            Some(StreamError::Malformed { .. } | StreamError::TooLarge { .. }) | None => {}
+        }
         self.shared.tasks.spawn(connection.finish(error));
     }
 
     /// Brings the service's totals up to date with this trajectory.
     fn count(&mut self) {
-        let (waiting, running) = self.state.load();
-        let now = Counted { waiting, running, held: self.state.holdings(), open: self.state.is_open() };
-        self.recount(now);
-        let Tally { answers, unsuccessful } = self.state.take_tally();
-        self.shared.totals.answered(answers, unsuccessful);
+        self.recount(self.state.part());
     }
 
-    fn recount(&mut self, now: Counted) {
-        let totals = &self.shared.totals;
-        totals.waiting.change(self.counted.waiting as u64, now.waiting as u64);
-        totals.running.change(self.counted.running as u64, now.running as u64);
-        totals.call_bytes.change(self.counted.held.call_bytes, now.held.call_bytes);
-        totals.result_bytes.change(self.counted.held.result_bytes, now.held.result_bytes);
-        totals.open.change(u64::from(self.counted.open), u64::from(now.open));
-        self.counted = now;
+    fn recount(&mut self, now: Part) {
+        let before = std::mem::replace(&mut self.counted, now);
+        if before != now {
+            self.shared.count(&before, &now);
+        }
     }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.recount(Counted::default());
+        // What it answered stays counted.
+        let Part { answers, unsuccessful, .. } = self.counted;
+        self.recount(Part { answers, unsuccessful, ..Part::default() });
     }
 }
 

@@ -173,6 +173,16 @@ impl Ledger {
         }
     }
 
+    /// Its client says that it has these.
+    pub(super) fn mark_sent_through(&mut self, sequence: Sequence) {
+        let has = self.log.iter_mut().take_while(|kept| kept.result.sequence <= sequence);
+        for kept in has.filter(|kept| !kept.sent) {
+            kept.sent = true;
+            self.unsent -= 1;
+            self.unsent_bytes -= kept.result.retained_bytes();
+        }
+    }
+
     fn result(&self, sequence: Sequence) -> Option<&Arc<CallResult>> {
         self.log.get(self.index(sequence)?).map(|kept| &kept.result)
     }

@@ -7,12 +7,14 @@ mod driver;
 mod ledger;
 mod request;
 mod state;
+mod totals;
 
 pub use command::Answer;
 pub use connection::Responses;
-pub use directory::{Counts, Directory, DirectoryError, Listed};
+pub use directory::{Directory, DirectoryError, Listed};
 pub use request::{
     Call, Defaults, Limits, Notice, Open, OpenError, Opened, Output, ReleaseCause, Request, Requests, Response,
     StreamError, StreamFault, Unfit, Work,
 };
 pub use state::Description;
+pub use totals::Counts;

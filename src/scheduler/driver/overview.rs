@@ -30,16 +30,17 @@ impl Driver {
         };
         for (container, watched) in self.containers.iter().filter(|(container, _)| container.pool() == key) {
             let counts = self.core.slot_counts(*container).unwrap_or_default();
-            let (state, available) = match self.core.container_state(*container) {
-                Some(core::ContainerState::Starting) => {
-                    status.starting_slots += pool.config.slots_per_container;
-                    (ContainerState::Starting, 0)
+            let (state, starting, available) = match self.core.container_state(*container) {
+                Some(core::ContainerState::Starting) => (ContainerState::Starting, pool.config.slots_per_container, 0),
+                Some(core::ContainerState::Ready) => (ContainerState::Ready, 0, counts.clean + counts.kept),
+                // What is free in it is there for nobody.
+                Some(core::ContainerState::Draining | core::ContainerState::Stopping) => {
+                    (ContainerState::Draining, 0, 0)
                 }
-                Some(core::ContainerState::Ready) => (ContainerState::Ready, counts.clean + counts.kept),
-                Some(core::ContainerState::Draining | core::ContainerState::Stopping) => (ContainerState::Draining, 0),
                 // It is being cleared away.
                 None => continue,
             };
+            status.starting_slots += starting;
             status.available_slots += available;
             status.acquired_slots += counts.leased;
             status.resetting_slots += counts.resetting;
@@ -49,7 +50,7 @@ impl Driver {
                 node: watched.node.clone(),
                 state,
                 isolation: watched.agent.as_ref().map_or_else(String::new, |agent| agent.isolation.to_string()),
-                total_slots: counts.clean + counts.leased + counts.resetting + counts.kept + counts.quarantined,
+                total_slots: available + starting + counts.leased + counts.resetting + counts.quarantined,
                 available_slots: available,
                 since: watched.since,
             });

@@ -47,9 +47,10 @@ impl State {
         at: Moment,
     ) -> Result<(), OpenError> {
         let unseen = self.ledger.lookup(ledger::hash(&call.id), call.action()) == Known::Nothing;
-        if unseen && require_existing && self.ledger.phase != Phase::Open {
+        if unseen && require_existing && (self.untouched || self.ledger.phase != Phase::Open) {
             return Err(OpenError::NotFound);
         }
+        self.untouched = false;
         self.accept(call, Some(waiter), at);
         self.settle(at);
         Ok(())
@@ -132,10 +133,10 @@ impl State {
             let why = format!("the trajectory has had {} calls, the most that one may have", limits.max_call_ids);
             return Some(Verdict::queue_full(&why, None));
         }
-        let (own, others) = (self.holdings(), at.others);
-        let total_calls = own.calls + others.calls;
-        let full = if own.calls >= limits.max_calls_in_flight {
-            format!("the trajectory has {} calls waiting or running", own.calls)
+        let (own, others) = (self.part(), at.others);
+        let total_calls = self.live.len() + others.calls;
+        let full = if self.live.len() >= limits.max_calls_in_flight {
+            format!("the trajectory has {} calls waiting or running", self.live.len())
         } else if total_calls >= limits.max_total_calls_in_flight {
             format!("the service has {total_calls} calls waiting or running")
         } else if own.call_bytes + bytes > limits.max_call_bytes_in_flight {
@@ -144,7 +145,7 @@ impl State {
             "waiting and running calls fill the service's memory for them".to_owned()
         } else if self.log_is_full() {
             LOG_IS_FULL.to_owned()
-        } else if own.result_bytes + others.result_bytes >= limits.max_total_result_bytes {
+        } else if own.kept_bytes + others.kept_bytes >= limits.max_total_result_bytes {
             "kept results fill the service's memory for them".to_owned()
         } else {
             return None;

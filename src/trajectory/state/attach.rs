@@ -18,13 +18,14 @@ use crate::{
 
 impl State {
     /// A stream asks to be the trajectory's. On success [`Effect::Attach`] comes before anything that is sent to it.
-    pub(in crate::trajectory) fn on_open(&mut self, open: Open, fresh: bool, at: Moment) -> Result<(), OpenError> {
-        let resumed = self.resumes(&open, fresh)?;
+    pub(in crate::trajectory) fn on_open(&mut self, open: Open, at: Moment) -> Result<(), OpenError> {
+        let resumed = self.resumes(&open)?;
+        self.untouched = false;
         if self.stream.is_some() {
             self.send(Response::Notice(Notice::TakenOver));
             self.end_stream(Some(StreamError::TakenOver));
         }
-        if !resumed && !fresh {
+        if self.ledger.phase != Phase::Open {
             self.commit(Record::Opened(open.options.into()));
             self.opened_at = at.wall;
             self.resetting = None;
@@ -40,21 +41,25 @@ impl State {
             lease: self.ledger.options.lease,
             oldest_sequence: self.ledger.oldest_sequence(),
         })));
+        // Its client has the others, whoever sent them.
+        self.ledger.mark_sent_through(open.last_sequence);
         let kept = self.ledger.results_after(open.last_sequence).cloned();
         self.effects.extend(kept.map(|result| Effect::Send(Response::Result { result, replayed: false })));
+        self.trim();
+        self.send_printed();
         self.settle(at);
         Ok(())
     }
 
     /// Whether the stream goes on with the life that there is.
-    fn resumes(&self, open: &Open, fresh: bool) -> Result<bool, OpenError> {
+    fn resumes(&self, open: &Open) -> Result<bool, OpenError> {
         if self.releasing.is_some() {
             return Err(OpenError::Releasing);
         }
         let must_exist = open.require_existing || open.last_sequence > Sequence(0);
         match self.ledger.phase {
             Phase::Released | Phase::Expired if must_exist => return Err(OpenError::NotFound),
-            Phase::Open if fresh => return if must_exist { Err(OpenError::NotFound) } else { Ok(false) },
+            Phase::Open if self.untouched => return if must_exist { Err(OpenError::NotFound) } else { Ok(false) },
             Phase::Released | Phase::Expired => {
                 return if self.draining { Err(OpenError::Draining) } else { Ok(false) };
             }

@@ -36,6 +36,7 @@ impl State {
     fn end(&mut self, number: CallNumber, verdict: Verdict, phases: Phases, at: Moment) {
         let Some(live) = self.live.remove(&number) else { return };
         self.live_bytes -= live.bytes;
+        self.forget_printed(&live);
         let total = at.now.saturating_duration_since(live.received);
         let (queued, slot_wait) = match live.stage {
             Stage::Waiting(_) => {
@@ -53,27 +54,40 @@ impl State {
             self.answer(Some(waiter), result.clone(), false);
         }
         self.answer(None, result, false);
-        self.trim(at);
+        self.trim();
     }
 
-    /// Lets go of the oldest results that have been sent, down to the bounds.
-    pub(super) fn trim(&mut self, at: Moment) {
-        let limits = &self.limits;
+    /// Lets go of the oldest results that have been sent, down to the trajectory's own bounds.
+    pub(super) fn trim(&mut self) {
+        let (max_results, max_bytes) = (self.limits.max_kept_results, self.limits.max_kept_result_bytes);
+        self.let_go(|results, bytes| results > max_results || bytes > max_bytes);
+    }
+
+    /// All trajectories together hold too much: those that can let go do so, one after the other.
+    pub(in crate::trajectory) fn on_pressure(&mut self, at: Moment) {
+        let (others, max) = (at.others.kept_bytes + self.printed_bytes, self.limits.max_total_result_bytes);
+        self.let_go(|_, bytes| others + bytes >= max);
+        self.settle(at);
+    }
+
+    /// Whether it has results that it need not keep.
+    pub(in crate::trajectory) fn can_let_go(&self) -> bool {
+        self.ledger.sent_results().next().is_some()
+    }
+
+    /// Lets go of the oldest results that have been sent for as long as what is kept, their number and their bytes, is
+    /// too much.
+    fn let_go(&mut self, too_much: impl Fn(usize, u64) -> bool) {
         let mut results = self.ledger.kept_results();
         let mut bytes = self.ledger.kept_bytes();
-        let mut total = at.others.result_bytes + bytes;
         let mut through = Sequence(0);
         for kept in self.ledger.sent_results() {
-            let over = results > limits.max_kept_results
-                || bytes > limits.max_kept_result_bytes
-                || total > limits.max_total_result_bytes;
-            if !over {
+            if !too_much(results, bytes) {
                 break;
             }
             through = kept.sequence;
             results -= 1;
             bytes -= kept.retained_bytes();
-            total = total.saturating_sub(kept.retained_bytes());
         }
         if through > Sequence(0) {
             self.commit(Record::Dropped { through });

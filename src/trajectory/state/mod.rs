@@ -16,6 +16,7 @@
 mod accept;
 mod attach;
 mod end;
+mod output;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -29,10 +30,14 @@ use std::{
 use bytes::Bytes;
 
 pub(super) use self::slot::Place;
-use self::slot::{Resetting, Slot};
+use self::{
+    output::Printed,
+    slot::{Resetting, Slot},
+};
 use super::{
     ledger::{Ledger, Phase},
     request::{Limits, Output, ReleaseCause, Response, StreamError},
+    totals::{Holdings, Part},
 };
 use crate::{
     id::{CallId, CallNumber, Generation, PoolName, Sequence},
@@ -46,17 +51,6 @@ pub(super) struct Moment {
     pub(super) now: Instant,
     pub(super) wall: SystemTime,
     pub(super) others: Holdings,
-}
-
-/// What is bounded over all trajectories.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Holdings {
-    /// Calls accepted and not ended.
-    pub(super) calls: usize,
-    /// Of what they carry.
-    pub(super) call_bytes: u64,
-    /// Of kept results.
-    pub(super) result_bytes: u64,
 }
 
 /// Why calls wait, or are not accepted, whose client does not read.
@@ -129,6 +123,8 @@ enum Stage {
         slot_wait: Duration,
         /// Output came, so that it is known to have run.
         seen: bool,
+        /// For streams to come.
+        printed: Printed,
     },
 }
 
@@ -150,6 +146,8 @@ struct Releasing {
 pub(super) struct State {
     limits: Arc<Limits>,
     ledger: Ledger,
+    /// Nobody has got to it since it was made: whoever is the first has opened it.
+    untouched: bool,
     live: HashMap<CallNumber, Live>,
     /// Of all in `live`.
     live_bytes: u64,
@@ -168,23 +166,20 @@ pub(super) struct State {
     idle_since: Option<Instant>,
     opened_at: SystemTime,
     effects: Vec<Effect>,
-    tally: Tally,
-}
-
-/// Answers made since the last time this was asked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    pub(super) answers: u64,
-    pub(super) unsuccessful: u64,
+    /// Of what the calls that run have printed.
+    printed_bytes: u64,
+    answers: u64,
+    unsuccessful: u64,
 }
 
 impl State {
-    /// A trajectory that has just been opened.
-    pub(super) fn new(limits: Arc<Limits>, options: Options, opened_at: SystemTime) -> Self {
+    /// A trajectory that somebody is about to open; it has its lease, should nobody come.
+    pub(super) fn new(limits: Arc<Limits>, options: Options, at: Moment) -> Self {
         let options = Arc::new(options);
         let mut state = Self {
             limits,
             ledger: Ledger::new(options.clone()),
+            untouched: true,
             live: HashMap::new(),
             live_bytes: 0,
             in_order: VecDeque::new(),
@@ -195,17 +190,15 @@ impl State {
             releasing: None,
             draining: false,
             stream: None,
-            idle_since: None,
-            opened_at,
+            idle_since: Some(at.now),
+            opened_at: at.wall,
             effects: Vec::new(),
-            tally: Tally::default(),
+            printed_bytes: 0,
+            answers: 0,
+            unsuccessful: 0,
         };
         state.commit(Record::Opened(options));
         state
-    }
-
-    pub(super) fn has_effects(&self) -> bool {
-        !self.effects.is_empty()
     }
 
     /// What is to be done since the last time this was asked.
@@ -213,8 +206,8 @@ impl State {
         std::mem::take(&mut self.effects)
     }
 
-    pub(super) fn take_tally(&mut self) -> Tally {
-        std::mem::take(&mut self.tally)
+    pub(super) fn has_effects(&self) -> bool {
+        !self.effects.is_empty()
     }
 
     /// When [`State::on_deadline`] should be called, if nothing else happens.
@@ -228,6 +221,7 @@ impl State {
             return false;
         }
         match self.ledger.phase {
+            Phase::Open if self.untouched => true,
             Phase::Open => {
                 // What the log was too full for all that time.
                 self.end_all_waiting(Verdict::queue_full(LOG_IS_FULL, None), at);
@@ -247,9 +241,18 @@ impl State {
         (waiting, self.live.len() - waiting)
     }
 
-    pub(super) fn holdings(&self) -> Holdings {
-        let (calls, call_bytes) = (self.live.len(), self.live_bytes);
-        Holdings { calls, call_bytes, result_bytes: self.ledger.kept_bytes() }
+    /// What it adds to the totals of the service.
+    pub(super) fn part(&self) -> Part {
+        let (waiting, running) = self.load();
+        Part {
+            open: self.is_open(),
+            waiting,
+            running,
+            call_bytes: self.live_bytes,
+            kept_bytes: self.ledger.kept_bytes() + self.printed_bytes,
+            answers: self.answers,
+            unsuccessful: self.unsuccessful,
+        }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -278,7 +281,7 @@ impl State {
     /// A result of the log has left for its client.
     pub(super) fn sent(&mut self, sequence: Sequence, at: Moment) {
         self.ledger.mark_sent(sequence);
-        self.trim(at);
+        self.trim();
         self.settle(at);
     }
 
@@ -286,7 +289,7 @@ impl State {
     /// add to them. So a client that does not read, or is away, holds up itself and nobody else.
     fn is_held_back(&self, at: Moment) -> bool {
         let unsent = self.ledger.unsent_bytes();
-        let total = at.others.result_bytes + self.ledger.kept_bytes();
+        let total = at.others.kept_bytes + self.part().kept_bytes;
         unsent >= self.limits.max_kept_result_bytes || unsent > 0 && total >= self.limits.max_total_result_bytes
     }
 
@@ -296,8 +299,8 @@ impl State {
     }
 
     fn count(&mut self, result: &CallResult) {
-        self.tally.answers += 1;
-        self.tally.unsuccessful += u64::from(result.outcome != Outcome::Succeeded);
+        self.answers += 1;
+        self.unsuccessful += u64::from(result.outcome != Outcome::Succeeded);
     }
 
     fn send(&mut self, response: Response) {
@@ -315,7 +318,8 @@ impl State {
         self.advance_loss();
         self.advance_reset();
         self.advance_calls(at);
-        if self.live.is_empty() && self.stream.as_ref().is_some_and(|stream| stream.half_closed) {
+        let answered = self.live.is_empty() && self.ledger.unsent_results() == 0;
+        if answered && self.stream.as_ref().is_some_and(|stream| stream.half_closed) {
             self.end_stream(None);
         }
         let at_rest = self.live.is_empty() || self.load().1 == 0 && self.is_held_back(at);

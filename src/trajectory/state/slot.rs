@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Effect, Moment, Stage, State};
+use super::{Effect, Moment, Stage, State, output::Printed};
 use crate::{
     id::{CallNumber, Generation},
     journal::{Record, Workspace},
@@ -11,7 +11,7 @@ use crate::{
         job::{End, Ending, Job},
         judge,
     },
-    trajectory::request::{Notice, Output, Response},
+    trajectory::request::{Notice, Response},
 };
 
 #[derive(Debug)]
@@ -103,6 +103,7 @@ impl State {
             queued: turn.saturating_duration_since(live.received),
             slot_wait: at.now.saturating_duration_since(turn),
             seen: false,
+            printed: Printed::default(),
         };
         if let Stage::Waiting(order) = std::mem::replace(&mut live.stage, running) {
             live.interactive = matches!(&order.job, Job::Process(process) if process.interactive);
@@ -136,25 +137,6 @@ impl State {
         self.slot = Slot::None;
         self.end_all_waiting(verdict, at);
         self.settle(at);
-    }
-
-    pub(in crate::trajectory) fn on_output(
-        &mut self,
-        number: CallNumber,
-        stderr: bool,
-        offset: u64,
-        data: bytes::Bytes,
-    ) {
-        let Some(live) = self.live.get_mut(&number) else { return };
-        if let Stage::Running { seen, .. } = &mut live.stage {
-            *seen = true;
-        }
-        if self.stream.is_some() {
-            let output = Output { call: live.id.clone(), stderr, offset, data };
-            self.effects.push(Effect::SendOutput(number, output));
-        } else {
-            self.effects.push(Effect::GrantOutput(number, u32::try_from(data.len()).unwrap_or(u32::MAX)));
-        }
     }
 
     /// A call that was handed over has ended.

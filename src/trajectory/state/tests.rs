@@ -1,14 +1,13 @@
-//! The core, driven by hand and at random.
+//! The core, driven by hand; and at random in `contract`.
 
 mod bounds;
+mod contract;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
-
-use proptest::prelude::*;
 
 use super::*;
 use crate::{
@@ -82,30 +81,40 @@ fn place() -> Place {
     Place { location, isolation: "L0".into(), network_isolated: true }
 }
 
+fn moment(start: Instant, at: Duration) -> Moment {
+    Moment { now: start + at, wall: SystemTime::UNIX_EPOCH + at, others: Holdings::default() }
+}
+
 /// A state and the clock that it is shown.
 struct World {
     state: State,
     start: Instant,
     at: Duration,
+    /// Of the service's other trajectories.
     others: Holdings,
     effects: Vec<Effect>,
 }
 
 impl World {
     fn new() -> Self {
-        let state = State::new(Arc::new(limits()), options(), SystemTime::UNIX_EPOCH);
-        Self { state, start: Instant::now(), at: Duration::ZERO, others: Holdings::default(), effects: Vec::new() }
+        Self::with(limits(), options())
+    }
+
+    fn with(limits: Limits, options: Options) -> Self {
+        let start = Instant::now();
+        let state = State::new(Arc::new(limits), options, moment(start, Duration::ZERO));
+        Self { state, start, at: Duration::ZERO, others: Holdings::default(), effects: Vec::new() }
     }
 
     fn attached() -> Self {
         let mut world = Self::new();
-        world.act(|state, at| state.on_open(open(), true, at).expect("it opens"));
+        world.act(|state, at| state.on_open(open(), at).expect("it opens"));
         world.take();
         world
     }
 
     fn act<T>(&mut self, act: impl FnOnce(&mut State, Moment) -> T) -> T {
-        let at = Moment { now: self.start + self.at, wall: SystemTime::UNIX_EPOCH + self.at, others: self.others };
+        let at = Moment { others: self.others, ..moment(self.start, self.at) };
         let answer = act(&mut self.state, at);
         self.effects.extend(self.state.take_effects());
         answer
@@ -282,241 +291,4 @@ fn unsent_results_are_never_dropped() {
     assert_eq!(world.results()[0].sequence, Sequence(7));
     world.batch(vec![call("c0", false)]);
     assert_eq!(world.results()[0].reason, Some(Reason::ResultDropped));
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Batch(Vec<(u8, bool)>),
-    Execute(u8),
-    Cancel(u8),
-    CancelAll,
-    Reset,
-    Release,
-    CancelLabelled(bool),
-    Open(bool),
-    Detach,
-    HalfClose,
-    Grant,
-    WaitFails,
-    End(u8),
-    SlotLost,
-    ContainerLost,
-    SlotReset,
-    Sent,
-    Wait(u16),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => proptest::collection::vec((0..40_u8, any::<bool>()), 0..4).prop_map(Step::Batch),
-        2 => (0..40_u8).prop_map(Step::Execute),
-        1 => (0..40_u8).prop_map(Step::Cancel),
-        1 => Just(Step::CancelAll),
-        1 => Just(Step::Reset),
-        1 => Just(Step::Release),
-        1 => any::<bool>().prop_map(Step::CancelLabelled),
-        2 => any::<bool>().prop_map(Step::Open),
-        1 => Just(Step::Detach),
-        1 => Just(Step::HalfClose),
-        4 => Just(Step::Grant),
-        1 => Just(Step::WaitFails),
-        6 => any::<u8>().prop_map(Step::End),
-        1 => Just(Step::SlotLost),
-        1 => Just(Step::ContainerLost),
-        2 => Just(Step::SlotReset),
-        3 => Just(Step::Sent),
-        1 => (0..1000_u16).prop_map(Step::Wait),
-    ]
-}
-
-/// What the driver, the slot and the clients make of the effects; it panics where an invariant is broken.
-#[derive(Default)]
-struct Model {
-    waiting: bool,
-    holds: bool,
-    attached: bool,
-    running: BTreeSet<CallNumber>,
-    /// In the slot that is held: the one in order.
-    cancelled: BTreeSet<CallNumber>,
-    resetting: bool,
-    /// By unary callers, how often they have been answered.
-    asked: HashMap<Waiter, usize>,
-    unsent: Vec<Sequence>,
-}
-
-impl Model {
-    fn take(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Attach => self.attached = true,
-                Effect::Send(response) => {
-                    assert!(self.attached, "nothing is sent to nobody: {response:?}");
-                    if let Response::Result { result, replayed } = response {
-                        self.result(&result, replayed);
-                    }
-                }
-                Effect::SendOutput(..) => assert!(self.attached),
-                Effect::EndStream(_) => assert!(std::mem::take(&mut self.attached)),
-                Effect::Answer { waiter, result, replayed } => {
-                    *self.asked.get_mut(&waiter).expect("somebody asked") += 1;
-                    self.result(&result, replayed);
-                }
-                Effect::Released => {}
-                Effect::Acquire(_) => {
-                    assert!(!self.holds && !self.waiting, "one slot at a time");
-                    self.waiting = true;
-                }
-                Effect::LeaveLine => assert!(std::mem::take(&mut self.waiting)),
-                Effect::OpenSlot(_) => assert!(self.holds),
-                Effect::Run(call, _) => {
-                    assert!(self.holds && !self.resetting, "nothing runs without a slot");
-                    assert!(self.running.insert(call), "nothing runs twice");
-                }
-                Effect::CancelRun(call) => {
-                    assert!(self.running.contains(&call) && self.cancelled.insert(call), "a cancel is told once");
-                }
-                Effect::Input { call, .. } | Effect::GrantOutput(call, _) => assert!(self.running.contains(&call)),
-                Effect::ResetSlot(_) => {
-                    assert!(self.holds && self.running.is_empty(), "a slot is emptied after its calls");
-                    self.resetting = true;
-                }
-                Effect::ReleaseSlot { .. } => {
-                    assert!(std::mem::take(&mut self.holds), "only what is held is given back");
-                    assert!(self.running.is_empty(), "a slot is given back after its calls have ended");
-                    self.resetting = false;
-                }
-            }
-        }
-    }
-
-    fn result(&mut self, result: &CallResult, replayed: bool) {
-        assert!(result.sequence > Sequence(0) || !replayed, "a refusal is in no log");
-        self.unsent.push(result.sequence);
-        let timings = result.timings;
-        assert_eq!(
-            timings.total(),
-            timings.queued + timings.slot_wait + timings.dispatch + timings.execution + timings.collection
-        );
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
-
-    #[test]
-    fn every_accepted_call_is_answered_exactly_once(steps in proptest::collection::vec(step(), 1..120)) {
-        let mut world = World::new();
-        let mut model = Model::default();
-        let mut fresh = true;
-        let mut waiter = 0;
-        for step in steps {
-            match step {
-                Step::Batch(calls) if model.attached => {
-                    world.batch(calls.into_iter().map(|(n, beside)| call(&format!("c{n}"), beside)).collect());
-                }
-                Step::Execute(n) => {
-                    waiter += 1;
-                    model.asked.insert(waiter, 0);
-                    let asked = world.act(|state, at| state.on_execute(call(&format!("c{n}"), false), false, waiter, at));
-                    prop_assert!(asked.is_ok());
-                }
-                Step::Cancel(n) if model.attached => {
-                    let id = CallId::parse(&format!("c{n}")).expect("it is a name");
-                    world.act(|state, at| state.on_request(Request::Cancel(vec![id]), 0, at));
-                }
-                Step::CancelAll if model.attached => {
-                    world.act(|state, at| state.on_request(Request::Cancel(Vec::new()), 0, at));
-                }
-                Step::Reset if model.attached => {
-                    let generation = world.state.ledger.generation;
-                    world.act(|state, at| state.on_request(Request::Reset(generation), 0, at));
-                }
-                Step::Release => world.act(|state, at| state.on_release(false, at)),
-                Step::CancelLabelled(release) => {
-                    let (open, calls) = (world.state.is_open(), world.state.live.len());
-                    let ended = world.act(|state, at| state.on_cancel_labelled(&BTreeMap::new(), release, at));
-                    assert_eq!(ended, open.then_some(calls));
-                }
-                Step::Open(take_over) => {
-                    let oldest = world.state.ledger.oldest_sequence();
-                    let last_sequence = Sequence(oldest.0.saturating_sub(1));
-                    let opened = world.act(|state, at| state.on_open(Open { take_over, last_sequence, ..open() }, fresh, at));
-                    fresh &= opened.is_err();
-                }
-                Step::Detach if model.attached => {
-                    model.attached = false;
-                    world.act(State::on_detached);
-                }
-                Step::HalfClose if model.attached => world.act(State::on_half_close),
-                Step::Grant if model.waiting => {
-                    model.waiting = false;
-                    model.holds = true;
-                    world.granted();
-                }
-                Step::WaitFails if model.waiting => {
-                    model.waiting = false;
-                    world.act(|state, at| state.on_wait_failed(Verdict::slot_timeout(Duration::from_secs(30), None), at));
-                }
-                Step::End(pick) if !model.running.is_empty() => {
-                    let number = *model.running.iter().nth(pick as usize % model.running.len()).expect("one runs");
-                    model.running.remove(&number);
-                    let stop = model.cancelled.remove(&number).then_some(Stop::Cancelled);
-                    world.act(|state, at| state.on_ended(number, ended(stop), at));
-                }
-                Step::SlotLost if model.holds => {
-                    world.act(|state, at| state.on_slot_lost("killed".to_owned(), at));
-                }
-                Step::ContainerLost if model.holds => {
-                    model.running.clear();
-                    model.cancelled.clear();
-                    world.act(|state, at| state.on_container_lost(&Arc::default(), at));
-                }
-                Step::SlotReset if model.resetting => {
-                    model.resetting = false;
-                    world.act(State::on_slot_reset);
-                }
-                Step::Sent => {
-                    for sequence in std::mem::take(&mut model.unsent) {
-                        world.act(|state, at| state.sent(sequence, at));
-                    }
-                }
-                Step::Wait(seconds) => {
-                    world.at += Duration::from_secs(u64::from(seconds));
-                    world.act(State::on_deadline);
-                }
-                _ => continue,
-            }
-            let effects = world.take();
-            model.take(effects);
-            let log: Vec<u64> =
-                world.state.ledger.results_after(Sequence(0)).map(|result| result.sequence.0).collect();
-            prop_assert!(log.windows(2).all(|pair| pair[0] + 1 == pair[1]), "sequences have no gaps: {:?}", log);
-            let (waiting, running) = world.state.load();
-            prop_assert_eq!(running, model.running.len());
-            prop_assert!(waiting + running <= limits().max_calls_in_flight);
-            let in_order = world.state.live.iter().filter(|(number, live)| {
-                matches!(live.stage, Stage::Running { .. }) && world.state.running_in_order == Some(**number)
-            });
-            prop_assert!(in_order.count() <= 1);
-            prop_assert!(model.asked.values().all(|answers| *answers <= 1), "nobody is answered twice");
-        }
-        // Let everything end: then everybody has been answered.
-        for _ in 0..200 {
-            if model.waiting {
-                model.waiting = false;
-                world.act(|state, at| state.on_wait_failed(Verdict::slot_timeout(Duration::from_secs(30), None), at));
-            } else if model.resetting {
-                model.resetting = false;
-                world.act(State::on_slot_reset);
-            } else if let Some(number) = model.running.pop_first() {
-                world.act(|state, at| state.on_ended(number, ended(None), at));
-            } else {
-                break;
-            }
-            let effects = world.take();
-            model.take(effects);
-        }
-        prop_assert_eq!(world.state.load(), (0, 0));
-        prop_assert!(model.asked.values().all(|answers| *answers == 1), "everybody is answered");
-    }
 }

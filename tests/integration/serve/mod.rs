@@ -3,10 +3,14 @@
 mod bad_input;
 mod calls;
 mod clients;
+mod counts;
+mod drain;
 mod endings;
 mod faults;
 mod http;
+mod leases;
 mod load;
+mod once;
 mod outcomes;
 mod resume;
 mod scaling;

@@ -4,9 +4,8 @@ use super::*;
 
 /// A world whose service holds this beside the trajectory.
 fn beside(others: Holdings, limits: Limits) -> World {
-    let state = State::new(Arc::new(limits), options(), SystemTime::UNIX_EPOCH);
-    let mut world = World { state, others, ..World::new() };
-    world.act(|state, at| state.on_open(open(), true, at).expect("it opens"));
+    let mut world = World { others, ..World::with(limits, options()) };
+    world.act(|state, at| state.on_open(open(), at).expect("it opens"));
     world.take();
     world
 }
@@ -42,7 +41,7 @@ fn what_calls_carry_is_bounded_and_given_back_with_their_end() {
     world.batch(vec![sized("b", 500), sized("d", 500)]);
     assert_eq!((refused(&mut world), world.state.load().0), (1, 2));
     world.act(|state, at| state.on_request(Request::Cancel(Vec::new()), 0, at));
-    assert_eq!(world.state.holdings().call_bytes, 0);
+    assert_eq!(world.state.part().call_bytes, 0);
 }
 
 /// Whose log is full with one result.
@@ -74,7 +73,7 @@ fn a_client_that_is_away_is_waited_for_until_its_lease_ends() {
     assert_eq!(world.state.deadline(), None, "a call runs");
     world.act(|state, at| state.on_ended(CallNumber(3), ended(None), at));
     assert_eq!(world.state.deadline(), Some(world.start + LEASE));
-    world.act(|state, at| state.on_open(open(), false, at).expect("it resumes"));
+    world.act(|state, at| state.on_open(open(), at).expect("it resumes"));
     assert_eq!(world.state.deadline(), None, "its client is back");
     world.act(State::on_detached);
     world.take();
@@ -89,7 +88,7 @@ fn a_client_that_is_away_is_waited_for_until_its_lease_ends() {
 
 #[test]
 fn a_full_service_holds_up_those_who_do_not_read() {
-    let others = Holdings { result_bytes: 1 << 30, ..Holdings::default() };
+    let others = Holdings { kept_bytes: 1 << 30, ..Holdings::default() };
     let mut world = beside(Holdings::default(), limits());
     world.batch(vec![call("a", false), call("b", false), call("c", false)]);
     world.granted();
@@ -111,7 +110,7 @@ fn what_the_calls_of_all_carry_is_bounded() {
 
 #[test]
 fn results_of_all_are_bounded_by_dropping_what_was_sent_and_else_by_refusing() {
-    let others = Holdings { result_bytes: (1 << 30) - 1, ..Holdings::default() };
+    let others = Holdings { kept_bytes: (1 << 30) - 1, ..Holdings::default() };
     let mut world = beside(others, limits());
     world.batch(vec![call("a", false)]);
     world.granted();
@@ -120,6 +119,7 @@ fn results_of_all_are_bounded_by_dropping_what_was_sent_and_else_by_refusing() {
     world.batch(vec![call("b", false)]);
     assert_eq!(refused(&mut world), 1, "its result waits for its client");
     world.act(|state, at| state.sent(Sequence(1), at));
+    world.act(State::on_pressure);
     world.batch(vec![call("b", false), call("a", false)]);
     let results = world.results();
     assert_eq!(results[0].reason, Some(Reason::ResultDropped));
