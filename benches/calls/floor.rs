@@ -49,7 +49,10 @@ use crate::{
 
 pub(crate) const ECHO: &str = "floor-echo";
 pub(crate) const RELAY: &str = "floor-relay";
+/// With a spawn behind it.
+pub(crate) const SPAWNING_RELAY: &str = "floor-spawning-relay";
 pub(crate) const FAR_ECHO: &str = "floor-far-echo";
+pub(crate) const SPAWNING_FAR_ECHO: &str = "floor-spawning-far-echo";
 
 type Responses<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Send>>;
 
@@ -99,8 +102,10 @@ trait Floor: Send + Sync + 'static {
     fn answer(&self, call_id: String, answers: Answers) -> impl Future<Output = ()> + Send;
 }
 
-/// Answers every call at once.
-struct Echo;
+/// Answers every call at once; or `spawns` first.
+struct Echo {
+    spawns: bool,
+}
 
 /// Hands every call to the far echo, over one stream for all.
 struct Relay {
@@ -226,7 +231,8 @@ impl SandboxService for Echo {
         &self,
         request: Request<Streaming<LinkRequest>>,
     ) -> std::result::Result<Response<Self::LinkStream>, Status> {
-        let responses = request.into_inner().map(|request| {
+        let spawns = self.spawns;
+        let responses = request.into_inner().map(move |request| {
             let requests = match request?.message {
                 Some(link_request::Message::Requests(requests)) => requests.requests,
                 _ => Vec::new(),
@@ -234,6 +240,9 @@ impl SandboxService for Echo {
             let events = requests
                 .into_iter()
                 .map(|request| {
+                    if spawns {
+                        spawn();
+                    }
                     let call = match request.request {
                         Some(request::Request::Run(run)) => run.call,
                         _ => 0,
@@ -262,13 +271,14 @@ async fn serve_tcp(floor: impl Floor) -> Result<()> {
 }
 
 pub(crate) fn serve_echo() -> Result<()> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve_tcp(Echo))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve_tcp(Echo { spawns: false }))
 }
 
-pub(crate) fn serve_relay() -> Result<()> {
+pub(crate) fn serve_relay(spawns: bool) -> Result<()> {
     let directory = tempfile::tempdir()?;
     let socket = directory.path().join("far.sock");
-    let mut far = Command::new(env::current_exe()?).arg(FAR_ECHO).arg(&socket).stdin(Stdio::piped()).spawn()?;
+    let far = if spawns { SPAWNING_FAR_ECHO } else { FAR_ECHO };
+    let mut far = Command::new(env::current_exe()?).arg(far).arg(&socket).stdin(Stdio::piped()).spawn()?;
     let served = tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let channel = loop {
             let socket: PathBuf = socket.clone();
@@ -306,14 +316,14 @@ pub(crate) fn serve_relay() -> Result<()> {
 }
 
 /// Ends with whoever holds its stdin.
-pub(crate) fn serve_far_echo(socket: &str) -> Result<()> {
+pub(crate) fn serve_far_echo(socket: &str, spawns: bool) -> Result<()> {
     thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         std::process::exit(0);
     });
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let listener = UnixListenerStream::new(UnixListener::bind(socket)?);
-        Server::builder().add_service(SandboxServiceServer::new(Echo)).serve_with_incoming(listener).await?;
+        Server::builder().add_service(SandboxServiceServer::new(Echo { spawns })).serve_with_incoming(listener).await?;
         Ok(())
     })
 }

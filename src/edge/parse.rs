@@ -15,6 +15,10 @@ use crate::{
     trajectory::{self, Defaults, Unfit, Work},
 };
 
+/// Calls of one message. Each that is refused is answered, so that a small message of very many would make a large
+/// answer.
+const MAX_BATCH: usize = 100_000;
+
 /// A field of a message that cannot be what it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Violation {
@@ -102,6 +106,9 @@ impl Parser {
             None => Err(Violation::new("message", "must be set")),
             Some(Message::Open(_)) => Err(Violation::new("open", "only the first message of a stream may be an open")),
             Some(Message::Batch(batch)) => {
+                if batch.calls.len() > MAX_BATCH {
+                    return Err(Violation::new("batch.calls", format!("must not be more than {MAX_BATCH}")));
+                }
                 let calls = batch.calls.into_iter().enumerate();
                 let calls = calls.map(|(index, call)| self.call(call, &format!("batch.calls[{index}]"), false));
                 Ok(trajectory::Request::Batch(calls.collect::<Result<_, _>>()?))

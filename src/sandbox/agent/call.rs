@@ -17,7 +17,7 @@ use crate::{
     pb::sandbox::{CallOutput, Event, event},
     sandbox::{
         outgoing::Outgoing,
-        slot::{Runner, RunnerEnd, SlotError, Stdio},
+        slot::{DEATH, Runner, RunnerEnd, SlotError, Stdio},
         wire,
     },
     tool::job::{End, Ending, Exit, OutputLimits, Phases, Process, ProcessEnd, Stop, Usage},
@@ -131,22 +131,23 @@ enum Happening {
     Stdout,
     Stderr,
     Stdin,
-    TimedOut,
+    TimeIsUp,
     /// Its output need not be read any more, or may be read again.
     Waited,
 }
 
 impl Running {
     async fn finish(mut self, mut control: mpsc::UnboundedReceiver<Control>) -> Option<Runner> {
-        let timeout = sleep(self.call.timeout);
-        tokio::pin!(timeout);
+        let timer = sleep(if self.stop.is_some() { DEATH } else { self.call.timeout });
+        tokio::pin!(timer);
         let ended = loop {
+            let stopping = self.stop.is_some();
             let (may_read, held_up) = self.may_read();
             // Cancel-safe: nothing is read or written before the choice is made.
             let happening = tokio::select! {
                 ended = self.runner.ended() => Happening::Ended(ended),
                 Some(control) = control.recv() => Happening::Control(control),
-                () = &mut timeout, if self.stop.is_none() => Happening::TimedOut,
+                () = &mut timer => Happening::TimeIsUp,
                 () = self.stdout.readable(), if may_read => Happening::Stdout,
                 () = self.stderr.readable(), if may_read => Happening::Stderr,
                 () = self.stdin.writable() => Happening::Stdin,
@@ -154,7 +155,11 @@ impl Running {
             };
             match happening {
                 Happening::Ended(ended) => break ended,
+                Happening::TimeIsUp if stopping => break Err(SlotError::Undying("call")),
                 other => self.on(other),
+            }
+            if self.stop.is_some() && !stopping {
+                timer.as_mut().reset(tokio::time::Instant::now() + DEATH);
             }
         };
         let ended_at = Instant::now();
@@ -215,7 +220,7 @@ impl Running {
             Happening::Stdout => _ = self.read(false, Output::read),
             Happening::Stderr => _ = self.read(true, Output::read),
             Happening::Stdin => self.stdin.write(),
-            Happening::TimedOut => self.stop(Stop::TimedOut),
+            Happening::TimeIsUp => self.stop(Stop::TimedOut),
             Happening::Waited | Happening::Ended(_) => {}
         }
     }

@@ -22,6 +22,9 @@ pub enum SlotError {
     /// Its processes have ended, whoever killed them.
     #[error("the slot's {0} process has ended")]
     Gone(&'static str),
+    /// A killed process does not die: the kernel waits for a device or a file system in it.
+    #[error("the {0} was killed and does not end")]
+    Undying(&'static str),
     /// A helper said something that this program never says.
     #[error("the slot's {0} process gave an answer that makes no sense")]
     Senseless(&'static str),

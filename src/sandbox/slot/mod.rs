@@ -39,7 +39,7 @@ pub use error::{SlotError, Step};
 pub use ids::can_assign_ids;
 pub use probe::{Unavailable, probe};
 pub use runner::{Runner, RunnerEnd, Stdio};
-pub use slot::Slot;
+pub use slot::{DEATH, Slot};
 pub use trash::{empty_trash, trash_beside};
 pub use workspace::Workspace;
 

@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::Child,
     sync::OnceLock,
+    time::Duration,
 };
 
 use rustix::{
@@ -17,7 +18,10 @@ use rustix::{
     mount::OpenTreeFlags,
     process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions},
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::timeout,
+};
 
 use super::{
     Isolation, Runner, SlotConfig, View, Workspace,
@@ -29,6 +33,10 @@ use super::{
     sys, trash,
     wire::{KeeperSpec, Nothing, RunnerSpec, SlotSpec},
 };
+
+/// How long a killed process may take to end. A thousand take hundredths of a second; one that the kernel holds, in a
+/// device or in a file system that does not answer, may take for ever.
+pub const DEATH: Duration = Duration::from_secs(5);
 
 /// An isolated workspace and process tree, with its keeper running. Dropping it ends its processes, but leaves the
 /// workspace where it is.
@@ -83,11 +91,11 @@ impl Slot {
     }
 
     /// Ends every process of the slot, then moves its workspace to the trash. After `Ok` no process and no mount of
-    /// it is left, and its user id may be used again.
+    /// it is left, and its user id may be used again. Takes no longer than [`DEATH`], and a rename.
     pub async fn destroy(self) -> Result<(), SlotError> {
         let Self { keeper, control, workspace, directory, .. } = self;
         drop((control, workspace));
-        keeper.end().await.at(Step::EndProcesses)?;
+        keeper.end().await?;
         trash::retire(&directory).at(Step::RetireWorkspace)
     }
 }
@@ -252,10 +260,14 @@ impl Keeper {
         let _ = self.pidfd.readable().await;
     }
 
-    async fn end(mut self) -> io::Result<()> {
+    async fn end(mut self) -> Result<(), SlotError> {
         self.kill();
-        self.died().await;
-        self.reap()
+        if timeout(DEATH, self.died()).await.is_err() {
+            // It is left to whoever reaps this process's children after it: a wait would hold up all other slots.
+            self.reaped = true;
+            return Err(SlotError::Undying("slot"));
+        }
+        self.reap().at(Step::EndProcesses)
     }
 
     fn kill(&self) {

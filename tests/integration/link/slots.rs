@@ -140,6 +140,28 @@ async fn a_slot_that_dies_takes_its_calls_along_and_comes_back() {
     assert_eq!(run(&mut slot, 5, shell("true")).await.exit, Exit::Code(0));
 }
 
+/// As where the kernel holds it in a file system that does not answer: a runner that is stopped kills nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_does_not_die_is_given_up_with_its_slot() {
+    let agent = Agent::start(1);
+    let connected = attach(agent.socket()).await;
+    let mut slot = assign(&connected.link, 0);
+    slot.run(CallNumber(1), Order { stream_output: true, ..shell("echo started; sleep 100; :") });
+    output_of(&mut slot).await;
+    let runners = children(keeper_of(&agent, "sh").as_raw_pid().cast_unsigned());
+    for runner in runners {
+        let runner = Pid::from_raw(runner.cast_signed()).expect("it is a pid");
+        kill_process(runner, Signal::STOP).expect("it can be stopped");
+    }
+    slot.cancel(CallNumber(1));
+    let End::SlotLost { cause, ran: true } = not_a_process(&mut slot).await else { panic!("it is given up") };
+    assert!(cause.contains("does not end"), "{cause}");
+    // The kernel kills what is stopped, too: so the slot can be emptied.
+    slot.reset(Generation(2));
+    assert!(matches!(next(&mut slot).await, SlotEvent::Reset));
+    assert_eq!(&run(&mut slot, 2, shell("ls -A; echo on")).await.stdout.head[..], b"on\n");
+}
+
 /// What made a reset fail may be gone a moment later; what it left half done is not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_a_reset_could_not_empty_is_not_tried_again() {

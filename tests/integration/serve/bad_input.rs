@@ -106,6 +106,8 @@ async fn a_batch_of_100_000_calls_is_answered_call_by_call() {
         assert_eq!((result.call_id, result.reason), (n.to_string(), i32::from(Reason::QueueFull)));
         assert!(result.fault.expect("it has a fault").retry_after.is_some());
     }
+    stream.batch((0..100_001).map(|n| bash(&n.to_string(), "true")).collect()).await;
+    assert_eq!(field(&stream.end().await.expect_err("it ends")), "batch.calls");
     assert!(execute(&server, "other", bash("a", "true")).await.success);
 }
 
