@@ -94,7 +94,7 @@ impl Call {
                 return Some(runner);
             }
         };
-        if let Err(error) = runner.start(&self.process, stdio).await {
+        if let Err(error) = runner.start(&self.process, stdio) {
             let phases = Phases { dispatch: self.arrived.elapsed(), ..Phases::default() };
             self.answer(End::NotRun(error.to_string()), phases);
             return None;

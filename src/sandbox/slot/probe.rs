@@ -117,7 +117,7 @@ async fn test(config: &SlotConfig) -> Result<(), Problem> {
 async fn run(runner: &mut Runner, program: Program) -> Result<(Exit, String), Problem> {
     let (mut read, write) = io::pipe().at(Step::StartCall)?;
     let stdio = Stdio { stdin: None, stderr: write.try_clone().at(Step::StartCall)?.into(), stdout: write.into() };
-    runner.start(&Process { program, ..Process::default() }, stdio).await?;
+    runner.start(&Process { program, ..Process::default() }, stdio)?;
     match runner.ended().await? {
         RunnerEnd::NotStarted { message, .. } => Err(Problem::Command(message)),
         RunnerEnd::Ended { exit, .. } => {

@@ -59,22 +59,22 @@ impl Runner {
     ///
     /// # Errors
     /// The runner is gone, and has started nothing that still runs.
-    pub async fn start(&mut self, process: &Process, stdio: Stdio) -> Result<(), SlotError> {
+    pub fn start(&mut self, process: &Process, stdio: Stdio) -> Result<(), SlotError> {
         let start = to_wire(process, stdio.stdin.is_some());
         let mut descriptors: Vec<BorrowedFd<'_>> = vec![stdio.stdout.as_fd(), stdio.stderr.as_fd()];
         descriptors.extend(stdio.stdin.as_ref().map(AsFd::as_fd));
         // A few bytes are the envelope's.
         if start.encoded_len() + 16 <= MAX_DATAGRAM {
-            self.send(RequestKind::Start(start), &descriptors).await
+            self.send(RequestKind::Start(start), &descriptors)
         } else {
             let memory = in_memory(&start).at(Step::StartCall)?;
             descriptors.push(memory.as_fd());
-            self.send(RequestKind::StartInMemory(Nothing {}), &descriptors).await
+            self.send(RequestKind::StartInMemory(Nothing {}), &descriptors)
         }
     }
 
-    async fn send(&self, request: RequestKind, descriptors: &[BorrowedFd<'_>]) -> Result<(), SlotError> {
-        match self.socket.send(&Request::from(request), descriptors).await {
+    fn send(&self, request: RequestKind, descriptors: &[BorrowedFd<'_>]) -> Result<(), SlotError> {
+        match self.socket.send(&Request::from(request), descriptors) {
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(SlotError::Gone("runner")),
             other => other.at(Step::StartCall),
         }
@@ -85,7 +85,7 @@ impl Runner {
     pub fn cancel(&self) {
         // It fails only if the runner is gone, which the waiter for the end hears anyway, or if so many words wait
         // unread that a cancel must be among them.
-        let _ = self.socket.send_now(&Request::from(RequestKind::Cancel(Nothing {})));
+        let _ = self.socket.send(&Request::from(RequestKind::Cancel(Nothing {})), &[]);
     }
 
     /// Waits until the call has ended and nothing of it is left. Cancel-safe.

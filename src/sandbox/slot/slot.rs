@@ -18,10 +18,7 @@ use rustix::{
     mount::OpenTreeFlags,
     process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions},
 };
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::timeout,
-};
+use tokio::{io::unix::AsyncFd, time::timeout};
 
 use super::{
     Isolation, Runner, SlotConfig, View, Workspace,
@@ -29,7 +26,7 @@ use super::{
     generation::{self, Generation, Means, Root},
     helper,
     ids::root_is_the_hosts,
-    socket::Socket,
+    socket::{Socket, watch},
     sys, trash,
     wire::{KeeperSpec, Nothing, RunnerSpec, SlotSpec},
 };
@@ -75,8 +72,8 @@ impl Slot {
     /// One more runner. Several may be made at a time; dropping the future leaves nothing behind.
     pub async fn runner(&self) -> Result<Runner, SlotError> {
         let (ours, theirs) = Socket::pair().at(Step::StartRunner)?;
-        ours.send(&self.runners, &[]).await.at(Step::Talk)?;
-        match self.control.send(&Nothing {}, &[theirs.as_fd()]).await {
+        ours.send(&self.runners, &[]).at(Step::Talk)?;
+        match self.control.send(&Nothing {}, &[theirs.as_fd()]) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => return Err(SlotError::Gone("keeper")),
             other => other.at(Step::Talk)?,
         }
@@ -123,7 +120,7 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
     let (control, theirs) = Socket::pair().at(Step::StartMaker)?;
     let mut maker = Maker::start(&config.program, &generation.workspace, theirs).at(Step::StartMaker)?;
     let spec = slot_spec(config, generation).at_the(Step::PrepareDirectory, config.directory.display())?;
-    control.send(&spec, &[]).await.at(Step::Talk)?;
+    control.send(&spec, &[]).at(Step::Talk)?;
     control.ready("maker").await?;
     maker.map_user(config.host_id).at(Step::MapUser)?;
     let image = match generation.root {
@@ -131,7 +128,7 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
         Root::Nothing | Root::Layer(_) => None,
     };
     let image: Vec<BorrowedFd<'_>> = image.iter().map(AsFd::as_fd).collect();
-    control.send(&Nothing {}, &image).await.at(Step::Talk)?;
+    control.send(&Nothing {}, &image).at(Step::Talk)?;
     let Ok([keeper, workspace]) = <[OwnedFd; 2]>::try_from(control.ready("maker").await?) else {
         return Err(SlotError::Senseless("maker"));
     };
@@ -139,7 +136,7 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
     maker.end().await.at(Step::StartKeeper)?;
     let keeper = Keeper::adopt(keeper).at(Step::StartKeeper)?;
     let bound_proc = config.isolation == Isolation::L1;
-    control.send(&KeeperSpec { bound_proc }, &[]).await.at(Step::Talk)?;
+    control.send(&KeeperSpec { bound_proc }, &[]).at(Step::Talk)?;
     control.ready("keeper").await?;
     let runners = RunnerSpec {
         max_open_files: config.max_open_files,
@@ -197,7 +194,8 @@ struct Maker {
 impl Maker {
     fn start(program: &Path, workspace: &Path, socket: OwnedFd) -> io::Result<Self> {
         let mut process = helper::command(program, "maker", socket).current_dir(workspace).spawn()?;
-        match watch(rustix::process::pidfd_open(Pid::from_child(&process), PidfdFlags::empty())) {
+        let pidfd = rustix::process::pidfd_open(Pid::from_child(&process), PidfdFlags::empty());
+        match pidfd.map_err(io::Error::from).and_then(watch) {
             Ok(pidfd) => Ok(Self { process, pidfd }),
             Err(error) => {
                 let _ = process.kill();
@@ -252,7 +250,7 @@ struct Keeper {
 
 impl Keeper {
     fn adopt(pidfd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { pidfd: watch(Ok(pidfd))?, reaped: false })
+        Ok(Self { pidfd: watch(pidfd)?, reaped: false })
     }
 
     async fn died(&self) {
@@ -297,10 +295,4 @@ impl Drop for Keeper {
             let _ = self.reap();
         }
     }
-}
-
-/// A pidfd is readable once its process has ended.
-#[expect(deprecated, reason = "the replacement is unsafe; an OwnedFd keeps what it asks for: one descriptor, open")]
-fn watch(pidfd: rustix::io::Result<OwnedFd>) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(pidfd?, Interest::READABLE)
 }

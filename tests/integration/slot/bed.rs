@@ -139,7 +139,7 @@ pub(crate) async fn sh(runner: &mut Runner, script: &str) -> Done {
 
 pub(crate) async fn run(runner: &mut Runner, process: &Process) -> Done {
     let (stdio, stdout, stderr) = pipes(None);
-    runner.start(process, stdio).await.unwrap();
+    runner.start(process, stdio).unwrap();
     let end = runner.ended().await.unwrap();
     Done { end, stdout: stdout.await.unwrap(), stderr: stderr.await.unwrap() }
 }
@@ -165,7 +165,7 @@ pub(crate) async fn start_and_wait_for_output(runner: &mut Runner, script: &str)
     let (mut stdout, write) = io::pipe().unwrap();
     let stderr = write.try_clone().unwrap();
     let stdio = Stdio { stdin: None, stdout: write.into(), stderr: stderr.into() };
-    runner.start(&shell(script), stdio).await.unwrap();
+    runner.start(&shell(script), stdio).unwrap();
     tokio::task::spawn_blocking(move || {
         stdout.read_exact(&mut [0]).unwrap();
         stdout

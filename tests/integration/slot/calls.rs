@@ -133,7 +133,7 @@ async fn standard_input_is_what_is_given() {
     write.write_all(b"some input").unwrap();
     drop(write);
     let (stdio, stdout, _) = pipes(Some(read.into()));
-    bed.runner.start(&shell("tr a-z A-Z"), stdio).await.unwrap();
+    bed.runner.start(&shell("tr a-z A-Z"), stdio).unwrap();
     bed.runner.ended().await.unwrap();
     assert_eq!(stdout.await.unwrap(), "SOME INPUT");
 
@@ -141,7 +141,7 @@ async fn standard_input_is_what_is_given() {
     file.write_all(&[b'x'; 1 << 20]).unwrap();
     file.rewind().unwrap();
     let (stdio, stdout, _) = pipes(Some(file.into()));
-    bed.runner.start(&shell("wc -c"), stdio).await.unwrap();
+    bed.runner.start(&shell("wc -c"), stdio).unwrap();
     bed.runner.ended().await.unwrap();
     assert_eq!(stdout.await.unwrap().trim(), "1048576");
     bed.end().await;

@@ -70,7 +70,7 @@ async fn the_death_of_the_keeper_is_noticed_by_everybody() {
     bed.slot.lost().await;
     assert!(matches!(bed.runner.ended().await, Err(SlotError::Gone("runner"))));
     let (stdio, ..) = bed::pipes(None);
-    assert!(matches!(bed.runner.start(&shell("true"), stdio).await, Err(SlotError::Gone("runner"))));
+    assert!(matches!(bed.runner.start(&shell("true"), stdio), Err(SlotError::Gone("runner"))));
     assert!(matches!(bed.slot.runner().await, Err(SlotError::Gone(_))));
     bed.slot.lost().await;
     drop(output);
@@ -112,7 +112,7 @@ async fn an_agent_that_is_killed() {
     let stdout = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
     let stdio = tool_executor::sandbox::slot::Stdio { stdin: None, stderr: stdout.try_clone().unwrap(), stdout };
     let script = "setsid sleep 1000 & trap '' TERM; echo; echo started; sleep 1000 & wait";
-    bed.runner.start(&shell(script), stdio).await.unwrap();
+    bed.runner.start(&shell(script), stdio).unwrap();
     bed.slot.lost().await;
 }
 

@@ -31,7 +31,7 @@ async fn a_call_beside_a_plain_spawn() {
 
         let start = Instant::now();
         let stdio = CallStdio { stdin: None, stdout: null().into(), stderr: null().into() };
-        bed.runner.start(&shell("true"), stdio).await.unwrap();
+        bed.runner.start(&shell("true"), stdio).unwrap();
         bed.runner.ended().await.unwrap();
         calls.push(start.elapsed());
     }

@@ -92,24 +92,7 @@ impl Socket {
 
     /// The next message and its descriptors; `None` once the other side is gone.
     pub(super) fn receive<M: Message + Default>(&self) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
-        let mut data = vec![0; MAX_DATAGRAM];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let received = rustix::io::retry_on_intr(|| {
-            rustix::net::recvmsg(self.0, &mut [IoSliceMut::new(&mut data)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-        })?;
-        let descriptors: Vec<OwnedFd> = ancillary
-            .drain()
-            .filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-                _ => None,
-            })
-            .flatten()
-            .collect();
-        if received.bytes == 0 {
-            return Ok(None);
-        }
-        Ok(Some((wire::decode(&data[..received.bytes])?, descriptors)))
+        receive(self.0, MAX_DATAGRAM)
     }
 
     /// Where there must be a next message.
@@ -118,7 +101,29 @@ impl Socket {
     }
 }
 
-/// Sends one datagram from a blocking socket.
+/// Receives one datagram of at most `size` bytes, and its descriptors; `None` once the other side is gone.
+pub(super) fn receive<M: Message + Default>(socket: impl AsFd, size: usize) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+    let mut data = vec![0; size];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut data)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    let descriptors: Vec<OwnedFd> = ancillary
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    Ok(Some((wire::decode(&data[..received.bytes])?, descriptors)))
+}
+
+/// Sends one datagram.
 pub(super) fn send(socket: impl AsFd, data: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
