@@ -82,7 +82,7 @@ async fn load(time: Duration) {
     assert_eq!(status.total_requests, answers.load(Ordering::SeqCst) as u64, "every answer is counted once");
 }
 
-fn adds_up(status: &GetStatusResponse) {
+pub(super) fn adds_up(status: &GetStatusResponse) {
     assert!(status.total_errors <= status.total_requests, "{status:?}");
     for pool in &status.pools {
         let parts = pool.available_slots

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::counts::adds_up;
 use crate::support::{
     client::{Stream, bash, execute},
     server::Server,
@@ -60,13 +61,7 @@ async fn counts_add_up() {
     let status = server.status().await;
     assert_eq!((status.trajectories, status.queue_size, status.running_calls), (1, 0, 0));
     assert_eq!((status.total_requests, status.total_errors, &*status.backend), (2, 1, server.backend()));
-    for pool in &status.pools {
-        let parts = pool.available_slots
-            + pool.acquired_slots
-            + pool.starting_slots
-            + pool.resetting_slots
-            + pool.quarantined_slots;
-        assert_eq!(pool.total_slots, parts, "{pool:?}");
-        assert!(pool.containers.iter().all(|container| container.isolation == "L0"), "{pool:?}");
-    }
+    adds_up(&status);
+    let containers = status.pools.iter().flat_map(|pool| &pool.containers);
+    assert!(containers.clone().all(|container| container.isolation == "L0"), "{status:?}");
 }
