@@ -28,8 +28,8 @@ fn number_value(number: f64) -> Value {
     Number::from_f64(number).map_or(Value::Null, Value::Number)
 }
 
-pub(super) fn fields(object: &Map<String, Value>) -> Struct {
-    Struct { fields: object.iter().map(|(name, value)| (name.clone(), field(value))).collect() }
+pub(super) fn fields<'a>(object: impl IntoIterator<Item = (impl Into<String>, &'a Value)>) -> Struct {
+    Struct { fields: object.into_iter().map(|(name, value)| (name.into(), field(value))).collect() }
 }
 
 fn field(value: &Value) -> Field {

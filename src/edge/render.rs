@@ -115,7 +115,7 @@ pub(super) fn call_result(result: &CallResult, replayed: bool) -> pb::CallResult
         fault: result.fault.as_ref().map(fault),
         timings: Some(timings(&result.timings)),
         usage: result.usage.map(usage),
-        metadata: Some(json::fields(&result.metadata)),
+        metadata: Some(json::fields(result.metadata.iter())),
         replayed,
     }
 }

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::{Map, Value};
 
 use super::{
-    Executed, Kind, MAX_FILE_BYTES, Outcome, Reason, Stream, Verdict,
+    Executed, Kind, MAX_FILE_BYTES, Metadata, Outcome, Reason, Stream, Verdict,
     job::{Captured, End, Exit, FileFailure, ProcessEnd, StartFailure, Stop},
     text::{self, MAX_CAPTURED_BYTES},
     verdict::seconds,
@@ -86,9 +85,8 @@ pub fn judge(kind: &Kind, end: End, about: &Circumstances<'_>) -> Verdict {
     Verdict { metadata: with_isolation(verdict.metadata, about), ..verdict }
 }
 
-fn with_isolation(mut metadata: Map<String, Value>, about: &Circumstances<'_>) -> Map<String, Value> {
-    metadata.insert("isolation".into(), about.isolation.into());
-    metadata
+fn with_isolation(metadata: Metadata, about: &Circumstances<'_>) -> Metadata {
+    metadata.with("isolation", about.isolation)
 }
 
 /// The agent answered something else than it was asked.
@@ -103,7 +101,6 @@ fn process(kind: &Kind, end: ProcessEnd, about: &Circumstances<'_>) -> Verdict {
         // As a shell says it.
         Exit::Signal(signal) => 128 + signal,
     };
-    let mut metadata = Map::new();
     let verdict = match end.stop {
         None if end.exit == Exit::Code(0) => Verdict::new(Outcome::Succeeded, None, Executed::Yes, chooser),
         None => {
@@ -123,14 +120,13 @@ fn process(kind: &Kind, end: ProcessEnd, about: &Circumstances<'_>) -> Verdict {
         }
     };
     // A process that was stopped has no exit code of its own.
-    metadata.insert("exit_code".into(), if end.stop.is_some() { -1 } else { code }.into());
-    match end.stop {
-        Some(Stop::TimedOut) => _ = metadata.insert("timeout".into(), true.into()),
-        Some(Stop::Cancelled) => _ = metadata.insert("cancelled".into(), true.into()),
-        Some(Stop::InputLimit) | None => {}
-    }
-    metadata.insert("sandboxed".into(), true.into());
-    metadata.insert("network_isolated".into(), about.network_isolated.into());
+    let metadata = Metadata::default().with("exit_code", if end.stop.is_some() { -1 } else { code });
+    let metadata = match end.stop {
+        Some(Stop::TimedOut) => metadata.with("timeout", true),
+        Some(Stop::Cancelled) => metadata.with("cancelled", true),
+        Some(Stop::InputLimit) | None => metadata,
+    };
+    let metadata = metadata.with("sandboxed", true).with("network_isolated", about.network_isolated);
 
     let (output, stdout, stderr) = streams(kind, end.stdout, end.stderr);
     Verdict {
@@ -201,8 +197,8 @@ fn wrote(path: &str, bytes: u64) -> Verdict {
     }
 }
 
-fn file_metadata(path: &str, size: u64) -> Map<String, Value> {
-    Map::from_iter([("path".into(), seen_path(path).into()), ("size".into(), size.into())])
+fn file_metadata(path: &str, size: u64) -> Metadata {
+    Metadata::default().with("path", seen_path(path)).with("size", size)
 }
 
 fn file_failed(kind: &Kind, path: &str, doing: &str, failure: FileFailure) -> Verdict {

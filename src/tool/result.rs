@@ -5,9 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use serde_json::{Map, Value};
-
-use super::job::{Captured, Exit, Usage};
+use super::{
+    Metadata,
+    job::{Captured, Exit, Usage},
+};
 use crate::id::{CallId, ContainerId, Generation, Sequence};
 
 /// The answer to one call. Shared, never changed once made: a log, a stream and a unary caller hold the same one.
@@ -32,7 +33,7 @@ pub struct CallResult {
     pub fault: Option<Fault>,
     pub timings: Timings,
     pub usage: Option<Usage>,
-    pub metadata: Map<String, Value>,
+    pub metadata: Metadata,
 }
 
 impl CallResult {
@@ -43,7 +44,7 @@ impl CallResult {
             Stream::Whole(captured) => captured.head.len() + captured.tail.len(),
         });
         let texts = self.output.len() + self.error.len() + self.call_id.as_str().len();
-        (size_of::<Self>() + texts + streams.sum::<usize>()) as u64
+        (size_of::<Self>() + texts + streams.sum::<usize>() + self.metadata.retained_bytes()) as u64
     }
 }
 

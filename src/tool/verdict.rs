@@ -5,11 +5,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::{Map, Value};
-
 use super::{
-    Attribution, CallResult, CancelCause, Chooser, Evidence, Executed, Fault, Outcome, Reason, Rejection, Stream,
-    Timings,
+    Attribution, CallResult, CancelCause, Chooser, Evidence, Executed, Fault, Metadata, Outcome, Reason, Rejection,
+    Stream, Timings,
     job::{Exit, Usage},
     ruling,
     text::{self, MAX_ERROR_BYTES},
@@ -31,7 +29,7 @@ pub struct Verdict {
     pub exit: Option<Exit>,
     pub fault: Option<Fault>,
     pub usage: Option<Usage>,
-    pub metadata: Map<String, Value>,
+    pub metadata: Metadata,
 }
 
 impl Verdict {
@@ -61,7 +59,7 @@ impl Verdict {
             exit: None,
             fault: faulty.then(Fault::default),
             usage: None,
-            metadata: Map::new(),
+            metadata: Metadata::default(),
         }
     }
 
@@ -249,7 +247,7 @@ mod tests {
     fn verdicts_without_a_slot_are_sound() {
         for verdict in unslotted() {
             assert!(!verdict.error.is_empty() && !verdict.error.contains('\n'), "{verdict:?}");
-            assert!(verdict.metadata.is_empty() && verdict.output.is_empty());
+            assert!(verdict.metadata == Metadata::default() && verdict.output.is_empty());
             assert!(verdict.attribution.is_some());
             let at_fault = matches!(
                 verdict.outcome,

@@ -38,7 +38,7 @@ fn write_of(path: &str) -> Kind {
 }
 
 fn json(verdict: &Verdict) -> String {
-    Value::Object(verdict.metadata.clone()).to_string()
+    serde_json::Value::from_iter(verdict.metadata.iter().map(|(name, value)| (name, value.clone()))).to_string()
 }
 
 #[test]
