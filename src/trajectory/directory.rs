@@ -264,7 +264,7 @@ impl Shared {
     /// Now, and what all trajectories hold but the one that has this part.
     pub(super) fn moment(&self, own: &Part) -> Moment {
         let others = self.totals.get().without(own);
-        Moment { now: Instant::now().into_std(), wall: SystemTime::now(), others }
+        Moment { now: Instant::now().into_std(), wall: SystemTime::now(), others, can_record: true }
     }
 
     /// One trajectory's part has changed from `before`.

@@ -4,31 +4,39 @@
 //! changes in [`Ledger::apply`] alone.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
+    time::SystemTime,
 };
 
+use bytes::BytesMut;
 use sha2::{Digest, Sha256};
 
 use crate::{
     id::{CallId, CallNumber, Generation, Sequence},
-    journal::{CallHash, Options, Record, Workspace},
-    tool::{ActionHash, CallResult},
+    journal::{AcceptedCall, CallHash, Options, Record, Workspace},
+    tool::{ActionHash, CallResult, Location, job::Job},
 };
 
 /// See the module.
 #[derive(Debug)]
+#[cfg_attr(test, derive(PartialEq))]
 pub(super) struct Ledger {
     pub(super) phase: Phase,
     pub(super) options: Arc<Options>,
+    pub(super) opened_at: SystemTime,
     /// Of the present or last workspace; 0 before the first.
     pub(super) generation: Generation,
     pub(super) workspace: Workspace,
+    /// Of the slot that it has had last.
+    place: Option<Arc<Location>>,
     calls: HashMap<CallHash, Entry>,
+    pending: BTreeMap<CallNumber, Pending>,
     log: VecDeque<Kept>,
     log_bytes: u64,
     unsent: usize,
     unsent_bytes: u64,
+    sent_through: Sequence,
     last_sequence: Sequence,
     last_number: CallNumber,
 }
@@ -43,20 +51,32 @@ pub(super) enum Phase {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(PartialEq))]
 struct Kept {
     call: CallHash,
     result: Arc<CallResult>,
-    /// Somebody has been sent it. Not a record: it is of use only while that somebody may still be there.
+    /// Somebody has been sent it.
     sent: bool,
 }
 
+/// A call that was accepted and has not ended.
+#[derive(Debug)]
+#[cfg_attr(test, derive(PartialEq))]
+pub(super) struct Pending {
+    pub(super) call: Arc<AcceptedCall>,
+    /// It may run, or have run.
+    pub(super) handed_over: bool,
+}
+
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(test, derive(PartialEq))]
 struct Entry {
     action: ActionHash,
     state: EntryState,
 }
 
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(test, derive(PartialEq))]
 enum EntryState {
     Pending(CallNumber),
     Ended(Sequence),
@@ -84,17 +104,21 @@ pub(super) fn hash(call: &CallId) -> CallHash {
 }
 
 impl Ledger {
-    pub(super) fn new(options: Arc<Options>) -> Self {
+    pub(super) fn new(options: Arc<Options>, opened_at: SystemTime) -> Self {
         Self {
             phase: Phase::Open,
             options,
+            opened_at,
             generation: Generation(0),
             workspace: Workspace::None,
+            place: None,
             calls: HashMap::new(),
+            pending: BTreeMap::new(),
             log: VecDeque::new(),
             log_bytes: 0,
             unsent: 0,
             unsent_bytes: 0,
+            sent_through: Sequence(0),
             last_sequence: Sequence(0),
             last_number: CallNumber(0),
         }
@@ -103,22 +127,49 @@ impl Ledger {
     /// The only place where a ledger changes.
     pub(super) fn apply(&mut self, record: Record) {
         match record {
-            Record::Opened(options) => *self = Self::new(options),
-            Record::Accepted { call, number, action } => {
-                self.last_number = number;
-                self.calls.insert(call, Entry { action, state: EntryState::Pending(number) });
+            Record::Opened { options, at } => *self = Self::new(options, at),
+            Record::Accepted(call) => {
+                let (number, action) = (call.number, call.action);
+                self.last_number = self.last_number.max(number);
+                self.calls.insert(hash(&call.id), Entry { action, state: EntryState::Pending(number) });
+                self.pending.insert(number, Pending { call, handed_over: false });
             }
+            Record::Input { call, data, end_of_file } => {
+                if let Some(pending) = self.pending.get_mut(&call)
+                    && let Job::Process(process) = &mut Arc::make_mut(&mut pending.call).order.job
+                {
+                    let mut stdin = BytesMut::from(std::mem::take(&mut process.stdin));
+                    stdin.extend_from_slice(&data);
+                    process.stdin = stdin.freeze();
+                    process.interactive = !end_of_file;
+                }
+            }
+            Record::HandedOver(number) => self.set_handed_over(number, true),
+            Record::TakenBack(number) => self.set_handed_over(number, false),
             Record::Ended { call, result } => {
                 self.last_sequence = result.sequence;
                 self.log_bytes += result.retained_bytes();
                 self.unsent += 1;
                 self.unsent_bytes += result.retained_bytes();
                 if let Some(entry) = self.calls.get_mut(&call) {
+                    if let EntryState::Pending(number) = entry.state {
+                        self.pending.remove(&number);
+                    }
                     entry.state = EntryState::Ended(result.sequence);
                 }
                 self.log.push_back(Kept { call, result, sent: false });
             }
+            Record::Sent { through } => self.mark_sent_through(through),
+            Record::Past { calls, last_number, last_sequence, generation } => {
+                let dropped = |action| Entry { action, state: EntryState::Dropped };
+                self.calls.extend(calls.into_iter().map(|(call, action)| (call, dropped(action))));
+                (self.last_number, self.last_sequence, self.generation) = (last_number, last_sequence, generation);
+                self.sent_through = last_sequence;
+            }
+            Record::Placed(place) => self.place = Some(place),
             Record::Dropped { through } => {
+                // Whoever dropped them knew that they had been sent.
+                self.mark_sent_through(through);
                 while let Some(kept) = self.log.pop_front_if(|kept| kept.result.sequence <= through) {
                     self.log_bytes -= kept.result.retained_bytes();
                     if let Some(entry) = self.calls.get_mut(&kept.call) {
@@ -139,6 +190,51 @@ impl Ledger {
             Record::LeaseEnded => self.phase = Phase::Expired,
             Record::Reopened => self.phase = Phase::Open,
         }
+    }
+
+    fn set_handed_over(&mut self, number: CallNumber, handed_over: bool) {
+        if let Some(pending) = self.pending.get_mut(&number) {
+            pending.handed_over = handed_over;
+        }
+    }
+
+    /// What these records say; none if they do not begin with a life.
+    pub(super) fn fold(records: impl IntoIterator<Item = Record>) -> Option<Self> {
+        let mut records = records.into_iter();
+        let Record::Opened { options, at } = records.next()? else { return None };
+        let mut ledger = Self::new(options, at);
+        records.for_each(|record| ledger.apply(record));
+        Some(ledger)
+    }
+
+    /// The shortest records that say the same.
+    pub(super) fn restate(&self) -> Vec<Record> {
+        let ended = self.calls.iter().filter(|(_, entry)| !matches!(entry.state, EntryState::Pending(_)));
+        let mut records = vec![
+            Record::Opened { options: self.options.clone(), at: self.opened_at },
+            Record::Past {
+                calls: ended.map(|(call, entry)| (*call, entry.action)).collect(),
+                last_number: self.last_number,
+                // Those that are kept follow.
+                last_sequence: Sequence(self.last_sequence.0 - self.log.len() as u64),
+                generation: self.generation,
+            },
+        ];
+        let kept = self.log.iter().map(|kept| Record::Ended { call: kept.call, result: kept.result.clone() });
+        records.extend(kept);
+        records.push(Record::Sent { through: self.sent_through });
+        for Pending { call, handed_over } in self.pending.values() {
+            records.push(Record::Accepted(call.clone()));
+            records.extend(handed_over.then_some(Record::HandedOver(call.number)));
+        }
+        records.extend(self.place.clone().map(Record::Placed));
+        records.push(Record::Workspace(self.workspace));
+        records.extend(match self.phase {
+            Phase::Open => None,
+            Phase::Released => Some(Record::Released),
+            Phase::Expired => Some(Record::LeaseEnded),
+        });
+        records
     }
 
     /// `action`: none where the call has no meaning, so that it cannot be one that was accepted.
@@ -163,7 +259,7 @@ impl Ledger {
         }
     }
 
-    /// Somebody has been sent this result; whether that outlives the ledger's memory is of no importance.
+    /// Somebody has been sent this result. Not by a record: see [`Record::Sent`].
     pub(super) fn mark_sent(&mut self, sequence: Sequence) {
         let Some(index) = self.index(sequence) else { return };
         let Some(kept) = self.log.get_mut(index) else { return };
@@ -171,15 +267,39 @@ impl Ledger {
             self.unsent -= 1;
             self.unsent_bytes -= kept.result.retained_bytes();
         }
+        while let Some(next) = self.index(self.sent_through.next()).and_then(|index| self.log.get(index))
+            && next.sent
+        {
+            self.sent_through = next.result.sequence;
+        }
     }
 
     /// Its client says that it has these.
     pub(super) fn mark_sent_through(&mut self, sequence: Sequence) {
-        let has = self.log.iter_mut().take_while(|kept| kept.result.sequence <= sequence);
-        for kept in has.filter(|kept| !kept.sent) {
-            kept.sent = true;
-            self.unsent -= 1;
-            self.unsent_bytes -= kept.result.retained_bytes();
+        let through = sequence.min(self.last_sequence);
+        (self.sent_through.next().0..=through.0).for_each(|number| self.mark_sent(Sequence(number)));
+    }
+
+    /// Every result up to this one has been sent to somebody.
+    pub(super) fn sent_through(&self) -> Sequence {
+        self.sent_through
+    }
+
+    /// The call that waits or runs under this number.
+    pub(super) fn pending_call(&self, number: CallNumber) -> Option<&Arc<AcceptedCall>> {
+        self.pending.get(&number).map(|pending| &pending.call)
+    }
+
+    /// Every call that waits or runs, in the order of their coming.
+    pub(super) fn pending_calls(&self) -> impl Iterator<Item = &Pending> {
+        self.pending.values()
+    }
+
+    /// Where its present workspace is.
+    pub(super) fn place(&self) -> Option<(Arc<Location>, Generation)> {
+        match self.workspace {
+            Workspace::Present(generation) => Some((self.place.clone()?, generation)),
+            Workspace::None | Workspace::Gone(_) | Workspace::Empty(_) => None,
         }
     }
 
@@ -225,7 +345,7 @@ impl Ledger {
 
     /// The oldest results, as far as they have been sent: those that may be dropped.
     pub(super) fn sent_results(&self) -> impl Iterator<Item = &Arc<CallResult>> {
-        self.log.iter().take_while(|kept| kept.sent).map(|kept| &kept.result)
+        self.log.iter().map(|kept| &kept.result).take_while(|result| result.sequence <= self.sent_through)
     }
 
     pub(super) fn unsent_results(&self) -> usize {

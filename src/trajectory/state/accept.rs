@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::{Effect, LOG_IS_FULL, Live, Moment, Stage, State, Waiter};
+use super::{DISK_IS_FULL, Effect, LOG_IS_FULL, Live, Moment, Stage, State, Waiter};
 use crate::{
     id::{CallId, CallNumber, Sequence},
-    journal::{Record, Workspace},
+    journal::{AcceptedCall, Record, Workspace},
     tool::{
         CallResult, CancelCause, Timings, Verdict,
         job::{Job, Order},
@@ -85,7 +85,6 @@ impl State {
             self.commit(Record::Reopened);
         }
         let number = self.ledger.next_number();
-        self.commit(Record::Accepted { call: hash, number, action: work.action });
         let timeout = call.timeout.unwrap_or(self.ledger.options.default_timeout);
         let timeout = timeout.clamp(MIN_TIMEOUT, self.limits.max_timeout);
         let order = Order {
@@ -98,22 +97,27 @@ impl State {
         self.live.insert(
             number,
             Live {
-                id: call.id,
+                id: call.id.clone(),
                 hash,
                 bytes,
-                kind: work.kind,
-                timeout,
-                interactive: false,
                 received: at.now,
-                received_at: at.wall,
                 turn: None,
-                stage: Stage::Waiting(Box::new(order)),
+                stage: Stage::Waiting,
                 cancelled: None,
                 waiters: waiter.into_iter().collect(),
             },
         );
         self.live_bytes += bytes;
         if call.concurrent { &mut self.beside } else { &mut self.in_order }.push_back(number);
+        self.commit(Record::Accepted(Arc::new(AcceptedCall {
+            id: call.id,
+            number,
+            action: work.action,
+            kind: work.kind,
+            order,
+            concurrent: call.concurrent,
+            received_at: at.wall,
+        })));
     }
 
     /// Why no new call of so many bytes is accepted now, if none is.
@@ -143,6 +147,8 @@ impl State {
             format!("the trajectory's waiting and running calls have {} bytes", own.call_bytes)
         } else if own.call_bytes + others.call_bytes + bytes > limits.max_total_call_bytes_in_flight {
             "waiting and running calls fill the service's memory for them".to_owned()
+        } else if !at.can_record {
+            DISK_IS_FULL.to_owned()
         } else if self.log_is_full() {
             LOG_IS_FULL.to_owned()
         } else if own.kept_bytes + others.kept_bytes >= limits.max_total_result_bytes {
@@ -177,37 +183,31 @@ impl State {
     /// call may have ended while it was on its way.
     fn on_input(&mut self, call: &CallId, data: Bytes, end_of_file: bool, at: Moment) {
         let Some(number) = self.ledger.pending(ledger::hash(call)) else { return };
-        let Some(live) = self.live.get_mut(&number) else { return };
-        let Stage::Waiting(order) = &mut live.stage else {
+        let Some(live) = self.live.get(&number) else { return };
+        if !matches!(live.stage, Stage::Waiting) {
             return self.effects.push(Effect::Input { call: number, data, end_of_file });
-        };
-        let max = order.max_pending_input as usize;
-        let Job::Process(process) = &mut order.job else { return };
+        }
+        let Some(order) = self.ledger.pending_call(number).map(|call| &call.order) else { return };
+        let Job::Process(process) = &order.job else { return };
         if !process.interactive {
             return;
         }
-        if process.stdin.len() + data.len() > max {
+        if process.stdin.len() + data.len() > order.max_pending_input as usize {
             return self.end_waiting(number, Verdict::input_limit_waiting(), at);
         }
-        let mut stdin = BytesMut::from(std::mem::take(&mut process.stdin));
-        stdin.extend_from_slice(&data);
-        process.stdin = stdin.freeze();
-        process.interactive = !end_of_file;
+        self.commit(Record::Input { call: number, data, end_of_file });
     }
 
     /// The client sends no more: who reads input sees its end.
     pub(super) fn close_inputs(&mut self) {
-        for (number, live) in &mut self.live {
-            match &mut live.stage {
-                Stage::Waiting(order) => {
-                    if let Job::Process(process) = &mut order.job {
-                        process.interactive = false;
-                    }
-                }
-                Stage::Running { .. } if live.interactive => {
-                    self.effects.push(Effect::Input { call: *number, data: Bytes::new(), end_of_file: true });
-                }
-                Stage::Running { .. } => {}
+        let interactive = self.ledger.pending_calls().filter(|pending| pending.call.is_interactive());
+        let readers: Vec<(CallNumber, bool)> =
+            interactive.map(|pending| (pending.call.number, pending.handed_over)).collect();
+        for (call, handed_over) in readers {
+            let data = Bytes::new();
+            match handed_over {
+                true => self.effects.push(Effect::Input { call, data, end_of_file: true }),
+                false => self.commit(Record::Input { call, data, end_of_file: true }),
             }
         }
     }
@@ -233,7 +233,7 @@ impl State {
     fn cancel(&mut self, number: CallNumber, cause: CancelCause, at: Moment) {
         let Some(live) = self.live.get_mut(&number) else { return };
         match live.stage {
-            Stage::Waiting(_) => self.end_waiting(number, Verdict::cancelled_waiting(cause), at),
+            Stage::Waiting => self.end_waiting(number, Verdict::cancelled_waiting(cause), at),
             Stage::Running { .. } => {
                 // The first cause stands; the agent is told once.
                 if live.cancelled.replace(live.cancelled.unwrap_or(cause)).is_none() {

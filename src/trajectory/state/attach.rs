@@ -26,8 +26,8 @@ impl State {
             self.end_stream(Some(StreamError::TakenOver));
         }
         if self.ledger.phase != Phase::Open {
-            self.commit(Record::Opened(open.options.into()));
-            self.opened_at = at.wall;
+            self.commit(Record::Opened { options: open.options.into(), at: at.wall });
+            self.recorded_sent = Sequence(0);
             self.resetting = None;
         }
         if !resumed && self.ledger.options.acquire_slot {
@@ -161,6 +161,8 @@ impl State {
         match std::mem::replace(&mut self.slot, Slot::None) {
             Slot::None => {}
             Slot::Waiting => self.effects.push(Effect::LeaveLine),
+            // It will be given back by whoever finds that nobody wants it any more.
+            Slot::Reclaimed => self.effects.push(Effect::ReleaseSlot { keep: false }),
             Slot::Held { lost, .. } => self.effects.push(Effect::ReleaseSlot { keep: keep && !lost }),
         }
     }

@@ -35,17 +35,18 @@ impl State {
 
     fn end(&mut self, number: CallNumber, verdict: Verdict, phases: Phases, at: Moment) {
         let Some(live) = self.live.remove(&number) else { return };
+        let Some(call) = self.ledger.pending_call(number).cloned() else { return };
         self.live_bytes -= live.bytes;
         self.forget_printed(&live);
         let total = at.now.saturating_duration_since(live.received);
         let (queued, slot_wait) = match live.stage {
-            Stage::Waiting(_) => {
+            Stage::Waiting => {
                 let turn = live.turn.unwrap_or(at.now);
                 (turn.saturating_duration_since(live.received), at.now.saturating_duration_since(turn))
             }
             Stage::Running { queued, slot_wait, .. } => (queued, slot_wait),
         };
-        let timings = timings(live.received_at, total, queued, slot_wait, phases);
+        let timings = timings(call.received_at, total, queued, slot_wait, phases);
         let sequence = self.ledger.last_sequence().next();
         let result = Arc::new(verdict.into_result(live.id, sequence, self.ledger.generation, timings));
         self.count(&result);

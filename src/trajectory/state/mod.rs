@@ -17,6 +17,7 @@ mod accept;
 mod attach;
 mod end;
 mod output;
+mod restore;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -41,8 +42,8 @@ use super::{
 };
 use crate::{
     id::{CallId, CallNumber, Generation, PoolName, Sequence},
-    journal::{CallHash, Options, Record},
-    tool::{CallResult, CancelCause, Kind, Location, Outcome, Verdict, job::Order},
+    journal::{CallHash, Options, Record, Workspace},
+    tool::{CallResult, CancelCause, Location, Outcome, Verdict, job::Order},
 };
 
 /// When something happens, and how much all other trajectories hold at that moment.
@@ -51,10 +52,15 @@ pub(super) struct Moment {
     pub(super) now: Instant,
     pub(super) wall: SystemTime,
     pub(super) others: Holdings,
+    /// There is room to remember new calls.
+    pub(super) can_record: bool,
 }
 
 /// Why calls wait, or are not accepted, whose client does not read.
 const LOG_IS_FULL: &str = "results that nobody has been sent fill the trajectory's log";
+
+/// Why calls are not accepted that could not be remembered.
+const DISK_IS_FULL: &str = "the disk of the state directory is full, and what is accepted must be remembered there";
 
 /// Names whoever waits for the result of a unary call; the driver's own.
 pub(super) type Waiter = u64;
@@ -101,12 +107,7 @@ struct Live {
     hash: CallHash,
     /// That it came with.
     bytes: u64,
-    kind: Kind,
-    timeout: Duration,
-    /// It reads what the client sends while it runs.
-    interactive: bool,
     received: Instant,
-    received_at: SystemTime,
     /// When its turn came: from then on it waits for the slot alone.
     turn: Option<Instant>,
     stage: Stage,
@@ -117,7 +118,7 @@ struct Live {
 
 #[derive(Debug)]
 enum Stage {
-    Waiting(Box<Order>),
+    Waiting,
     Running {
         queued: Duration,
         slot_wait: Duration,
@@ -164,8 +165,11 @@ pub(super) struct State {
     stream: Option<Stream>,
     /// Since when nobody attends to it; or, after its end, since when only the ledger is left.
     idle_since: Option<Instant>,
-    opened_at: SystemTime,
     effects: Vec<Effect>,
+    /// What has been applied and is to be kept before the effects are carried out.
+    records: Vec<Record>,
+    /// As far as the records say that results have been sent.
+    recorded_sent: Sequence,
     /// Of what the calls that run have printed.
     printed_bytes: u64,
     answers: u64,
@@ -176,10 +180,19 @@ impl State {
     /// A trajectory that somebody is about to open; it has its lease, should nobody come.
     pub(super) fn new(limits: Arc<Limits>, options: Options, at: Moment) -> Self {
         let options = Arc::new(options);
-        let mut state = Self {
+        let opened = Record::Opened { options: options.clone(), at: at.wall };
+        let mut state = Self::with_ledger(limits, Ledger::new(options, at.wall), at);
+        state.untouched = true;
+        state.records.push(opened);
+        state
+    }
+
+    fn with_ledger(limits: Arc<Limits>, ledger: Ledger, at: Moment) -> Self {
+        Self {
             limits,
-            ledger: Ledger::new(options.clone()),
-            untouched: true,
+            recorded_sent: ledger.sent_through(),
+            ledger,
+            untouched: false,
             live: HashMap::new(),
             live_bytes: 0,
             in_order: VecDeque::new(),
@@ -191,19 +204,33 @@ impl State {
             draining: false,
             stream: None,
             idle_since: Some(at.now),
-            opened_at: at.wall,
             effects: Vec::new(),
+            records: Vec::new(),
             printed_bytes: 0,
             answers: 0,
             unsuccessful: 0,
-        };
-        state.commit(Record::Opened(options));
-        state
+        }
     }
 
     /// What is to be done since the last time this was asked.
     pub(super) fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
+    }
+
+    /// What has happened since the last time this was asked: to be kept before any effect is carried out.
+    pub(super) fn take_records(&mut self) -> Vec<Record> {
+        let mut records = std::mem::take(&mut self.records);
+        let sent = self.ledger.sent_through();
+        if !records.is_empty() && sent > self.recorded_sent {
+            self.recorded_sent = sent;
+            records.push(Record::Sent { through: sent });
+        }
+        records
+    }
+
+    /// Records that stand for all that there have been.
+    pub(super) fn restate(&self) -> Vec<Record> {
+        self.ledger.restate()
     }
 
     pub(super) fn has_effects(&self) -> bool {
@@ -225,8 +252,9 @@ impl State {
             Phase::Open => {
                 // What the log was too full for all that time.
                 self.end_all_waiting(Verdict::queue_full(LOG_IS_FULL, None), at);
-                self.commit(Record::LeaseEnded);
                 self.give_back_slot(false);
+                self.commit(Record::Workspace(Workspace::None));
+                self.commit(Record::LeaseEnded);
                 self.resetting = None;
                 self.idle_since = Some(at.now);
                 false
@@ -272,9 +300,9 @@ impl State {
             lease_ends: self.deadline(),
             location: match &self.slot {
                 Slot::Held { place, .. } => Some(place.location.clone()),
-                Slot::None | Slot::Waiting => None,
+                Slot::None | Slot::Waiting | Slot::Reclaimed => None,
             },
-            opened_at: self.opened_at,
+            opened_at: self.ledger.opened_at,
         }
     }
 
@@ -295,6 +323,7 @@ impl State {
 
     /// The only way in which what the trajectory remembers changes.
     fn commit(&mut self, record: Record) {
+        self.records.push(record.clone());
         self.ledger.apply(record);
     }
 

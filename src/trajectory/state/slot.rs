@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Effect, Moment, Stage, State, output::Printed};
+use super::{Effect, Live, Moment, Stage, State, output::Printed};
 use crate::{
     id::{CallNumber, Generation},
     journal::{Record, Workspace},
     tool::{
         Circumstances, Evidence, Executed, Location, Verdict,
-        job::{End, Ending, Job},
+        job::{End, Ending},
         judge,
     },
     trajectory::request::{Notice, Response},
@@ -19,6 +19,8 @@ pub(super) enum Slot {
     None,
     /// In line for one.
     Waiting,
+    /// It had one under an executor before this one, and asks whether it still has it.
+    Reclaimed,
     Held {
         place: Place,
         /// Its processes died: it is given back once the calls that ran in it have been answered.
@@ -36,7 +38,7 @@ pub(in crate::trajectory) struct Place {
 }
 
 /// What was lost, as far as it is known.
-enum Loss {
+pub(super) enum Loss {
     /// The slot alone: why.
     Slot(String),
     Container(Arc<Evidence>),
@@ -68,7 +70,7 @@ impl State {
             Slot::None if waiting => self.acquire(),
             Slot::Waiting if !waiting && !self.ledger.options.acquire_slot => self.give_back_slot(false),
             Slot::Held { lost: false, .. } if waiting => self.hand_over(at),
-            Slot::None | Slot::Waiting | Slot::Held { .. } => {}
+            Slot::None | Slot::Waiting | Slot::Reclaimed | Slot::Held { .. } => {}
         }
     }
 
@@ -105,10 +107,10 @@ impl State {
             seen: false,
             printed: Printed::default(),
         };
-        if let Stage::Waiting(order) = std::mem::replace(&mut live.stage, running) {
-            live.interactive = matches!(&order.job, Job::Process(process) if process.interactive);
-            self.effects.push(Effect::Run(number, *order));
-        }
+        live.stage = running;
+        let Some(order) = self.ledger.pending_call(number).map(|call| call.order.clone()) else { return };
+        self.commit(Record::HandedOver(number));
+        self.effects.push(Effect::Run(number, order));
     }
 
     /// A place in the line, for people who wait.
@@ -121,6 +123,7 @@ impl State {
             Workspace::Empty(generation) => generation,
             Workspace::None | Workspace::Present(_) | Workspace::Gone(_) => self.ledger.generation.next(),
         };
+        self.commit(Record::Placed(Arc::new(place.location.clone())));
         self.commit(Record::Workspace(Workspace::Present(generation)));
         self.effects.push(Effect::OpenSlot(generation));
         self.send(Response::Notice(Notice::SlotAssigned {
@@ -142,18 +145,19 @@ impl State {
     /// A call that was handed over has ended.
     pub(in crate::trajectory) fn on_ended(&mut self, number: CallNumber, ending: Ending, at: Moment) {
         let Some(live) = self.live.get(&number) else { return };
+        let Some(call) = self.ledger.pending_call(number) else { return };
         let Slot::Held { place, .. } = &self.slot else { return };
         let lost = match &ending.end {
             End::SlotLost { cause, .. } => Some(cause.clone()),
             _ => None,
         };
         let circumstances = Circumstances {
-            timeout: live.timeout,
+            timeout: call.order.timeout,
             isolation: &place.isolation,
             network_isolated: place.network_isolated,
             cancelled: live.cancelled.unwrap_or_default(),
         };
-        let verdict = judge(&live.kind, ending.end, &circumstances);
+        let verdict = judge(&call.kind, ending.end, &circumstances);
         self.end_run(number, verdict, ending.phases, at);
         if let Some(cause) = lost {
             self.lose_slot(Loss::Slot(cause), at);
@@ -185,30 +189,38 @@ impl State {
 
     /// The container is gone, and nobody will answer for what ran in it.
     pub(in crate::trajectory) fn on_container_lost(&mut self, evidence: &Arc<Evidence>, at: Moment) {
-        let mut running: Vec<(CallNumber, bool)> = self
-            .live
-            .iter()
-            .filter_map(|(number, live)| match live.stage {
-                Stage::Running { seen, .. } => Some((*number, seen)),
-                Stage::Waiting(_) => None,
-            })
-            .collect();
-        running.sort_unstable();
-        for (number, seen) in running {
-            let executed = if seen { Executed::Yes } else { Executed::Unknown };
-            let verdict = Verdict::container_lost(executed, evidence.clone());
-            self.end_run(number, verdict, Default::default(), at);
-        }
+        self.end_running(evidence, at);
         self.lose_slot(Loss::Container(evidence.clone()), at);
         self.settle(at);
     }
 
-    fn lose_slot(&mut self, loss: Loss, at: Moment) {
-        let Slot::Held { place, lost } = &mut self.slot else { return };
-        if std::mem::replace(lost, true) {
-            return;
+    /// Nobody will answer for the calls that were handed over.
+    pub(super) fn end_running(&mut self, evidence: &Arc<Evidence>, at: Moment) {
+        for number in self.running() {
+            let seen = matches!(self.live.get(&number), Some(Live { stage: Stage::Running { seen: true, .. }, .. }));
+            let executed = if seen { Executed::Yes } else { Executed::Unknown };
+            let verdict = Verdict::container_lost(executed, evidence.clone());
+            self.end_run(number, verdict, Default::default(), at);
         }
-        let location = Some(place.location.clone());
+    }
+
+    /// The calls that were handed over, in the order of their coming.
+    pub(super) fn running(&self) -> Vec<CallNumber> {
+        let running = self.live.iter().filter(|(_, live)| matches!(live.stage, Stage::Running { .. }));
+        let mut numbers: Vec<CallNumber> = running.map(|(number, _)| *number).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    pub(super) fn lose_slot(&mut self, loss: Loss, at: Moment) {
+        let location = match &mut self.slot {
+            Slot::Held { place, lost: lost @ false } => {
+                *lost = true;
+                Some(place.location.clone())
+            }
+            Slot::Reclaimed => self.ledger.place().map(|(location, _)| (*location).clone()),
+            Slot::None | Slot::Waiting | Slot::Held { .. } => return,
+        };
         let (verdict, evidence) = match loss {
             Loss::Slot(cause) => (
                 Verdict::slot_lost(Executed::No, &cause),
@@ -240,11 +252,15 @@ impl State {
             return;
         }
         let generation = *generation;
-        if matches!(self.slot, Slot::Held { .. }) {
-            if !std::mem::replace(under_way, true) {
-                self.effects.push(Effect::ResetSlot(generation));
+        match self.slot {
+            Slot::Held { .. } => {
+                if !std::mem::replace(under_way, true) {
+                    self.effects.push(Effect::ResetSlot(generation));
+                }
+                return;
             }
-            return;
+            Slot::Reclaimed => return,
+            Slot::None | Slot::Waiting => {}
         }
         // There is no slot to empty, or it was lost while it was being emptied: the next one will be empty.
         self.resetting = None;

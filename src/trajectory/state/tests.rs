@@ -82,7 +82,7 @@ fn place() -> Place {
 }
 
 fn moment(start: Instant, at: Duration) -> Moment {
-    Moment { now: start + at, wall: SystemTime::UNIX_EPOCH + at, others: Holdings::default() }
+    Moment { now: start + at, wall: SystemTime::UNIX_EPOCH + at, others: Holdings::default(), can_record: true }
 }
 
 /// A state and the clock that it is shown.
@@ -93,6 +93,8 @@ struct World {
     /// Of the service's other trajectories.
     others: Holdings,
     effects: Vec<Effect>,
+    /// All that there have been.
+    records: Vec<Record>,
 }
 
 impl World {
@@ -102,8 +104,9 @@ impl World {
 
     fn with(limits: Limits, options: Options) -> Self {
         let start = Instant::now();
-        let state = State::new(Arc::new(limits), options, moment(start, Duration::ZERO));
-        Self { state, start, at: Duration::ZERO, others: Holdings::default(), effects: Vec::new() }
+        let mut state = State::new(Arc::new(limits), options, moment(start, Duration::ZERO));
+        let (others, effects, records) = (Holdings::default(), Vec::new(), state.take_records());
+        Self { state, start, at: Duration::ZERO, others, effects, records }
     }
 
     fn attached() -> Self {
@@ -116,6 +119,7 @@ impl World {
     fn act<T>(&mut self, act: impl FnOnce(&mut State, Moment) -> T) -> T {
         let at = Moment { others: self.others, ..moment(self.start, self.at) };
         let answer = act(&mut self.state, at);
+        self.records.extend(self.state.take_records());
         self.effects.extend(self.state.take_effects());
         answer
     }

@@ -1,10 +1,13 @@
 //! The contract at random: clients that do what comes to mind, a slot that does what it likes, and a plain model of what
 //! each of them has been told, against which everything that the core does is checked.
 
+mod restarts;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use proptest::prelude::*;
 
+use self::restarts::Restart;
 use super::*;
 use crate::{tool::job::Program, trajectory::request::Notice};
 
@@ -39,6 +42,8 @@ enum Step {
     Others { calls: u8, kibibytes: u8 },
     Drain,
     DrainDeadline,
+    Restart(Restart),
+    Reclaim,
 }
 
 /// A call as a client sends it. There are few, so that most of them come again.
@@ -82,6 +87,8 @@ fn step() -> impl Strategy<Value = Step> {
         40 => (0..24_u8, 0..70_u8).prop_map(|(calls, kibibytes)| Step::Others { calls, kibibytes }),
         2 => Just(Step::Drain),
         2 => Just(Step::DrainDeadline),
+        40 => restarts::restart().prop_map(Step::Restart),
+        100 => Just(Step::Reclaim),
     ]
 }
 
@@ -114,6 +121,8 @@ struct Contract {
     in_line: bool,
     holds: bool,
     resetting: bool,
+    /// The agent has not been asked yet.
+    reclaiming: Option<Restart>,
     running: BTreeMap<CallNumber, Running>,
     outbox: VecDeque<Sequence>,
     next_waiter: Waiter,
@@ -138,6 +147,8 @@ struct Contract {
     heard: HashMap<(String, bool), u64>,
     /// Memory was short: of live output there may be gaps.
     short: bool,
+    /// Of what has been sent, some may be taken for unsent.
+    restarted: bool,
 }
 
 /// The byte of every stream at that place.
@@ -170,6 +181,7 @@ impl Contract {
             in_line: false,
             holds: false,
             resetting: false,
+            reclaiming: None,
             running: BTreeMap::new(),
             outbox: VecDeque::new(),
             next_waiter: 0,
@@ -187,6 +199,7 @@ impl Contract {
             told: None,
             heard: HashMap::new(),
             short: false,
+            restarted: false,
         }
     }
 
@@ -292,6 +305,10 @@ impl Contract {
                 let verdict = Verdict::slot_timeout(Duration::from_secs(30), None);
                 self.world.act(|state, at| state.on_wait_failed(verdict, at));
             }
+            Step::Restart(restart) => self.restart(restart),
+            Step::Reclaim => self.reclaim(),
+            Step::Output { .. } | Step::End { .. } | Step::SlotLost | Step::ContainerLost
+                if self.reclaiming.is_some() => {}
             Step::Output { pick, stderr, bytes } => {
                 let Some((number, running)) = picked(&mut self.running, pick) else { return };
                 let offset = running.printed[usize::from(stderr)];
@@ -503,6 +520,7 @@ impl Contract {
                 assert!(std::mem::take(&mut self.holds), "only what is held is given back");
                 assert!(self.running.is_empty(), "a slot is given back after its calls have ended");
                 self.resetting = false;
+                self.reclaiming = None;
             }
         }
     }
@@ -510,6 +528,7 @@ impl Contract {
     fn run(&mut self, number: CallNumber, order: Order) {
         let Job::Process(Process { program: Program::Shell(id), .. }) = order.job else { panic!("{order:?}") };
         let generation = self.world.state.ledger.generation;
+        assert!(self.reclaiming.is_none(), "the agent is asked first");
         assert!(self.holds && !self.resetting && !self.lost && !self.releasing, "nothing runs without a workspace");
         assert!(!self.attached || self.told == Some(generation), "nor in one that the client has not been told of");
         let known = self.ids.get_mut(&id).expect("only what was accepted is run");
@@ -628,7 +647,7 @@ impl Contract {
         assert!(gone.iter().all(|sequence| self.delivered.contains(sequence)), "what nobody has is kept: {gone:?}");
         let unsent = kept.difference(&self.delivered).count();
         assert_eq!(unsent, state.ledger.unsent_results());
-        assert!(unsent <= limits().max_kept_results);
+        assert!(unsent <= limits().max_kept_results || self.restarted);
         let may_go = kept.first().is_some_and(|oldest| self.delivered.contains(oldest));
         assert_eq!(may_go, state.can_let_go());
         assert!(kept.len() <= limits().max_kept_results || !may_go);
@@ -657,6 +676,7 @@ impl Contract {
         self.act(Step::Others { calls: 0, kibibytes: 0 });
         for _ in 0..200 {
             let next = match () {
+                () if self.reclaiming.is_some() => Step::Reclaim,
                 () if self.in_line => Step::WaitFails,
                 () if self.resetting => Step::SlotReset,
                 () if !self.running.is_empty() => Step::End { pick: 0, bytes: 0 },
