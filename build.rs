@@ -4,6 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use protox::prost::Message as _;
 
 const PUBLIC: &str = "toolexecutor/v1/tool_executor.proto";
+const JOURNAL: &str = "journal/v1/journal.proto";
 const SANDBOX: &str = "sandbox/v1/sandbox.proto";
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -16,6 +17,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let sandbox = protox::compile([SANDBOX], ["proto"])?;
     tonic_prost_build::configure().bytes(".").compile_fds(sandbox)?;
+
+    let journal = protox::compile([JOURNAL], ["proto"])?;
+    tonic_prost_build::configure().bytes(".").compile_fds(journal)?;
 
     // Every slot's helper processes are this binary again. Loaded at a fixed address it needs no relocations of its
     // own, so that a helper holds 140 KiB of memory instead of 604 and starts 0.3 ms sooner.

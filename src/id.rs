@@ -105,6 +105,10 @@ text_id! {
 }
 
 impl Tenant {
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
     /// The one tenant of a service without tokens.
     pub fn anonymous() -> Self {
         Self("".into())

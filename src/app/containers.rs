@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::{rooms, state_dir::StateDir};
 use crate::{
     backend::{
-        AgentDelivery, Backend, Container, Finding, LocalBackend, NomadBackend, Program, end_leftovers, inspect_nomad,
+        AgentDelivery, Backend, Container, Finding, LocalBackend, NomadBackend, Program, clear_leftovers, inspect_nomad,
     },
     edge::AgentProgram,
     id::PoolName,
@@ -68,8 +68,10 @@ async fn local(settings: &Settings, state: &StateDir, link: &LinkOptions) -> Res
     let isolation = rooms::probe(settings, state.path()).await?;
     info!(%isolation, network = settings.sandbox.network, state = %state.path().display(), "slots can be made");
     let containers = state.path().join("containers");
-    end_leftovers(&containers, link).await?;
-    let backend = LocalBackend::new(rooms::local_config(settings, containers));
+    let config = rooms::local_config(settings, containers.clone());
+    let pools: Vec<PoolName> = config.pools.keys().cloned().collect();
+    clear_leftovers(&containers, link, &pools).await?;
+    let backend = LocalBackend::new(config);
     Ok(Containers { backend: Arc::new(backend), program: None })
 }
 

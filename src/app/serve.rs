@@ -1,6 +1,6 @@
 //! `serve`: from settings to a running service, and to its end.
 
-use std::{process::ExitCode, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -19,11 +19,12 @@ use super::{
 };
 use crate::{
     edge::{Access, Edge, Keepalive},
+    journal::Journal,
     sandbox::client::LinkOptions,
     scheduler::{self, ContainerState},
-    settings::{self, ServeFlags, Settings},
+    settings::{self, OnShutdown, ServeFlags, Settings},
     tool::Registry,
-    trajectory::Directory,
+    trajectory::{self, Directory},
 };
 
 /// How long connections may take to be done with what they have been sent, at the end.
@@ -53,6 +54,16 @@ pub(super) fn run(flags: ServeFlags) -> Done {
 async fn serve(settings: Settings) -> Done {
     let mut signals = Signals::listen()?;
     let state = StateDir::take(&settings.state_dir)?;
+    let limits = Arc::new(rooms::limits(&settings));
+    let (journal, recovered) = Journal::open(&state.path().join("journal"), settings.journal)?;
+    let (restored, claims) = trajectory::restore(recovered, &limits);
+    if !restored.is_empty() {
+        info!(
+            trajectories = restored.len(),
+            slots = claims.len(),
+            "goes on with what an executor before this one has left"
+        );
+    }
     let superseded = CancellationToken::new();
     let options = LinkOptions {
         executor_id: settings.executor_id.clone(),
@@ -71,11 +82,11 @@ async fn serve(settings: Settings) -> Done {
         adopted = containers::adopt(&*backend) => adopted?,
         () = signals.next() => return Ok(ExitCode::SUCCESS),
     };
-    let (scheduler, scheduling) =
-        scheduler::spawn(settings.pools.iter().map(rooms::pool_config).collect(), backend.clone(), options, adopted);
-    let limits = rooms::limits(&settings);
+    let pools = settings.pools.iter().map(rooms::pool_config).collect();
+    let (scheduler, scheduling) = scheduler::spawn(pools, backend.clone(), options, adopted, claims);
     let defaults = limits.default_options.clone();
-    let directory = Directory::new(limits, settings.limits.max_trajectories, scheduler.clone());
+    let max_trajectories = settings.limits.max_trajectories;
+    let directory = Directory::new(limits, max_trajectories, scheduler.clone(), journal, restored);
     let (serving, is_serving) = watch::channel(true);
     let edge = Edge {
         access: Access::new(settings.token.as_ref().map(settings::Secret::reveal)),
@@ -111,8 +122,19 @@ async fn serve(settings: Settings) -> Done {
         return Err("the server ended by itself".into());
     }
 
-    info!(timeout = ?settings.calls.drain_timeout, "draining");
     serving.send_replace(false);
+    if settings.on_shutdown == OnShutdown::HandOver {
+        info!("hands over");
+        // The agents first: what they say from here on is for the executor after this one.
+        scheduler.hand_over().await;
+        directory.hand_over().await;
+        closing.cancel();
+        // What was sent still reaches those who read it.
+        let _ = timeout(CLOSING, &mut served).await;
+        info!("handed over");
+        return Ok(ExitCode::SUCCESS);
+    }
+    info!(timeout = ?settings.calls.drain_timeout, "draining");
     let hurry = tokio::select! {
         () = directory.drain(settings.calls.drain_timeout) => false,
         // A second signal: what still runs is cut.

@@ -29,12 +29,20 @@ pub(super) enum StateDirError {
     },
     #[error("another executor uses the state directory {0}: stop it, or choose another directory with --state-dir")]
     InUse(PathBuf),
+    #[error(
+        "the state directory {path} has format {found}, and this program knows formats up to {FORMAT}: start the \
+         version that wrote it, or choose another directory with --state-dir"
+    )]
+    Newer { path: PathBuf, found: u32 },
     #[error("{path} should hold {what}, and holds something else: it was not written by this program")]
     Damaged { path: PathBuf, what: &'static str },
 }
 
+/// Of what lies in the directory; grows with each change that an older program could not read.
+const FORMAT: u32 = 1;
+
 impl StateDir {
-    /// Makes the directory if need be and takes it.
+    /// Makes the directory if need be and takes it. One that a newer program has written is left as it is.
     pub(super) fn take(path: &Path) -> Result<Self, StateDirError> {
         let step = |step, path: &Path| {
             let path = path.to_owned();
@@ -51,10 +59,23 @@ impl StateDir {
             .open(&lock_path)
             .map_err(step("open", &lock_path))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path, _lock: lock }),
+            Ok(()) => Self { path, _lock: lock }.of_known_format(),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StateDirError::InUse(path)),
             Err(error) => Err(step("lock", &lock_path)(error.into())),
         }
+    }
+
+    fn of_known_format(self) -> Result<Self, StateDirError> {
+        let path = self.path.join("format");
+        match self.read(&path)?.map(|text| text.trim().parse()) {
+            Some(Ok(FORMAT)) => return Ok(self),
+            Some(Ok(found)) if found > FORMAT => return Err(StateDirError::Newer { path: self.path, found }),
+            Some(Err(_)) => return Err(StateDirError::Damaged { path, what: "a number" }),
+            // New, or of a time before formats had numbers.
+            Some(Ok(_)) | None => {}
+        }
+        self.write(&path, &FORMAT.to_string())?;
+        Ok(self)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -136,5 +157,20 @@ mod tests {
         assert_eq!(fs::metadata(path.join("secret")).unwrap().permissions().mode() & 0o777, 0o600);
         fs::write(path.join("epoch"), "nonsense").unwrap();
         assert!(matches!(second.next_epoch(), Err(StateDirError::Damaged { .. })));
+        assert_eq!(fs::read_to_string(path.join("epoch")).unwrap(), "nonsense", "what is not understood is left alone");
+    }
+
+    #[test]
+    fn a_directory_of_another_format_is_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path();
+        drop(StateDir::take(path).unwrap());
+        assert_eq!(fs::read_to_string(path.join("format")).unwrap(), FORMAT.to_string());
+        drop(StateDir::take(path).unwrap());
+        fs::write(path.join("format"), "7").unwrap();
+        assert!(matches!(StateDir::take(path), Err(StateDirError::Newer { found: 7, .. })));
+        fs::write(path.join("format"), "").unwrap();
+        assert!(matches!(StateDir::take(path), Err(StateDirError::Damaged { .. })));
+        assert_eq!(fs::read_to_string(path.join("format")).unwrap(), "");
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! containers/<id>/agent.json    what the agent is told, its token among it
+//!                 agent.pid     which process it is; its own word
 //!                 agent.sock    where it listens; bound before it is started, so that a connection never comes too soon
 //!                 stderr.log    its log; the end of it is evidence
 //!                 slots/        the agent's own
 //! ```
 //!
 //! An agent is in a process group of its own and tied to no parent: it outlives an executor that dies, and ends itself
-//! when no other comes.
+//! when no other comes. One that comes in time takes it over.
 
 mod leftovers;
 mod process;
@@ -25,8 +26,8 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
-pub use self::leftovers::end_leftovers;
-use self::process::Agent;
+pub use self::leftovers::clear_leftovers;
+use self::{leftovers::Leftover, process::Agent};
 use super::{
     AdoptError, Backend, Container, ContainerEvent, Endpoint, StartError,
     ids::{IdRange, UserIds},
@@ -83,6 +84,7 @@ impl LocalBackend {
     fn launch(
         &self,
         id: &ContainerId,
+        pool: &PoolName,
         profile: &Profile,
         directory: &Path,
         ids: &IdRange,
@@ -90,8 +92,13 @@ impl LocalBackend {
         let step = |step| move |source| LaunchError { step, source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(step("make its directory"))?;
         let token = uuid::Uuid::new_v4().to_string();
-        let config =
-            agent::Config { uid_base: Some(ids.start()), token: token.clone(), tls: false, profile: profile.clone() };
+        let config = agent::Config {
+            uid_base: Some(ids.start()),
+            token: token.clone(),
+            tls: false,
+            pool: pool.to_string(),
+            profile: profile.clone(),
+        };
         config.store(directory).map_err(|error| step("write its configuration")(io::Error::other(chain(&error))))?;
         let listener = process::bind(directory).map_err(step("bind its socket"))?;
         let agent = Agent::start(&self.config.program, id, directory, listener, &self.config.log)
@@ -126,15 +133,66 @@ impl Backend for LocalBackend {
         let id = ContainerId::random();
         let directory = self.config.directory.join(id.as_str());
         let ids = self.ids.take();
-        let (agent, endpoint) = match self.launch(&id, profile, &directory, &ids) {
+        let (agent, endpoint) = match self.launch(&id, pool, profile, &directory, &ids) {
             Ok(launched) => launched,
             Err(error) => {
                 remove(&directory);
                 return Err(StartError::because(error.to_string()));
             }
         };
-        // One event: its end.
-        let (events, receiver) = mpsc::channel(1);
+        Ok(self.watch(id, directory, agent, endpoint, ids, None))
+    }
+
+    async fn adopt(&self) -> Result<Vec<(PoolName, Container)>, AdoptError> {
+        let failed = |error: io::Error| AdoptError { cause: error.to_string(), for_now: false };
+        let mut adopted = Vec::new();
+        for directory in leftovers::directories(&self.config.directory).map_err(failed)? {
+            let Some(Leftover { id, config, process }) = Leftover::find(&directory) else { continue };
+            let pool = PoolName::new(&config.pool);
+            // Everybody else's was cleared away.
+            let Some(profile) = self.config.pools.get(&pool) else { continue };
+            let ids = self.ids.claim(config.uid_base.unwrap_or_default());
+            let address = Address::Unix(directory.join(process::SOCKET));
+            let agent = Agent::adopt(process).map_err(failed)?;
+            let endpoint = Endpoint::new(address, Token::new(&config.token));
+            let why = "its settings are not those of the pool any more";
+            let draining = (config.profile != *profile).then(|| why.to_owned());
+            adopted.push((pool, self.watch(id, directory, agent, endpoint, ids, draining)));
+        }
+        Ok(adopted)
+    }
+
+    async fn stop(&self, container: &ContainerId) {
+        let gone = {
+            let running = lock(&self.running);
+            let Some(entry) = running.iter().find(|entry| entry.id == *container) else { return };
+            entry.stop.send_replace(true);
+            entry.gone.clone()
+        };
+        let mut gone = gone;
+        // An error means that the watch has ended, and the container with it.
+        let _ = gone.wait_for(|gone| *gone).await;
+    }
+
+    async fn close(&self) {}
+}
+
+impl LocalBackend {
+    /// Sees to it that nothing is left when the agent ends.
+    fn watch(
+        &self,
+        id: ContainerId,
+        directory: PathBuf,
+        agent: Agent,
+        endpoint: Endpoint,
+        ids: IdRange,
+        draining: Option<String>,
+    ) -> Container {
+        // Room for both events that there can be.
+        let (events, receiver) = mpsc::channel(2);
+        if let Some(why) = draining {
+            let _ = events.try_send(ContainerEvent::Draining(why));
+        }
         let (stop, stopping) = watch::channel(false);
         let (gone, is_gone) = watch::channel(false);
         lock(&self.running).push(Entry { id: id.clone(), stop, gone: is_gone });
@@ -153,27 +211,8 @@ impl Backend for LocalBackend {
             lock(&all).retain(|entry| entry.id != watched);
             gone.send_replace(true);
         });
-        Ok(Container { id, node: self.node.clone(), endpoint, events: receiver })
+        Container { id, node: self.node.clone(), endpoint, events: receiver }
     }
-
-    /// See [`end_leftovers`].
-    async fn adopt(&self) -> Result<Vec<(PoolName, Container)>, AdoptError> {
-        Ok(Vec::new())
-    }
-
-    async fn stop(&self, container: &ContainerId) {
-        let gone = {
-            let running = lock(&self.running);
-            let Some(entry) = running.iter().find(|entry| entry.id == *container) else { return };
-            entry.stop.send_replace(true);
-            entry.gone.clone()
-        };
-        let mut gone = gone;
-        // An error means that the watch has ended, and the container with it.
-        let _ = gone.wait_for(|gone| *gone).await;
-    }
-
-    async fn close(&self) {}
 }
 
 /// Removes a container's directory with everything in it. What slots have left there may be nested deeper than this

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 pub use self::{
-    local::{LocalBackend, LocalConfig, end_leftovers},
+    local::{LocalBackend, LocalConfig, clear_leftovers},
     nomad::{
         AgentDelivery, Constraint, ContainerSpec, Driver, Finding, NomadBackend, NomadConfig, NomadPool, Program,
         Verdict,

@@ -35,8 +35,8 @@ fn open(error: &OpenError) -> Status {
         OpenError::AlreadyAttached => Status::already_exists(text),
         OpenError::OutOfRange { .. } => Status::out_of_range(text),
         OpenError::Releasing => retry(Code::Unavailable, text, SOON),
-        OpenError::Draining => retry(Code::Unavailable, text, LATER),
-        OpenError::TooMany { .. } => retry(Code::ResourceExhausted, text, LATER),
+        OpenError::Draining | OpenError::HandedOver => retry(Code::Unavailable, text, LATER),
+        OpenError::TooMany { .. } | OpenError::DiskFull => retry(Code::ResourceExhausted, text, LATER),
     }
 }
 
@@ -45,6 +45,7 @@ pub(super) fn stream(error: &StreamError) -> Status {
         StreamError::Malformed { field, description } => invalid_argument(field, description),
         StreamError::TooLarge { description } => Status::out_of_range(description),
         StreamError::TakenOver => Status::aborted(error.to_string()),
+        StreamError::HandedOver => retry(Code::Unavailable, error.to_string(), SOON),
         StreamError::NotReading { .. } => retry(Code::ResourceExhausted, error.to_string(), SOON),
     }
 }

@@ -11,6 +11,12 @@ pub mod toolexecutor {
     pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tool_executor.bin"));
 }
 
+/// What a journal's file holds, `proto/journal/v1`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod journal {
+    tonic::include_proto!("journal.v1");
+}
+
 /// The private protocol between executor and agent, `proto/sandbox/v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod sandbox {

@@ -8,3 +8,7 @@ mod session;
 pub mod slot;
 mod tls;
 mod wire;
+
+/// Of the protocol between executor and agent. An executor also speaks with agents of the version before this one, and
+/// lets them do no more than end what they have begun.
+pub const PROTOCOL_VERSION: u32 = 1;

@@ -44,7 +44,17 @@ impl<M: prost::Message + Clone> Outgoing<M> {
 
     /// The other side needs nothing up to this number any more.
     pub(super) fn acknowledge(&self, through: u64) {
-        self.lock().outbox.acknowledge(through);
+        self.acknowledge_each(through, drop);
+    }
+
+    /// As [`Self::acknowledge`]; `each` is told what it was.
+    pub(super) fn acknowledge_each(&self, through: u64, each: impl FnMut(M)) {
+        self.lock().outbox.acknowledge(through).for_each(each);
+    }
+
+    /// The number of the last message; 0 if there was none.
+    pub(super) fn last(&self) -> u64 {
+        self.lock().outbox.last()
     }
 
     /// Everything up to this number has been acknowledged.

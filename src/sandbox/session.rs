@@ -63,12 +63,13 @@ impl<M: Clone> Outbox<M> {
         (number, messages)
     }
 
-    /// The other side needs nothing up to this number any more.
-    pub(super) fn acknowledge(&mut self, through: u64) {
-        while self.first <= through && self.kept.pop_front().is_some() {
-            self.first += 1;
-            self.taken = self.taken.saturating_sub(1);
-        }
+    /// The other side needs nothing up to this number any more: what it was.
+    pub(super) fn acknowledge(&mut self, through: u64) -> impl Iterator<Item = M> {
+        let count = through.saturating_add(1).saturating_sub(self.first).min(self.kept.len() as u64);
+        self.first += count;
+        // At most as many as are kept.
+        self.taken = self.taken.saturating_sub(count as usize);
+        self.kept.drain(..count as usize)
     }
 
     /// Everything up to this number has been acknowledged.
@@ -87,7 +88,8 @@ impl<M: Clone> Outbox<M> {
         Ok(())
     }
 
-    fn last(&self) -> u64 {
+    /// The number of the last message; 0 if there was none.
+    pub(super) fn last(&self) -> u64 {
         self.acknowledged() + self.kept.len() as u64
     }
 }

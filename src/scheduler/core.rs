@@ -73,7 +73,9 @@ pub enum Event {
     /// So many containers run already, left by an executor before this one. The first `Start`s that follow are theirs, as
     /// far as the pool has places for them.
     Adopt { pool: PoolKey, containers: u32 },
-    /// A started container's agent answers, and has so many slots, all empty.
+    /// A slot of a container that starts is this trajectory's, which holds no other: for the `ContainerReady` that follows.
+    Reclaim { slot: SlotKey, owner: OwnerId },
+    /// A started container's agent answers, and has so many slots, all empty but for those that are reclaimed.
     ContainerReady { container: ContainerKey, slots: u32 },
     /// A started container did not come to that, and is gone. `jitter` is a random number.
     StartFailed { container: ContainerKey, jitter: u32 },
@@ -203,6 +205,10 @@ impl Core {
                 if let Some(pool) = pools.get_mut(usize::from(pool.0)) {
                     pool.adopt(containers, &mut turn);
                 }
+            }
+            Event::Reclaim { slot, owner } => {
+                turn.owners.admit(owner, now);
+                on(pools, slot.container, |pool| pool.reclaim(slot, owner, &mut turn));
             }
             Event::ContainerReady { container, slots } => {
                 on(pools, container, |pool| pool.container_ready(container, slots, &mut turn));

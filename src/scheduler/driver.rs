@@ -18,6 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    claim::Claim,
     config::PoolConfig,
     core::{ContainerKey, Core, Effect, Event, PoolKey},
     handle::{Command, Handle},
@@ -58,6 +59,10 @@ struct Driver {
     backend: Arc<dyn Backend>,
     /// They run already, and are started next, the last one first.
     adopted: Vec<Container>,
+    /// Of slots in containers that run already.
+    claims: HashMap<ContainerId, Vec<Claim>>,
+    /// Nobody watches over containers any more.
+    leave: CancellationToken,
     link: LinkOptions,
     commands: mpsc::UnboundedReceiver<Command>,
     /// For leases. Weak, or the driver would keep itself alive.
@@ -70,15 +75,25 @@ struct Driver {
     positions_at: Option<Instant>,
     closed: bool,
     closing: Vec<oneshot::Sender<()>>,
+    handing_over: Option<oneshot::Sender<()>>,
 }
 
-/// Starts the scheduler: what runs already is adopted, the least number of containers of each pool is started at once,
+fn by_container(claims: Vec<Claim>) -> HashMap<ContainerId, Vec<Claim>> {
+    let mut by_container: HashMap<_, Vec<_>> = HashMap::new();
+    for claim in claims {
+        by_container.entry(claim.location.container.clone()).or_default().push(claim);
+    }
+    by_container
+}
+
+/// Starts the scheduler: what runs already is adopted, and with it the slots that trajectories claim; the least number of containers of each pool is started at once,
 /// and the others as they are needed. Its task ends after [`Handle::shut_down`], when every container is gone.
 pub fn spawn(
     pools: Vec<PoolConfig>,
     backend: Arc<dyn Backend>,
     link: LinkOptions,
     adopted: Vec<(PoolName, Container)>,
+    claims: Vec<Claim>,
 ) -> (Handle, JoinHandle<()>) {
     // Each bounded by what it carries: see `Command` and `Report`.
     let (to_commands, commands) = mpsc::unbounded_channel();
@@ -91,6 +106,8 @@ pub fn spawn(
         containers: HashMap::new(),
         backend,
         adopted: Vec::new(),
+        claims: by_container(claims),
+        leave: CancellationToken::new(),
         link,
         commands,
         to_commands: to_commands.downgrade(),
@@ -101,6 +118,7 @@ pub fn spawn(
         positions_at: None,
         closed: false,
         closing: Vec::new(),
+        handing_over: None,
     };
     (Handle::new(to_commands, names), tokio::spawn(driver.run(adopted)))
 }
@@ -111,6 +129,12 @@ impl Driver {
         self.tell(Event::Tick);
         let mut batch = Vec::new();
         while !(self.closed && self.supervisors.is_empty()) {
+            if let Some(reply) = self.handing_over.take() {
+                self.supervisors.join_all().await;
+                // Whoever does not wait for it any more needs no answer.
+                let _ = reply.send(());
+                return std::future::pending().await;
+            }
             let deadline = self.core.deadline().map(Instant::from_std).into_iter().chain(self.positions_at).min();
             tokio::select! {
                 // What has happened to containers comes before what is asked for because of it.
@@ -159,11 +183,19 @@ impl Driver {
             Command::Return { slot, owner, how } => self.tell(Event::Return { slot, owner, how }),
             // Whoever does not wait for it any more needs no answer.
             Command::Status(reply) => drop(reply.send(self.status())),
+            Command::HandOver(reply) => self.hand_over(reply),
             Command::ShutDown(reply) => {
                 self.closing.push(reply);
                 self.shut_down();
             }
         }
+    }
+
+    /// Whoever waits goes on waiting, and who gives his slot back is not heard: for all that anybody knows, nothing
+    /// happens any more.
+    fn hand_over(&mut self, reply: oneshot::Sender<()>) {
+        self.leave.cancel();
+        self.handing_over = Some(reply);
     }
 
     fn shut_down(&mut self) {

@@ -41,6 +41,7 @@ pub(super) enum Command {
         how: Return,
     },
     Status(oneshot::Sender<Vec<PoolStatus>>),
+    HandOver(oneshot::Sender<()>),
     ShutDown(oneshot::Sender<()>),
 }
 
@@ -98,6 +99,15 @@ impl Handle {
         let (reply, status) = oneshot::channel();
         let _ = self.commands.send(Command::Status(reply));
         status.await.unwrap_or_default()
+    }
+
+    /// Leaves everything as it is, for an executor to come: what is asked from then on is not answered. Returns when no
+    /// agent is listened to any more.
+    pub async fn hand_over(&self) {
+        let (reply, done) = oneshot::channel();
+        let _ = self.commands.send(Command::HandOver(reply));
+        // An error means that the driver is gone.
+        let _ = done.await;
     }
 
     /// Ends everything: whoever waits is told, every container is stopped. Returns when all are gone.

@@ -102,6 +102,18 @@ impl Lease {
     }
 }
 
+impl Lease {
+    /// Of a slot that was the trajectory's before.
+    pub(super) fn again(
+        commands: mpsc::UnboundedSender<Command>,
+        key: SlotKey,
+        owner: OwnerId,
+        slot: SlotHandle,
+    ) -> Self {
+        Self { slot, hold: Hold { commands, slot: key, owner, how: Some(Return::Wipe) } }
+    }
+}
+
 /// Gives the slot back when it goes.
 struct Hold {
     commands: mpsc::UnboundedSender<Command>,

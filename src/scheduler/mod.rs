@@ -11,6 +11,7 @@
 //!                        Supervisor (one task a container) --> backend, sandbox::client
 //! ```
 
+mod claim;
 mod config;
 pub mod core;
 mod driver;
@@ -21,6 +22,7 @@ mod status;
 mod supervisor;
 
 pub use self::{
+    claim::{Claim, Reclaimed},
     config::PoolConfig,
     driver::spawn,
     handle::{Handle, WaitEvent, WaitFailure, Waiting},

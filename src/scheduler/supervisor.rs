@@ -18,11 +18,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use super::core::ContainerKey;
+use super::{
+    claim::{Claim, Confirmed},
+    core::ContainerKey,
+};
 use crate::{
     backend::{Backend, Container, ContainerEvent},
     id::{ContainerId, PoolName},
-    sandbox::client::{Attached, ConnectError, Connected, Link, LinkEvent, LinkOptions, connect},
+    sandbox::client::{Attached, ConnectError, Connected, Link, LinkEvent, LinkOptions, Wanted, connect},
     tool::{Evidence, Location, chain},
 };
 
@@ -38,6 +41,8 @@ pub(super) enum Report {
         link: Link,
         location: Location,
         attached: Attached,
+        /// Slots of it that are in use already.
+        confirmed: Vec<Confirmed>,
     },
     /// It did not come to that, and is gone. The last report.
     Failed(Evidence),
@@ -64,16 +69,21 @@ pub(super) struct Supervisor {
     pub(super) start_timeout: Duration,
     /// It runs already.
     pub(super) adopted: Option<Container>,
+    /// Of its slots, if it does.
+    pub(super) claims: Vec<Claim>,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) link: LinkOptions,
     /// The container is not wanted any more.
     pub(super) stop: CancellationToken,
+    /// The container is left as it is, for an executor to come.
+    pub(super) leave: CancellationToken,
     pub(super) reports: mpsc::UnboundedSender<(ContainerKey, Report)>,
 }
 
 /// Why a ready container is watched no longer.
 enum End {
     Stop,
+    Leave,
     Gone(Evidence),
     /// The agent is silent, whatever became of it.
     Silent(String),
@@ -85,15 +95,18 @@ impl Supervisor {
     pub(super) async fn run(mut self) {
         let mut container = None;
         let mut trouble = None;
-        let adopted = self.adopted.take();
+        let (adopted, claims) = (self.adopted.take(), std::mem::take(&mut self.claims));
+        let wanted: Vec<Wanted> = claims.iter().map(Claim::wanted).collect();
         let started = tokio::select! {
-            started = self.start(adopted, &mut container, &mut trouble) => Some(started),
+            started = self.start(adopted, &wanted, &mut container, &mut trouble) => Some(started),
             () = self.stop.cancelled() => None,
+            () = self.leave.cancelled() => return,
         };
         match (started, container) {
-            (Some(Ok(ready)), Some(container)) => self.watch(container, ready, trouble).await,
+            (Some(Ok(ready)), Some(container)) => self.watch(container, ready, claims, trouble).await,
             (Some(Err(evidence)), container) => {
                 let evidence = self.abandon(troubled(evidence, trouble), container).await;
+                claims.into_iter().for_each(|claim| claim.refuse(&evidence));
                 self.report(Report::Failed(evidence));
             }
             (None, Some(container)) => {
@@ -109,6 +122,7 @@ impl Supervisor {
     async fn start(
         &self,
         adopted: Option<Container>,
+        wanted: &[Wanted],
         launched: &mut Option<Container>,
         trouble: &mut Option<String>,
     ) -> Result<Ready, Evidence> {
@@ -122,7 +136,7 @@ impl Supervisor {
         };
         self.report(Report::Launched { id: container.id.clone(), node: container.node.clone() });
         let container = launched.insert(container);
-        let connecting = connect(container.id.clone(), container.endpoint.clone(), self.link.clone(), deadline);
+        let connecting = connect(container.id.clone(), container.endpoint.clone(), self.link.clone(), deadline, wanted);
         let ready = async {
             let connected = connecting.await.map_err(|error| match error {
                 ConnectError::TooLate(last) => because(format!("{}: {}", self.too_late().cause, chain(&*last))),
@@ -168,16 +182,31 @@ impl Supervisor {
         }
     }
 
-    async fn watch(&self, mut container: Container, ready: Ready, mut trouble: Option<String>) {
-        let Ready { connected: Connected { link, attached, mut events }, quarantined } = ready;
-        self.report(Report::Ready { link: link.clone(), location: location(&container), attached });
+    async fn watch(&self, mut container: Container, ready: Ready, claims: Vec<Claim>, mut trouble: Option<String>) {
+        let Ready { connected: Connected { link, attached, held, mut events }, quarantined } = ready;
+        let is_exact = !attached.is_old;
+        let confirmed = claims.into_iter().zip(held).filter_map(|(claim, held)| match held {
+            Ok(held) => Some(Confirmed { claim, held, is_exact }),
+            Err(cause) => {
+                claim.refuse(&because(cause));
+                None
+            }
+        });
+        let confirmed = confirmed.collect();
+        let is_old = attached.is_old;
+        self.report(Report::Ready { link: link.clone(), location: location(&container), attached, confirmed });
+        if is_old {
+            self.report(Report::Draining("its agent is of an earlier version than the executor".to_owned()));
+        }
         quarantined.into_iter().for_each(|report| self.report(report));
         let end = tokio::select! {
             evidence = self.gone(&mut container.events, &mut trouble) => End::Gone(evidence),
             end = self.relay(&mut events) => end,
             () = self.stop.cancelled() => End::Stop,
+            () = self.leave.cancelled() => End::Leave,
         };
         match end {
+            End::Leave => link.leave(),
             End::Stop => {
                 // First the link, which would else be made again.
                 link.lose(&Arc::new(located(because("the executor has stopped it"), &container)));
@@ -229,15 +258,17 @@ impl Supervisor {
     }
 }
 
-/// A container whose agent answers, and whose slots are empty but for those that could not be emptied.
+/// A container whose agent answers, and whose slots are empty but for those that are held, or could not be emptied.
 struct Ready {
     connected: Connected,
     quarantined: Vec<Report>,
 }
 
-/// What an earlier executor has left in the slots is nobody's: it is wiped before any of them is given away.
+/// What an earlier executor has left in the slots, and nobody claims, is wiped before any of them is given away.
 async fn empty(mut connected: Connected) -> Result<Ready, Evidence> {
-    let mut used: BTreeSet<u32> = connected.attached.used.iter().copied().collect();
+    let held: BTreeSet<u32> = connected.held.iter().flatten().map(|held| held.slot.index()).collect();
+    let mut used: BTreeSet<u32> = connected.attached.used.iter().map(|used| used.slot).collect();
+    used.retain(|slot| !held.contains(slot));
     let mut quarantined = Vec::new();
     for slot in &used {
         connected.link.release(*slot, false);

@@ -117,6 +117,11 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("lease", "10min"),
     // Within the 30 s that Kubernetes and systemd leave before they kill.
     Key::new("drain_timeout", "25s"),
+    // What a restart finds. On file they outlive this process, and to the machine's end its last seconds go; synced,
+    // every call waits for the disk.
+    Key::new("journal", "file"),
+    // Containers end with the executor; or they, and what runs in them, are left for the next one.
+    Key::new("on_shutdown", "end"),
     //
     // Slots. Unset: on with a token, off without one.
     Key::unset("allow_network"),

@@ -18,8 +18,8 @@ mod sources;
 
 pub use flags::ServeFlags;
 pub use model::{
-    CallSettings, KeepAlive, LimitSettings, LinkSettings, LogFormat, LogSettings, SandboxSettings, Secret, Settings,
-    ToolServerSettings, ToolSettings,
+    CallSettings, KeepAlive, LimitSettings, LinkSettings, LogFormat, LogSettings, OnShutdown, SandboxSettings, Secret,
+    Settings, ToolServerSettings, ToolSettings,
 };
 pub use nomad::NomadSettings;
 pub use pools::PoolSettings;

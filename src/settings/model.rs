@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{Machine, NomadSettings, PoolSettings, convert, nomad, pools, reader::Reader};
-use crate::tool::MAX_CAPTURED_BYTES;
+use crate::{journal::Durability, tool::MAX_CAPTURED_BYTES};
 
 /// All settings of a start. Durations and sizes are within bounds, and nothing contradicts anything else.
 #[derive(Debug, Clone)]
@@ -31,6 +31,9 @@ pub struct Settings {
     pub pools: Vec<PoolSettings>,
     pub link: LinkSettings,
     pub calls: CallSettings,
+    /// What the records of trajectories outlive.
+    pub journal: Durability,
+    pub on_shutdown: OnShutdown,
     pub sandbox: SandboxSettings,
     pub tools: ToolSettings,
     pub limits: LimitSettings,
@@ -45,6 +48,16 @@ pub struct Settings {
     /// The program that agents are, if it is not this one.
     pub agent_binary: Option<PathBuf>,
     pub tool_server: ToolServerSettings,
+}
+
+/// What becomes of containers when the executor is told to end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnShutdown {
+    /// They end, after what was accepted or at the end of the drain's time.
+    #[default]
+    End,
+    /// They are left as they are, with what runs in them, for the executor after this one.
+    HandOver,
 }
 
 /// Of the link between executor and agent.
@@ -193,6 +206,8 @@ pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
             lease: duration(r, "lease", SECOND..=WEEK),
             drain_timeout: duration(r, "drain_timeout", ZERO..=DAY),
         },
+        journal: r.value("journal", durability),
+        on_shutdown: r.value("on_shutdown", on_shutdown),
         sandbox: SandboxSettings {
             network: r.optional("allow_network", convert::boolean).unwrap_or_default(),
             uid_base: number(r, "uid_base", 1_000..=u64::from(u32::MAX) - 1),
@@ -311,6 +326,23 @@ fn log_format(written: convert::Written<'_>) -> Result<LogFormat, String> {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
         other => Err(format!("must be text or json, and is {other:?}")),
+    }
+}
+
+fn durability(written: convert::Written<'_>) -> Result<Durability, String> {
+    match convert::string(written)?.as_str() {
+        "memory" => Ok(Durability::Memory),
+        "file" => Ok(Durability::File),
+        "synced" => Ok(Durability::Synced),
+        other => Err(format!("must be memory, file or synced, and is {other:?}")),
+    }
+}
+
+fn on_shutdown(written: convert::Written<'_>) -> Result<OnShutdown, String> {
+    match convert::string(written)?.as_str() {
+        "end" => Ok(OnShutdown::End),
+        "hand_over" => Ok(OnShutdown::HandOver),
+        other => Err(format!("must be end or hand_over, and is {other:?}")),
     }
 }
 

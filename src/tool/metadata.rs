@@ -1,27 +1,29 @@
 //! What a result tells beside its outcome, by the old system's names.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 /// A short list in the order in which it was told: results are kept by the thousand, and a map is many times as large.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Metadata(Vec<(&'static str, Value)>);
+pub struct Metadata(Vec<(Cow<'static, str>, Value)>);
 
 impl Metadata {
     /// Each name once.
     #[must_use]
-    pub(super) fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
-        self.0.push((name, value.into()));
+    pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Value>) -> Self {
+        self.0.push((name.into(), value.into()));
         self
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Value)> {
-        self.0.iter().map(|(name, value)| (*name, value))
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(name, value)| (&**name, value))
     }
 
     /// About how much memory keeping it takes beside its own, in bytes.
     pub(super) fn retained_bytes(&self) -> usize {
         let texts = self.0.iter().filter_map(|(_, value)| value.as_str()).map(str::len);
-        self.0.capacity() * size_of::<(&str, Value)>() + texts.sum::<usize>()
+        self.0.capacity() * size_of::<(Cow<'_, str>, Value)>() + texts.sum::<usize>()
     }
 }
 

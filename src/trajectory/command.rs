@@ -42,6 +42,8 @@ pub(super) enum Command {
         remaining: Duration,
     },
     DrainDeadline,
+    /// Another executor goes on with it: everything is left as it is.
+    HandOver,
 }
 
 pub(super) struct OpenCommand {

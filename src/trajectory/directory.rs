@@ -20,12 +20,13 @@ use super::{
     connection::Responses,
     driver::Driver,
     request::{Call, Limits, Open, OpenError, Requests},
+    start::Start,
     state::{Description, Moment, State},
     totals::{Counts, Part, Totals},
 };
 use crate::{
     id::{Tenant, TrajectoryId, TrajectoryKey},
-    journal::Options,
+    journal::{Entry, Journal, Options},
     scheduler,
 };
 
@@ -42,6 +43,7 @@ pub(super) struct Shared {
     limits: Arc<Limits>,
     max_trajectories: usize,
     pub(super) scheduler: scheduler::Handle,
+    journal: Journal,
     trajectories: Mutex<HashMap<TrajectoryKey, mpsc::Sender<Command>>>,
     totals: Totals,
     /// All results together fill the memory for them: whoever has some that have been sent lets go of them, one
@@ -68,19 +70,33 @@ pub enum DirectoryError {
 }
 
 impl Directory {
-    pub fn new(limits: Limits, max_trajectories: usize, scheduler: scheduler::Handle) -> Self {
-        Self {
+    /// With the trajectories that an executor before this one has left, which go on at once.
+    pub fn new(
+        limits: Arc<Limits>,
+        max_trajectories: usize,
+        scheduler: scheduler::Handle,
+        journal: Journal,
+        restored: Vec<Start>,
+    ) -> Self {
+        let directory = Self {
             shared: Arc::new(Shared {
-                limits: Arc::new(limits),
+                limits,
                 max_trajectories,
                 scheduler,
+                journal,
                 trajectories: Mutex::default(),
                 totals: Totals::default(),
                 pressure: Notify::new(),
                 tasks: TaskTracker::new(),
                 draining: AtomicBool::new(false),
             }),
+        };
+        let mut trajectories = directory.shared.lock();
+        for start in restored {
+            trajectories.insert(start.key.clone(), directory.start(start));
         }
+        drop(trajectories);
+        directory
     }
 
     /// Attaches a stream to the trajectory, opening it if need be.
@@ -91,12 +107,12 @@ impl Directory {
         let (reply, answer) = oneshot::channel();
         let command = Command::Open(Box::new(OpenCommand { open, requests, reply }));
         match sender.send(command).await {
-            Ok(()) => Ok(answer.await.map_err(|_| DirectoryError::Failed)??),
+            Ok(()) => Ok(answer.await.map_err(|_| self.failure())??),
             // It retired between being found and being asked, so there is nothing left of it: begin anew.
             Err(mpsc::error::SendError(Command::Open(command))) if self.has_retired(&key, &sender) => {
                 Box::pin(self.open(key, command.open, command.requests)).await
             }
-            Err(_) => Err(DirectoryError::Failed),
+            Err(_) => Err(self.failure()),
         }
     }
 
@@ -111,12 +127,17 @@ impl Directory {
         let sender = self.find(&key, (!require_existing).then(|| options.clone()))?;
         let (reply, answer) = oneshot::channel();
         match sender.send(Command::Execute { call: Box::new(call), require_existing, reply }).await {
-            Ok(()) => Ok(answer.await.map_err(|_| DirectoryError::Failed)??),
+            Ok(()) => Ok(answer.await.map_err(|_| self.failure())??),
             Err(mpsc::error::SendError(Command::Execute { call, .. })) if self.has_retired(&key, &sender) => {
                 Box::pin(self.execute(key, *call, options, require_existing)).await
             }
-            Err(_) => Err(DirectoryError::Failed),
+            Err(_) => Err(self.failure()),
         }
+    }
+
+    /// Why a trajectory's task is gone, and has not retired.
+    fn failure(&self) -> DirectoryError {
+        if self.is_draining() { OpenError::HandedOver.into() } else { DirectoryError::Failed }
     }
 
     /// Ends a trajectory; returns once its slot has been given back. One that is not there has ended.
@@ -214,6 +235,18 @@ impl Directory {
         }
     }
 
+    /// Leaves every trajectory as it is, for the executor after this one; returns once nothing more happens to any. What
+    /// they have been sent still reaches their clients.
+    pub async fn hand_over(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        let senders: Vec<_> = self.shared.lock().values().cloned().collect();
+        for sender in senders {
+            // One that has ended needs no telling.
+            let _ = sender.send(Command::HandOver).await;
+            sender.closed().await;
+        }
+    }
+
     async fn tell_all(&self, command: impl Fn() -> Command) {
         let senders: Vec<_> = self.shared.lock().values().cloned().collect();
         for sender in senders {
@@ -244,14 +277,22 @@ impl Directory {
                 if count >= self.shared.max_trajectories {
                     return Err(OpenError::TooMany { max: self.shared.max_trajectories });
                 }
-                let (sender, commands) = mpsc::channel(COMMANDS);
+                if self.shared.journal.is_full() {
+                    return Err(OpenError::DiskFull);
+                }
                 let state = State::new(self.shared.limits.clone(), options, self.shared.moment(&Part::default()));
-                let driver = Driver::new(key.clone(), self.shared.clone(), state, commands);
-                self.shared.tasks.spawn(driver.run());
+                let journal = self.shared.journal.begin(key.clone());
+                let sender = self.start(Start { key: key.clone(), state, journal, reclaim: None });
                 entry.insert_entry(sender.clone());
                 Ok(sender)
             }
         }
+    }
+
+    fn start(&self, start: Start) -> mpsc::Sender<Command> {
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        self.shared.tasks.spawn(Driver::new(start, self.shared.clone(), commands).run());
+        sender
     }
 
     /// Whether the trajectory that `sender` led to has left the directory in an orderly way.
@@ -264,7 +305,7 @@ impl Shared {
     /// Now, and what all trajectories hold but the one that has this part.
     pub(super) fn moment(&self, own: &Part) -> Moment {
         let others = self.totals.get().without(own);
-        Moment { now: Instant::now().into_std(), wall: SystemTime::now(), others, can_record: true }
+        Moment { now: Instant::now().into_std(), wall: SystemTime::now(), others, can_record: !self.journal.is_full() }
     }
 
     /// One trajectory's part has changed from `before`.
@@ -281,13 +322,21 @@ impl Shared {
     }
 
     /// Takes a trajectory that is over out of the directory, unless somebody has just written to it.
-    pub(super) fn retire(&self, key: &TrajectoryKey, commands: &mut mpsc::Receiver<Command>) -> bool {
+    pub(super) fn retire(
+        &self,
+        key: &TrajectoryKey,
+        commands: &mut mpsc::Receiver<Command>,
+        journal: &mut Option<Entry>,
+    ) -> bool {
         let mut trajectories = self.lock();
         if !commands.is_empty() {
             return false;
         }
         commands.close();
         trajectories.remove(key);
+        if let Some(journal) = journal.take() {
+            journal.end();
+        }
         true
     }
 }

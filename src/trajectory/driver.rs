@@ -1,5 +1,8 @@
 //! The task that owns a trajectory: feeds its state what happens, and carries out what the state decides.
 
+mod act;
+mod reclaiming;
+
 use std::{collections::HashMap, future::pending, sync::Arc};
 
 use tokio::{
@@ -7,19 +10,22 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use self::reclaiming::Reclaiming;
 use super::{
     command::{Answer, Command, OpenCommand},
-    connection::{Connection, Heard, Sent},
+    connection::{Connection, Heard},
     directory::Shared,
     request::{OpenError, StreamError},
-    state::{Effect, Moment, Place, State, Waiter},
+    start::Start,
+    state::{Moment, Place, State, Waiter},
     totals::Part,
 };
 use crate::{
-    id::{CallNumber, TrajectoryKey},
+    id::TrajectoryKey,
+    journal::Entry,
     sandbox::client::{Receipt, SlotEvent},
-    scheduler::{Grant, Lease, WaitEvent, WaitFailure, Waiting},
-    tool::Verdict,
+    scheduler::{Grant, Lease, Reclaimed, WaitEvent, WaitFailure, Waiting},
+    tool::{Evidence, Verdict},
 };
 
 /// See the module.
@@ -27,6 +33,8 @@ pub(super) struct Driver {
     key: TrajectoryKey,
     shared: Arc<Shared>,
     state: State,
+    /// None once it is over.
+    journal: Option<Entry>,
     commands: mpsc::Receiver<Command>,
     connection: Option<Connection>,
     /// The stream that is being attached.
@@ -35,6 +43,8 @@ pub(super) struct Driver {
     /// A slot that was granted and is about to be opened.
     granted: Option<Grant>,
     lease: Option<Lease>,
+    /// A slot that it had under an executor before this one.
+    reclaiming: Option<Reclaiming>,
     waiters: HashMap<Waiter, oneshot::Sender<Result<Answer, OpenError>>>,
     next_waiter: Waiter,
     releases: Vec<oneshot::Sender<()>>,
@@ -46,28 +56,29 @@ enum Happening {
     Command(Option<Command>),
     Connection(Heard),
     Wait(WaitEvent),
+    Reclaimed(Result<Reclaimed, Arc<Evidence>>),
     Slot(SlotEvent),
     Pressure,
+    CheckpointWanted,
     Deadline,
 }
 
 impl Driver {
-    pub(super) fn new(
-        key: TrajectoryKey,
-        shared: Arc<Shared>,
-        state: State,
-        commands: mpsc::Receiver<Command>,
-    ) -> Self {
+    pub(super) fn new(start: Start, shared: Arc<Shared>, commands: mpsc::Receiver<Command>) -> Self {
+        let Start { key, state, journal, reclaim } = start;
+        let reclaiming = reclaim.map(Reclaiming::new);
         Self {
             key,
             shared,
             state,
+            journal: Some(journal),
             commands,
             connection: None,
             arriving: None,
             waiting: None,
             granted: None,
             lease: None,
+            reclaiming,
             waiters: HashMap::new(),
             next_waiter: 0,
             releases: Vec::new(),
@@ -78,8 +89,10 @@ impl Driver {
     /// Runs until only a ledger was left and its time is over, too, or the service ends.
     pub(super) async fn run(mut self) {
         self.count();
+        self.carry_out().await;
         loop {
             let receipt = match self.next().await {
+                Happening::Command(Some(Command::HandOver)) => return self.hand_over(),
                 Happening::Command(Some(command)) => self.on_command(command),
                 Happening::Command(None) => return,
                 Happening::Connection(heard) => {
@@ -87,24 +100,35 @@ impl Driver {
                     None
                 }
                 Happening::Wait(event) => self.on_wait(event),
+                Happening::Reclaimed(answer) => {
+                    self.on_reclaimed(answer);
+                    None
+                }
                 Happening::Slot(event) => self.on_slot(event),
                 Happening::Pressure => {
                     self.state.on_pressure(self.moment());
                     None
                 }
+                Happening::CheckpointWanted => {
+                    self.checkpoint().await;
+                    None
+                }
                 Happening::Deadline => {
                     let at = self.moment();
-                    if self.state.on_deadline(at) && self.shared.retire(&self.key, &mut self.commands) {
+                    if self.state.on_deadline(at)
+                        && self.shared.retire(&self.key, &mut self.commands, &mut self.journal)
+                    {
                         return;
                     }
                     None
                 }
             };
-            // The agent may forget the event only now that its record has been applied.
+            self.record().await;
+            // The agent may forget the event only now that its record is kept.
             drop(receipt);
             // Before anybody is told: whoever has an answer finds it counted.
             self.count();
-            self.carry_out();
+            self.carry_out().await;
             self.count();
         }
     }
@@ -133,6 +157,18 @@ impl Driver {
                     None => pending().await,
                 }
             } => Happening::Slot(event),
+            answer = async {
+                match &mut self.reclaiming {
+                    Some(reclaiming) => (&mut reclaiming.answer).await,
+                    None => pending().await,
+                }
+            } => Happening::Reclaimed(answer.unwrap_or_else(|_| Err(nobody_asked()))),
+            () = async {
+                match &self.journal {
+                    Some(journal) => journal.checkpoint_wanted().await,
+                    None => pending().await,
+                }
+            } => Happening::CheckpointWanted,
             () = async {
                 if self.state.can_let_go() { self.shared.pressure.notified().await } else { pending().await }
             } => Happening::Pressure,
@@ -177,8 +213,19 @@ impl Driver {
             Command::Describe(reply) => drop(reply.send(self.state.describe())),
             Command::Drain { remaining } => self.state.on_drain(remaining, at),
             Command::DrainDeadline => self.state.on_drain_deadline(at),
+            // It ends the task.
+            Command::HandOver => {}
         }
         None
+    }
+
+    /// All that has happened is kept, so that whoever comes next knows it.
+    fn hand_over(&mut self) {
+        self.end_stream(Some(StreamError::HandedOver));
+        for (_, reply) in self.waiters.drain() {
+            // A caller that has gone away needs no answer.
+            let _ = reply.send(Err(OpenError::HandedOver));
+        }
     }
 
     fn on_open(&mut self, command: OpenCommand, at: Moment) {
@@ -250,99 +297,36 @@ impl Driver {
         None
     }
 
-    /// Does what the state wants done, and moves to the connection what it has room for; the state may want more for
-    /// that.
-    fn carry_out(&mut self) {
-        loop {
-            self.state.take_effects().into_iter().for_each(|effect| self.act(effect));
-            self.flush();
-            if !self.state.has_effects() {
-                return;
+    fn on_reclaimed(&mut self, answer: Result<Reclaimed, Arc<Evidence>>) {
+        let Some(reclaiming) = self.reclaiming.take() else { return };
+        let at = self.moment();
+        match answer {
+            Ok(Reclaimed { mut lease, location, isolation, network_isolated, calls, is_exact }) => {
+                self.state.running_orders().for_each(|(call, order)| lease.slot().resume(call, order));
+                self.lease = Some(lease);
+                reclaiming.into_deferred().into_iter().for_each(|effect| self.act(effect));
+                self.state.on_reclaimed(Place { location, isolation, network_isolated }, &calls, is_exact, at);
             }
+            Err(evidence) => self.state.on_not_reclaimed(&evidence, at),
         }
     }
 
-    fn act(&mut self, effect: Effect) {
-        match effect {
-            Effect::Attach => self.connection = self.arriving.take(),
-            Effect::Send(response) => self.with_connection(|connection| connection.post(response)),
-            Effect::SendOutput(call, output) => {
-                self.with_connection(|connection| connection.post_output(call, output));
-            }
-            Effect::EndStream(error) => self.end_stream(error),
-            Effect::Answer { waiter, result, replayed } => {
-                let sequence = result.sequence;
-                if let Some(reply) = self.waiters.remove(&waiter)
-                    && reply.send(Ok(Answer { result, replayed })).is_ok()
-                {
-                    self.state.sent(sequence, self.moment());
-                }
-            }
-            // Whoever does not wait any more needs no answer.
-            Effect::Released => {
-                for reply in self.releases.drain(..) {
-                    let _ = reply.send(());
-                }
-            }
-            Effect::Acquire(pool) => self.waiting = Some(self.shared.scheduler.acquire(&pool, &self.key)),
-            Effect::LeaveLine => self.waiting = None,
-            Effect::OpenSlot(generation) => {
-                self.lease = self.granted.take().map(|grant| grant.open(generation));
-            }
-            Effect::Run(call, order) => self.with_lease(|lease| lease.slot().run(call, order)),
-            Effect::CancelRun(call) => self.with_lease(|lease| lease.slot().cancel(call)),
-            Effect::Input { call, data, end_of_file } => {
-                self.with_lease(|lease| lease.slot().input(call, data, end_of_file));
-            }
-            Effect::GrantOutput(call, bytes) => self.grant(call, bytes),
-            Effect::ResetSlot(generation) => self.with_lease(|lease| lease.slot().reset(generation)),
-            Effect::ReleaseSlot { keep } => {
-                if let Some(lease) = self.lease.take() {
-                    lease.release(keep);
-                }
-            }
-        }
-    }
-
-    fn with_connection(&mut self, act: impl FnOnce(&mut Connection)) {
-        if let Some(connection) = &mut self.connection {
-            act(connection);
-        }
-    }
-
-    fn with_lease(&mut self, act: impl FnOnce(&mut Lease)) {
-        if let Some(lease) = &mut self.lease {
-            act(lease);
-        }
-    }
-
-    fn grant(&mut self, call: CallNumber, bytes: u32) {
-        self.with_lease(|lease| lease.slot().grant_output(call, bytes));
-    }
-
-    /// Moves to the connection what it has room for.
-    fn flush(&mut self) {
-        while let Some(connection) = &mut self.connection
-            && let Some(sent) = connection.send_one()
+    /// Keeps what has happened, so that whatever follows from it may.
+    async fn record(&mut self) {
+        let records = self.state.take_records();
+        if let Some(journal) = &mut self.journal
+            && !records.is_empty()
         {
-            match sent {
-                Sent::Result(sequence) => self.state.sent(sequence, self.moment()),
-                Sent::Output((call, bytes)) => self.grant(call, bytes),
-                Sent::Other => {}
-            }
+            journal.append(&records).await;
         }
     }
 
-    /// What was sent to a stream still reaches it, at the pace of its client, who holds up nobody else.
-    fn end_stream(&mut self, error: Option<StreamError>) {
-        let Some(mut connection) = self.connection.take() else { return };
-        connection.waiting_output().for_each(|(call, bytes)| self.grant(call, bytes));
-        match &error {
-            // What waits is for its successor; and clients that do not read must not pile it up.
-            Some(StreamError::TakenOver | StreamError::NotReading { .. }) => connection.forget_waiting(),
-            Some(StreamError::Malformed { .. } | StreamError::TooLarge { .. }) | None => {}
+    async fn checkpoint(&mut self) {
+        // They are among what is stated anew.
+        self.state.take_records();
+        if let Some(journal) = &mut self.journal {
+            journal.checkpoint(&self.state.restate()).await;
         }
-        self.shared.tasks.spawn(connection.finish(error));
     }
 
     /// Brings the service's totals up to date with this trajectory.
@@ -364,6 +348,12 @@ impl Drop for Driver {
         let Part { answers, unsuccessful, .. } = self.counted;
         self.recount(Part { answers, unsuccessful, ..Part::default() });
     }
+}
+
+/// The scheduler has ended before it asked the agent.
+fn nobody_asked() -> Arc<Evidence> {
+    let cause = "the executor ended before it found the trajectory's slot again".to_owned();
+    Arc::new(Evidence { cause, ..Evidence::default() })
 }
 
 fn place(grant: &Grant) -> Place {

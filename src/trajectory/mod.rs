@@ -6,6 +6,7 @@ mod directory;
 mod driver;
 mod ledger;
 mod request;
+mod start;
 mod state;
 mod totals;
 
@@ -16,5 +17,6 @@ pub use request::{
     Call, Defaults, Limits, Notice, Open, OpenError, Opened, Output, ReleaseCause, Request, Requests, Response,
     StreamError, StreamFault, Unfit, Work,
 };
+pub use start::{Start, restore};
 pub use state::Description;
 pub use totals::Counts;

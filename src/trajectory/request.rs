@@ -160,6 +160,8 @@ pub enum StreamError {
     TakenOver,
     #[error("{description}")]
     TooLarge { description: String },
+    #[error("the service restarts, and goes on with the trajectory: open it again")]
+    HandedOver,
     #[error("the stream has {unread} answers that its client has not read")]
     NotReading { unread: usize },
 }
@@ -177,8 +179,12 @@ pub enum OpenError {
     Releasing,
     #[error("the service is draining")]
     Draining,
+    #[error("the service restarts, and goes on with the trajectory")]
+    HandedOver,
     #[error("the service has {max} trajectories, the most that it takes")]
     TooMany { max: usize },
+    #[error("the disk of the service's state directory is full, and what it accepts must be remembered there")]
+    DiskFull,
 }
 
 /// Bounds of every trajectory; see the settings of the same names.

@@ -31,7 +31,7 @@ const RANKS: [&[&str]; 9] = [
 
 /// What stands beside the order: (room, who may use it), as prefixes of modules.
 const RESTRICTED: [(&str, &[&str]); 5] = [
-    ("pb", &["edge", "cli", "sandbox::client", "sandbox::agent", "sandbox::wire", "sandbox::session"]),
+    ("pb", &["edge", "cli", "journal", "sandbox::client", "sandbox::agent", "sandbox::wire", "sandbox::session"]),
     ("settings", &["app", "main"]),
     ("telemetry", &["app", "main"]),
     // The agent is another process: what the executor knows of it is how to configure and to reach it.
@@ -43,7 +43,7 @@ const RESTRICTED: [(&str, &[&str]); 5] = [
 const CONFINED: [(&str, &[&str]); 5] = [
     ("pb", &[]),
     // Names of toolsets, and plain data that people set as it is.
-    ("settings", &["tool", "backend"]),
+    ("settings", &["tool", "backend", "journal"]),
     ("telemetry", &[]),
     ("sandbox::slot", &["tool", "id"]),
     ("sandbox::session", &["pb"]),

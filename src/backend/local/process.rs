@@ -17,9 +17,10 @@ use std::{
 
 use rustix::{
     fs::{CWD, Mode, OFlags},
-    process::{Pid, Signal, kill_process},
+    process::{Pid, Signal, kill_process, pidfd_send_signal},
 };
 use tokio::{
+    io::{Interest, unix::AsyncFd},
     process::{Child, Command},
     sync::watch,
     time::timeout,
@@ -35,9 +36,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How much of the end of its log is evidence, in bytes.
 const STDERR_TAIL: u64 = 4096;
 
-/// A process that has been started.
-pub(super) struct Agent {
-    child: Child,
+/// A process that runs.
+pub(super) enum Agent {
+    Started(Child),
+    /// By an executor before this one.
+    Adopted(AsyncFd<OwnedFd>),
 }
 
 /// Binds the agent's socket. A socket's address has 108 bytes, which a state directory may fill by itself: the directory
@@ -79,37 +82,59 @@ impl Agent {
             .stderr(stderr)
             .process_group(0)
             .spawn()?;
-        Ok(Self { child })
+        Ok(Self::Started(child))
+    }
+
+    /// `process`: its pidfd.
+    #[expect(deprecated, reason = "the replacement is unsafe; an OwnedFd keeps what it asks for: one descriptor, open")]
+    pub(super) fn adopt(process: OwnedFd) -> io::Result<Self> {
+        Ok(Self::Adopted(AsyncFd::with_interest(process, Interest::READABLE)?))
     }
 
     /// Waits for its end, and brings it about if `stop` says so. The evidence says how it ended.
     pub(super) async fn wait(mut self, directory: &Path, mut stop: watch::Receiver<bool>) -> Evidence {
         let ended = tokio::select! {
-            ended = self.child.wait() => ended,
+            ended = self.ended() => ended,
             // An error means that nobody can ask any more: then the agent is ended, too.
             () = async { drop(stop.wait_for(|stop| *stop).await) } => self.end().await,
         };
         let cause = match ended {
-            Ok(status) => format!("the agent's process ended: {}", describe(status)),
+            Ok(Some(status)) => format!("the agent's process ended: {}", describe(status)),
+            Ok(None) => "the agent's process ended; how, only its parent was told".to_owned(),
             Err(error) => format!("the agent's process cannot be waited for: {error}"),
         };
         Evidence { cause, stderr_tail: tail(&directory.join(STDERR)), ..Evidence::default() }
     }
 
-    async fn end(&mut self) -> io::Result<ExitStatus> {
-        let pid = self.child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-        if let Some(pid) = pid {
-            // It may have ended meanwhile: then there is nothing to signal.
-            let _ = kill_process(pid, Signal::TERM);
+    /// How, if that can be known. Cancel-safe.
+    async fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        match self {
+            Self::Started(child) => child.wait().await.map(Some),
+            Self::Adopted(process) => process.readable().await.map(|_| None),
         }
-        match timeout(PATIENCE, self.child.wait()).await {
+    }
+
+    async fn end(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.signal(Signal::TERM);
+        match timeout(PATIENCE, self.ended()).await {
             Ok(ended) => ended,
             Err(_) => {
                 warn!("an agent did not end in {PATIENCE:?} and is killed");
-                self.child.start_kill()?;
-                self.child.wait().await
+                self.signal(Signal::KILL);
+                self.ended().await
             }
         }
+    }
+
+    /// It may have ended meanwhile: then there is nothing to signal.
+    fn signal(&self, signal: Signal) {
+        let _ = match self {
+            Self::Started(child) => {
+                let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+                pid.map_or(Ok(()), |pid| kill_process(pid, signal))
+            }
+            Self::Adopted(process) => pidfd_send_signal(process, signal),
+        };
     }
 }
 

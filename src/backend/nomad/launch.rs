@@ -48,6 +48,7 @@ impl Shared {
             uid_base: Some(ids.start()),
             token: credentials::token(&self.config.secret, &nonce).reveal().to_owned(),
             tls: self.config.agent_tls,
+            pool: pool.name.to_string(),
             profile: pool.profile.clone(),
         };
         let payload = serde_json::to_vec(&config)

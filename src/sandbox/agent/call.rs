@@ -42,6 +42,8 @@ pub(super) enum Control {
     Cancel,
     /// More live output, in bytes.
     Grant(u32),
+    /// Another executor listens: what the one before it has not granted it will never grant.
+    Anew,
 }
 
 /// A call that is to run.
@@ -232,6 +234,11 @@ impl Running {
             Control::Grant(bytes) => {
                 if let Some(live) = &mut self.live {
                     live.grant(bytes);
+                }
+            }
+            Control::Anew => {
+                if let Some(live) = &mut self.live {
+                    *live = Live::new();
                 }
             }
             Control::Input { data, end_of_file } => {

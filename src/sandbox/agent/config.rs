@@ -23,11 +23,14 @@ pub struct Config {
     pub token: String,
     /// The channel is encrypted, with keys made from the token: for an agent that listens on a network.
     pub tls: bool,
+    /// The pool that the container is of.
+    #[serde(default)]
+    pub pool: String,
     pub profile: Profile,
 }
 
 /// What every agent of a pool is told alike.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     pub slots: u32,

@@ -12,6 +12,7 @@ mod call;
 mod capture;
 mod config;
 mod files;
+mod handle;
 mod listener;
 mod server;
 mod slot;
@@ -37,9 +38,10 @@ use tracing::{info, warn};
 
 pub use self::config::{Config, ConfigError, Profile};
 use self::{
+    handle::SlotHandle,
     listener::Listener,
     server::{AgentService, Identity},
-    slot::{Agent, SlotHandle, SlotTask},
+    slot::{Agent, SlotTask},
     sweeper::Sweeper,
 };
 use super::{
@@ -48,6 +50,10 @@ use super::{
     slot::{Isolation, SlotConfig, SlotError, Unavailable, can_assign_ids, empty_trash, probe},
     tls::{self, CertificateError},
 };
+
+/// In the container's directory on this machine: the agent's process, for an executor that is not its parent. It is true
+/// for as long as somebody listens on the agent's socket.
+pub const PID_FILE: &str = "agent.pid";
 
 /// Why an agent ends before its time.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +116,11 @@ async fn serve(place: &Place, mut config: Config) -> Result<(), AgentError> {
     tokio::pin!(signalled);
     let listener = match place.port {
         Some(port) => Listener::on(port).map_err(step("listen on its port"))?,
-        None => Listener::inherited().map_err(step("listen on standard input"))?,
+        None => {
+            let pid = std::process::id().to_string();
+            std::fs::write(place.directory.join(PID_FILE), pid).map_err(step("say which process it is"))?;
+            Listener::inherited().map_err(step("listen on standard input"))?
+        }
     };
     // One more than there are slots: see `slot_config`.
     config.uid_base =

@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
-use super::{config::Config, slot::SlotHandle};
+use super::{config::Config, handle::SlotHandle};
 use crate::{
     pb::sandbox::{
         Attach, Attached, Event, Events, LinkRequest, LinkResponse, Requests, event, link_request, link_response,
@@ -26,6 +26,7 @@ use crate::{
         sandbox_service_server::{SandboxService, SandboxServiceServer},
     },
     sandbox::{
+        PROTOCOL_VERSION,
         client::{ACKNOWLEDGE_AFTER, MAX_BATCH_BYTES, MAX_MESSAGE_BYTES},
         outgoing::{BatchLimits, Outgoing},
         session::{Inbox, Mismatch, Told},
@@ -86,6 +87,19 @@ impl Fence {
         let _ = self.why.set(why);
         self.down.cancel();
     }
+
+    fn status(&self) -> Status {
+        self.why.get().cloned().unwrap_or_else(|| Status::aborted("the link is not wanted any more"))
+    }
+}
+
+/// A connection that may be answered.
+struct Link {
+    connection: u64,
+    fence: Fence,
+    /// Its executor has not been here before.
+    is_new: bool,
+    attached: Attached,
 }
 
 impl AgentService {
@@ -118,8 +132,19 @@ impl SandboxService for AgentService {
         let Some(LinkRequest { message: Some(link_request::Message::Attach(attach)) }) = first else {
             return Err(Status::invalid_argument("the first request is `attach`"));
         };
-        let (connection, fence, attached) = self.shared.attach(&attach)?;
+        let Link { connection, fence, is_new, mut attached } = self.shared.attach(&attach)?;
         info!(executor = attach.executor_id, epoch = attach.epoch, connection, "attached");
+        if is_new {
+            // What was received of the executor before, and not begun, is not to be seen yet.
+            let settling: Vec<_> = self.shared.slots.iter().map(SlotHandle::settle).collect();
+            for settled in settling {
+                tokio::select! {
+                    () = settled => {}
+                    () = fence.down.cancelled() => return Err(fence.status()),
+                }
+            }
+        }
+        attached.slots = self.shared.slots.iter().map(SlotHandle::snapshot).collect();
         let shared = self.shared.clone();
         let reading = fence.clone();
         // Ends with the connection, or when a newer one takes its place.
@@ -148,7 +173,7 @@ impl Shared {
     }
 
     /// Lets an executor in: one that knows the token, and is not an earlier one than has been here.
-    fn attach(&self, attach: &Attach) -> Result<(u64, Fence, Attached), Status> {
+    fn attach(&self, attach: &Attach) -> Result<Link, Status> {
         if !bool::from(attach.token.as_bytes().ct_eq(self.identity.config.token.as_bytes())) {
             return Err(Status::unauthenticated("this is not the agent's token"));
         }
@@ -181,10 +206,11 @@ impl Shared {
             isolation: self.identity.isolation.clone(),
             network_isolated: !self.identity.config.profile.network,
             requests_received,
-            slots: self.slots.iter().map(SlotHandle::snapshot).collect(),
+            slots: Vec::new(),
             events_acknowledged,
+            version: PROTOCOL_VERSION,
         };
-        Ok((connection, session.fence.clone(), attached))
+        Ok(Link { connection, fence: session.fence.clone(), is_new: newer, attached })
     }
 
     /// The link is gone; everything goes on without it.
@@ -238,7 +264,13 @@ impl Shared {
             session.told.received(bytes);
             (known, session.told.is_urgent(session.inbox.received()))
         };
-        self.events.acknowledge(events_acknowledged);
+        self.events.acknowledge_each(events_acknowledged, |Event { event }| {
+            if let Some(event::Event::Ended(ended)) = event
+                && let Some(slot) = self.slots.get(ended.slot as usize)
+            {
+                slot.forget(ended.call);
+            }
+        });
         let something = !requests.is_empty();
         for request in requests.into_iter().skip(known).filter_map(|request| request.request) {
             match slot_of(&request) {

@@ -21,6 +21,7 @@ use tracing::{error, warn};
 use super::{
     call::{Call, Control},
     files,
+    handle::{Asked, Seen, SlotHandle},
     state::{Holder, State},
     sweeper::Sweeper,
 };
@@ -44,25 +45,6 @@ const IDLE_RUNNERS: usize = 2;
 /// How long cancelled calls may take before the slot is ended under them.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The way to a slot's task.
-#[derive(Clone)]
-pub(super) struct SlotHandle {
-    /// Bounded by the calls in flight and what a process may leave unread of its input.
-    requests: mpsc::UnboundedSender<Request>,
-    snapshot: Arc<Mutex<SlotSnapshot>>,
-}
-
-impl SlotHandle {
-    pub(super) fn ask(&self, request: Request) {
-        // Its task ends with the agent, and then nobody waits for an answer.
-        let _ = self.requests.send(request);
-    }
-
-    pub(super) fn snapshot(&self) -> SlotSnapshot {
-        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
 /// What a slot's task needs of the agent.
 #[derive(Clone)]
 pub(super) struct Agent {
@@ -77,8 +59,8 @@ pub(super) struct SlotTask {
     index: u32,
     config: SlotConfig,
     agent: Agent,
-    requests: mpsc::UnboundedReceiver<Request>,
-    snapshot: Arc<Mutex<SlotSnapshot>>,
+    requests: mpsc::UnboundedReceiver<Asked>,
+    seen: Arc<Mutex<Seen>>,
     state: State,
     /// None only where it could not be made.
     slot: Option<Slot>,
@@ -98,15 +80,13 @@ struct Calls {
 impl SlotTask {
     /// Makes the slot and its first runner.
     pub(super) async fn new(index: u32, config: SlotConfig, agent: Agent) -> Result<(Self, SlotHandle), SlotError> {
-        let (sender, requests) = mpsc::unbounded_channel();
-        let snapshot = Arc::new(Mutex::new(SlotSnapshot::default()));
-        let handle = SlotHandle { requests: sender, snapshot: snapshot.clone() };
+        let (handle, requests, seen) = SlotHandle::new();
         let mut task = Self {
             index,
             config,
             agent,
             requests,
-            snapshot,
+            seen,
             state: State::Clean,
             slot: None,
             idle: Vec::new(),
@@ -123,8 +103,14 @@ impl SlotTask {
         let end = self.agent.end.clone();
         loop {
             tokio::select! {
-                request = self.requests.recv() => match request {
-                    Some(request) => self.on_request(request).await,
+                asked = self.requests.recv() => match asked {
+                    Some(Asked::Request(request)) => self.on_request(request).await,
+                    Some(Asked::Settle(done)) => {
+                        self.calls.tell_all(|| Control::Anew);
+                        self.picture();
+                        // Whoever asked may be gone.
+                        let _ = done.send(());
+                    }
                     None => break,
                 },
                 Some(ended) = self.running.join_next_with_id() => self.on_ended(ended),
@@ -354,7 +340,9 @@ impl SlotTask {
     /// What an executor that attaches is told of the slot.
     fn picture(&self) {
         let snapshot = self.state.snapshot(self.calls.controls.keys());
-        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        let last_event = self.agent.events.last();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.snapshot = SlotSnapshot { last_event, ..snapshot };
     }
 }
 
@@ -377,10 +365,12 @@ impl Calls {
         }
     }
 
+    fn tell_all(&self, control: impl Fn() -> Control) {
+        self.controls.keys().for_each(|call| self.tell(*call, control()));
+    }
+
     fn cancel(&self) {
-        for call in self.controls.keys() {
-            self.tell(*call, Control::Cancel);
-        }
+        self.tell_all(|| Control::Cancel);
     }
 }
 

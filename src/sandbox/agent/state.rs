@@ -98,7 +98,7 @@ impl State {
         let Holder { owner, generation } = holder.cloned().unwrap_or_default();
         let mut running_calls: Vec<u64> = running_calls.copied().collect();
         running_calls.sort_unstable();
-        SlotSnapshot { state: state.into(), owner, generation, running_calls }
+        SlotSnapshot { state: state.into(), owner, generation, running_calls, ..SlotSnapshot::default() }
     }
 }
 

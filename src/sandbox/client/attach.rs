@@ -1,6 +1,6 @@
 //! Making one connection to an agent.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, path::Path, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -12,8 +12,9 @@ use super::{
     outgoing::{Body, Conversation},
 };
 use crate::{
-    id::ContainerId,
+    id::{CallNumber, ContainerId, Generation},
     pb::sandbox::{self as pb, LinkResponse, link_response, sandbox_service_client::SandboxServiceClient},
+    sandbox::PROTOCOL_VERSION,
 };
 
 /// For one attempt.
@@ -28,7 +29,20 @@ pub struct Attached {
     /// How many slots it has.
     pub slots: u32,
     /// Those of them that an earlier executor has left in use, or in no state to be used.
-    pub used: Vec<u32>,
+    pub used: Vec<UsedSlot>,
+    /// It speaks the version of the protocol before this one: it is to be given nothing new.
+    pub is_old: bool,
+}
+
+/// A slot as an earlier executor has left it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsedSlot {
+    pub slot: u32,
+    /// Assigned, and its processes live: to whom. None if it is in another state.
+    pub owner: Option<String>,
+    pub generation: Generation,
+    /// Calls that it was given, each of which runs or will, or ends again for this executor.
+    pub calls: BTreeSet<CallNumber>,
 }
 
 /// Why a link was not made.
@@ -51,6 +65,8 @@ pub enum ConnectError {
     Forbidden(Box<Status>),
     #[error("the agent does not speak the protocol: {0}")]
     Senseless(&'static str),
+    #[error("the agent speaks version {0} of the protocol, and this executor {PROTOCOL_VERSION} and the one before")]
+    Version(u32),
     /// What listens there is the agent of another container, which has the same token.
     #[error("the agent of container {0} answers there")]
     Another(String),
@@ -59,7 +75,7 @@ pub enum ConnectError {
 impl ConnectError {
     /// Trying again is of no use.
     pub(super) fn is_final(&self) -> bool {
-        matches!(self, Self::Forbidden(_) | Self::Another(_) | Self::Stranger(_))
+        matches!(self, Self::Forbidden(_) | Self::Another(_) | Self::Stranger(_) | Self::Version(_))
     }
 }
 
@@ -77,6 +93,8 @@ pub(super) struct Attachment {
     pub(super) attached: Attached,
     pub(super) requests_received: u64,
     pub(super) events_acknowledged: u64,
+    /// Of each slot: what the event with this number, and those before it, say of the slot itself is nothing new.
+    pub(super) known_through: Vec<u64>,
     pub(super) responses: Streaming<LinkResponse>,
 }
 
@@ -94,6 +112,7 @@ pub(super) async fn attach(
             epoch: options.epoch,
             token: endpoint.token.reveal().to_owned(),
             events_received,
+            version: PROTOCOL_VERSION,
         };
         let body = Body::new(conversation.clone(), connection, attach);
         let mut client = SandboxServiceClient::new(channel(endpoint).await?)
@@ -107,11 +126,16 @@ pub(super) async fn attach(
         if attached.container_id != container.as_str() {
             return Err(ConnectError::Another(attached.container_id));
         }
+        if attached.version.abs_diff(PROTOCOL_VERSION) > 1 || attached.version > PROTOCOL_VERSION {
+            return Err(ConnectError::Version(attached.version));
+        }
         let slots = u32::try_from(attached.slots.len()).map_err(|_| ConnectError::Senseless("too many slots"))?;
         let used = (0..).zip(&attached.slots).filter(|(_, slot)| slot.state() != pb::SlotState::Clean);
         Ok(Attachment {
+            known_through: attached.slots.iter().map(|slot| slot.last_event).collect(),
             attached: Attached {
-                used: used.map(|(index, _)| index).collect(),
+                used: used.map(|(index, slot)| used_slot(index, slot)).collect(),
+                is_old: attached.version < PROTOCOL_VERSION,
                 isolation: attached.isolation,
                 network_isolated: attached.network_isolated,
                 slots,
@@ -122,6 +146,15 @@ pub(super) async fn attach(
         })
     };
     tokio::time::timeout(ATTEMPT, attempt).await.unwrap_or(Err(ConnectError::Silent))
+}
+
+fn used_slot(index: u32, slot: &pb::SlotSnapshot) -> UsedSlot {
+    UsedSlot {
+        slot: index,
+        owner: (slot.state() == pb::SlotState::Assigned).then(|| slot.owner.clone()),
+        generation: Generation(slot.generation),
+        calls: slot.calls.iter().chain(&slot.running_calls).map(|call| CallNumber(*call)).collect(),
+    }
 }
 
 async fn channel(endpoint: &Endpoint) -> Result<transport::Channel, ConnectError> {

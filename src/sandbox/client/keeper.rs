@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     id::CallNumber,
-    pb::sandbox::{Event, Events, LinkResponse, event, link_response},
+    pb::sandbox::{Event, Events, LinkResponse, SlotLost, SlotQuarantined, SlotReady, event, link_response},
     sandbox::{
         session::{Inbox, Mismatch},
         wire,
@@ -94,7 +94,7 @@ impl Keeper {
         // What an earlier executor has dealt with is none of this one's business.
         self.inbox = Inbox::after(attachment.events_acknowledged);
         self.shared.conversation.join_after(attachment.events_acknowledged);
-        self.shared.has_slots(attachment.attached.slots);
+        self.shared.has_slots(attachment.known_through.clone());
         Ok(attachment)
     }
 
@@ -240,6 +240,11 @@ impl Keeper {
                 });
                 self.shared.tell(slot, SlotEvent::Ended { call, ending, receipt });
             }
+            // An earlier executor was to hear this; this one knows what became of it since.
+            event::Event::Ready(SlotReady { slot, .. })
+            | event::Event::Lost(SlotLost { slot, .. })
+            | event::Event::Quarantined(SlotQuarantined { slot, .. })
+                if self.shared.is_known(slot, number) => {}
             event::Event::Ready(ready) if ready.released => {
                 self.watch(LinkEvent::SlotReady { slot: ready.slot, kept: ready.kept });
             }

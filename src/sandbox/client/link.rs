@@ -1,6 +1,9 @@
 //! The link as the rest of the program has it; [`Keeper`] keeps it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -12,15 +15,32 @@ use super::{
     slot::{SlotEvent, SlotHandle},
 };
 use crate::{
-    id::{ContainerId, Generation, TrajectoryKey},
+    id::{CallNumber, ContainerId, Generation, TrajectoryKey},
     pb::sandbox::{AssignSlot, ReleaseSlot, Shutdown, request::Request},
     tool::{Evidence, Location},
 };
+
+/// A slot that was assigned under an earlier executor, and should still be.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub slot: u32,
+    pub owner: TrajectoryKey,
+    pub generation: Generation,
+}
+
+/// It is.
+pub struct Held {
+    pub slot: SlotHandle,
+    /// See [`UsedSlot::calls`](super::UsedSlot::calls).
+    pub calls: BTreeSet<CallNumber>,
+}
 
 /// A link that has been made.
 pub struct Connected {
     pub link: Link,
     pub attached: Attached,
+    /// For each that was wanted, in order; or why it is not to be had.
+    pub held: Vec<Result<Held, &'static str>>,
     /// Of the container as a whole.
     pub events: mpsc::UnboundedReceiver<LinkEvent>,
 }
@@ -55,11 +75,13 @@ pub(super) struct Shared {
 
 #[derive(Default)]
 struct Slots {
+    /// Events of a slot up to this number were for an earlier executor.
+    known_through: Vec<u64>,
     holders: Vec<Option<mpsc::UnboundedSender<SlotEvent>>>,
     lost: Option<Arc<Evidence>>,
 }
 
-/// Links to the agent, trying until it answers.
+/// Links to the agent, trying until it answers. No event of a slot that is `wanted`, and still assigned, is lost.
 ///
 /// # Errors
 /// If the agent refuses this executor for good, or does not answer before the deadline.
@@ -68,6 +90,7 @@ pub async fn connect(
     endpoint: Endpoint,
     options: LinkOptions,
     deadline: Instant,
+    wanted: &[Wanted],
 ) -> Result<Connected, ConnectError> {
     let shared = Arc::new(Shared {
         container,
@@ -79,9 +102,11 @@ pub async fn connect(
     let mut keeper = Keeper::new(shared.clone(), endpoint, options, events);
     let attachment = keeper.begin(deadline).await?;
     let attached = attachment.attached.clone();
+    // Before the first event comes.
+    let held = wanted.iter().map(|wanted| shared.hold(wanted, &attached)).collect();
     // Ends by itself: when the link is lost, or not wanted any more.
     tokio::spawn(keeper.run(attachment));
-    Ok(Connected { link: Link { shared }, attached, events: receiver })
+    Ok(Connected { link: Link { shared }, attached, held, events: receiver })
 }
 
 impl Link {
@@ -107,6 +132,11 @@ impl Link {
             *holder = None;
         }
         self.shared.conversation.ask(Request::Release(ReleaseSlot { slot, keep }));
+    }
+
+    /// The link ends, and nobody is told: whatever is there goes on for an executor to come.
+    pub fn leave(&self) {
+        self.shared.ended.cancel();
     }
 
     /// Asks the agent to end.
@@ -149,9 +179,37 @@ impl Shared {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The agent has so many, none of which is assigned.
-    pub(super) fn has_slots(&self, count: u32) {
-        self.slots().holders = (0..count).map(|_| None).collect();
+    /// The agent has as many, none of which has a holder here.
+    pub(super) fn has_slots(&self, known_through: Vec<u64>) {
+        let mut slots = self.slots();
+        slots.holders = known_through.iter().map(|_| None).collect();
+        slots.known_through = known_through;
+    }
+
+    /// What this event says of the slot itself is nothing new.
+    pub(super) fn is_known(&self, slot: u32, event: u64) -> bool {
+        self.slots().known_through.get(slot as usize).is_some_and(|through| event <= *through)
+    }
+
+    fn hold(&self, wanted: &Wanted, attached: &Attached) -> Result<Held, &'static str> {
+        let used = attached.used.iter().find(|used| used.slot == wanted.slot);
+        let used = used.ok_or("the slot is nobody's any more")?;
+        match &used.owner {
+            Some(owner) if *owner == wanted.owner.to_string() => {}
+            Some(_) => return Err("the slot is another trajectory's"),
+            None => return Err("the slot's processes have died"),
+        }
+        if used.generation != wanted.generation {
+            return Err("the slot has another workspace");
+        }
+        // Bounded by the calls that run and by their windows of live output.
+        let (sender, events) = mpsc::unbounded_channel();
+        let mut slots = self.slots();
+        let holder = slots.holders.get_mut(wanted.slot as usize).ok_or("there is no such slot")?;
+        if holder.replace(sender).is_some() {
+            return Err("the slot is wanted twice");
+        }
+        Ok(Held { slot: SlotHandle::new(wanted.slot, self.conversation.clone(), events), calls: used.calls.clone() })
     }
 
     pub(super) fn tell(&self, slot: u32, event: SlotEvent) {

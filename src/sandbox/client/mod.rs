@@ -21,9 +21,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    attach::{Attached, ConnectError},
+    attach::{Attached, ConnectError, UsedSlot},
     endpoint::{Address, CertificateError, Endpoint, Token},
-    link::{Connected, Link, LinkEvent, connect},
+    link::{Connected, Held, Link, LinkEvent, Wanted, connect},
     slot::{Receipt, SlotEvent, SlotHandle},
 };
 

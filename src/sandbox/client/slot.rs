@@ -70,17 +70,27 @@ impl Drop for Receipt {
     }
 }
 
+/// Of a call that takes input while it runs, in bytes.
+fn input_room(order: &Order) -> Option<u32> {
+    match &order.job {
+        Job::Process(process) if process.interactive => Some(order.max_pending_input),
+        Job::Process(_) | Job::ReadFile { .. } | Job::WriteFile { .. } => None,
+    }
+}
+
 impl SlotHandle {
     pub(super) fn new(slot: u32, conversation: Arc<Conversation>, events: mpsc::UnboundedReceiver<SlotEvent>) -> Self {
         Self { slot, conversation, events, inputs: Inputs::default(), refused: VecDeque::new() }
     }
 
+    /// Counted from 0 in its container.
+    pub fn index(&self) -> u32 {
+        self.slot
+    }
+
     /// Hands a call over. `call` must be new to the slot.
     pub fn run(&mut self, call: CallNumber, order: Order) {
-        let input = match &order.job {
-            Job::Process(process) if process.interactive => Some(order.max_pending_input),
-            Job::Process(_) | Job::ReadFile { .. } | Job::WriteFile { .. } => None,
-        };
+        let input = input_room(&order);
         let run = wire::from_order(self.slot, call.0, order);
         if run.encoded_len() > MAX_REQUEST_BYTES {
             return self.refused.push_back(call);
@@ -89,6 +99,13 @@ impl SlotHandle {
             self.inputs.open(call, max_pending);
         }
         self.conversation.ask(Request::Run(run));
+    }
+
+    /// A call that an earlier executor has handed over.
+    pub fn resume(&mut self, call: CallNumber, order: &Order) {
+        if let Some(max_pending) = input_room(order) {
+            self.inputs.open(call, max_pending);
+        }
     }
 
     /// More input for an interactive call. It is stopped for it ([`Stop::InputLimit`](crate::tool::job::Stop)) if it

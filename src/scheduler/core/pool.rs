@@ -16,6 +16,8 @@ pub(super) struct Pool {
     key: PoolKey,
     rules: PoolConfig,
     pub(super) containers: Containers,
+    /// Of containers that start.
+    reclaimed: Vec<(SlotKey, OwnerId)>,
     backoff: Backoff,
     /// The last start failed, and none has succeeded since.
     start_failed: bool,
@@ -25,7 +27,15 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn new(key: PoolKey, rules: PoolConfig) -> Self {
         let containers = Containers::new(key);
-        Self { key, rules, containers, backoff: Backoff::default(), start_failed: false, closed: false }
+        Self {
+            key,
+            rules,
+            containers,
+            reclaimed: Vec::new(),
+            backoff: Backoff::default(),
+            start_failed: false,
+            closed: false,
+        }
     }
 
     pub(super) fn acquire(&mut self, owner: OwnerId, turn: &mut Turn<'_>) {

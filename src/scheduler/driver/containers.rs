@@ -1,6 +1,6 @@
 //! The containers: their supervisors, and what these say.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::HashSet, sync::Arc, time::SystemTime};
 
 use tokio::task::{self, JoinError};
 use tokio_util::sync::CancellationToken;
@@ -8,8 +8,9 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
     super::{
-        core::{ContainerKey, Event, PoolKey, SlotKey},
-        lease::Agent,
+        claim::{Confirmed, Reclaimed},
+        core::{ContainerKey, Event, OwnerId, PoolKey, SlotKey},
+        lease::{Agent, Lease},
         supervisor::{Report, Supervisor},
     },
     Driver, Pool, Watched,
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     backend::Container,
     id::{ContainerId, PoolName},
-    sandbox::client::Attached,
+    sandbox::client::{Attached, Held},
     tool::Evidence,
 };
 
@@ -30,16 +31,21 @@ impl Driver {
                     (watched.id, watched.node) = (Some(id), node);
                 }
             }
-            Report::Ready { link, location, attached } => {
+            Report::Ready { link, location, attached, confirmed } => {
                 let Some(watched) = watched else { return };
                 let Attached { isolation, network_isolated, slots, .. } = attached;
                 info!(container = %location.container, slots, isolation, network_isolated, "a container is ready");
-                watched.agent = Some(Arc::new(Agent { link, location, isolation: isolation.into(), network_isolated }));
+                let agent = Agent { link, location, isolation: isolation.into(), network_isolated };
+                let agent = Arc::new(agent);
+                watched.agent = Some(agent.clone());
                 watched.since = SystemTime::now();
                 if let Some(pool) = self.pools.get_mut(usize::from(container.pool().0)) {
                     pool.last_start_failure = None;
                 }
+                let confirmed: Vec<_> =
+                    confirmed.into_iter().map(|confirmed| self.reclaim(container, confirmed)).collect();
                 self.tell(Event::ContainerReady { container, slots });
+                confirmed.into_iter().for_each(|confirmed| self.give_again(confirmed, &agent));
             }
             Report::Failed(evidence) => {
                 let Evidence { cause, events, stderr_tail, .. } = &evidence;
@@ -116,8 +122,38 @@ impl Driver {
         }
     }
 
-    /// Takes over what runs already.
+    /// The slot is its owner's already when its container is ready.
+    fn reclaim(&mut self, container: ContainerKey, confirmed: Confirmed) -> (SlotKey, OwnerId, Confirmed) {
+        let owner = self.names.number(confirmed.claim.owner.clone());
+        let slot = SlotKey { container, index: confirmed.held.slot.index() };
+        self.tell(Event::Reclaim { slot, owner });
+        (slot, owner, confirmed)
+    }
+
+    fn give_again(&mut self, (key, owner, confirmed): (SlotKey, OwnerId, Confirmed), agent: &Agent) {
+        let Confirmed { claim, held: Held { slot, calls }, is_exact } = confirmed;
+        let Some(commands) = self.to_commands.upgrade() else { return };
+        let reclaimed = Reclaimed {
+            lease: Lease::again(commands, key, owner, slot),
+            location: claim.location,
+            isolation: agent.isolation.clone(),
+            network_isolated: agent.network_isolated,
+            calls,
+            is_exact,
+        };
+        // A trajectory that does not want it any more gives it back by this.
+        let _ = claim.reply.send(Ok(reclaimed));
+    }
+
+    /// Takes over what runs already. Those whose slots are in use come first, if there are more than there may be.
     pub(super) fn adopt(&mut self, mut adopted: Vec<(PoolName, Container)>) {
+        let there: HashSet<ContainerId> = adopted.iter().map(|(_, container)| container.id.clone()).collect();
+        let gone = self.claims.extract_if(|container, _| !there.contains(container));
+        let cause = "its container was not there any more when the executor started again".to_owned();
+        let evidence = Evidence { cause, ..Evidence::default() };
+        gone.flat_map(|(_, claims)| claims).for_each(|claim| claim.refuse(&evidence));
+        // Those at the end are taken first.
+        adopted.sort_by_key(|(_, container)| self.claims.contains_key(&container.id));
         let pools: Vec<_> = (0..).map(PoolKey).zip(self.pools.iter().map(|pool| pool.config.name.clone())).collect();
         for (pool, name) in pools {
             let of_pool = adopted.extract_if(.., |(of, _)| *of == name).map(|(_, container)| container);
@@ -130,6 +166,10 @@ impl Driver {
         }
         for (pool, container) in adopted {
             info!(container = %container.id, %pool, "a container of an earlier executor is not wanted any more");
+            let cause = "its container is one more than there may be".to_owned();
+            let evidence = Evidence { cause, ..Evidence::default() };
+            let claims = self.claims.remove(&container.id).unwrap_or_default();
+            claims.into_iter().for_each(|claim| claim.refuse(&evidence));
             let backend = self.backend.clone();
             self.supervisors.spawn(async move { backend.stop(&container.id).await });
         }
@@ -137,6 +177,7 @@ impl Driver {
 
     pub(super) fn start(&mut self, container: ContainerKey) {
         let adopted = self.adopted.pop();
+        let claims = adopted.as_ref().and_then(|adopted| self.claims.remove(&adopted.id)).unwrap_or_default();
         let Some(Pool { config, .. }) = self.pool(container.pool()) else { return };
         let stop = CancellationToken::new();
         let supervisor = Supervisor {
@@ -144,9 +185,11 @@ impl Driver {
             pool: config.name.clone(),
             start_timeout: config.start_timeout,
             adopted,
+            claims,
             backend: self.backend.clone(),
             link: self.link.clone(),
             stop: stop.clone(),
+            leave: self.leave.clone(),
             reports: self.to_reports.clone(),
         };
         let span = info_span!("container", pool = %config.name);

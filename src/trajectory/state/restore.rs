@@ -17,7 +17,10 @@ use super::{
 use crate::{
     id::{CallNumber, Generation},
     journal::Record,
-    tool::{Evidence, Location, Verdict},
+    tool::{
+        Evidence, Executed, Location, Verdict,
+        job::{Order, Phases},
+    },
     trajectory::{
         ledger::{self, Ledger, Pending},
         request::Limits,
@@ -55,12 +58,33 @@ impl State {
         self.ledger.place()
     }
 
+    /// The calls that were handed over.
+    pub(in crate::trajectory) fn running_orders(&self) -> impl Iterator<Item = (CallNumber, &Order)> {
+        self.ledger
+            .pending_calls()
+            .filter(|pending| pending.handed_over)
+            .map(|Pending { call, .. }| (call.number, &call.order))
+    }
+
     /// The slot is still its own. `arrived`: the calls that its agent has been given, and has yet to tell the end of.
-    pub(in crate::trajectory) fn on_reclaimed(&mut self, place: Place, arrived: &BTreeSet<CallNumber>, at: Moment) {
+    /// `is_exact`: no other can have run.
+    pub(in crate::trajectory) fn on_reclaimed(
+        &mut self,
+        place: Place,
+        arrived: &BTreeSet<CallNumber>,
+        is_exact: bool,
+        at: Moment,
+    ) {
         self.slot = Slot::Held { place, lost: false };
         let running: Vec<CallNumber> = self.running();
         for number in running {
             if arrived.contains(&number) {
+                continue;
+            }
+            if !is_exact {
+                let cause = "its agent, of an earlier version, does not know the call any more".to_owned();
+                let evidence = Arc::new(Evidence { cause, ..Evidence::default() });
+                self.end_run(number, Verdict::container_lost(Executed::Unknown, evidence), Phases::default(), at);
                 continue;
             }
             // It was on its way when the executor ended: it has not run, and takes its place again.

@@ -14,7 +14,7 @@ use rustix::{
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tool_executor::{
-    backend::{Backend, ContainerEvent, LocalBackend, LocalConfig, end_leftovers},
+    backend::{Backend, ContainerEvent, LocalBackend, LocalConfig, clear_leftovers},
     id::{ContainerId, PoolName},
     sandbox::{agent::Profile, client::LinkOptions, slot::View},
 };
@@ -110,6 +110,6 @@ async fn what_a_dead_agent_has_left_is_cleared_away_whatever_it_is() {
         agent_grace: Duration::from_secs(1),
         superseded: CancellationToken::new(),
     };
-    end_leftovers(state.path(), &link).await.expect("it can be read");
+    clear_leftovers(state.path(), &link, &[pool()]).await.expect("it can be read");
     assert!(is_empty(state.path()));
 }

@@ -25,7 +25,7 @@ pub(super) fn options() -> LinkOptions {
 }
 
 pub(super) async fn try_attach(endpoint: Endpoint, options: LinkOptions) -> Result<Connected, ConnectError> {
-    connect(ContainerId::new("container"), endpoint, options, Instant::now() + PATIENCE).await
+    connect(ContainerId::new("container"), endpoint, options, Instant::now() + PATIENCE, &[]).await
 }
 
 pub(super) async fn attach(socket: PathBuf) -> Connected {

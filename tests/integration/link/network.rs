@@ -52,7 +52,7 @@ async fn whoever_does_not_know_the_token_is_not_even_heard() {
     assert!(matches!(error, ConnectError::Stranger(_)), "{error:?}");
     // In the clear there is no answer.
     let plain = Endpoint::new(at(port), Token::new(TOKEN));
-    let plain = connect(ContainerId::new("container"), plain, options(), Instant::now() + PATIENCE / 20).await;
+    let plain = connect(ContainerId::new("container"), plain, options(), Instant::now() + PATIENCE / 20, &[]).await;
     let error = plain.err().expect("it does not take the executor");
     assert!(matches!(error, ConnectError::TooLate(_)), "{error:?}");
     let mut raw = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
@@ -70,7 +70,7 @@ async fn an_agent_of_another_container_is_not_taken_for_this_ones() {
     let port = free_port();
     let _agent = Agent::on(port, 1);
     let deadline = Instant::now() + PATIENCE;
-    let refused = connect(ContainerId::new("mine"), private(port, TOKEN), options(), deadline).await;
+    let refused = connect(ContainerId::new("mine"), private(port, TOKEN), options(), deadline, &[]).await;
     let error = refused.err().expect("it is refused");
     assert!(matches!(&error, ConnectError::Another(name) if name == "container"), "{error:?}");
 }

@@ -6,9 +6,7 @@ use std::process::{Command, Stdio};
 use crate::support::server::OVER_NOMAD;
 
 /// Tests of what is there on one machine alone.
-const LOCAL: [&str; 4] = [
-    // Of agents that are left: over Nomad they are adopted.
-    "serve::start::a_successor_ends_the_agents_that_were_left",
+const LOCAL: [&str; 3] = [
     // Of an agent's socket, which over Nomad is one of the network's and encrypted.
     "serve::outcomes::internal",
     // Of a directory of this machine.

@@ -9,10 +9,13 @@ use tokio_stream::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
-use tool_executor::pb::sandbox::{
-    Attached, Event, Events, LinkRequest, LinkResponse, SlotQuarantined, SlotReady, SlotSnapshot, SlotState, event,
-    link_request, link_response, request,
-    sandbox_service_server::{SandboxService, SandboxServiceServer},
+use tool_executor::{
+    pb::sandbox::{
+        Attached, Event, Events, LinkRequest, LinkResponse, SlotQuarantined, SlotReady, SlotSnapshot, SlotState, event,
+        link_request, link_response, request,
+        sandbox_service_server::{SandboxService, SandboxServiceServer},
+    },
+    sandbox::PROTOCOL_VERSION,
 };
 
 pub(super) const TOKEN: &str = "token";
@@ -85,6 +88,7 @@ impl SandboxService for Service {
             isolation: "none".to_owned(),
             network_isolated: true,
             slots: vec![slot; self.slots as usize],
+            version: PROTOCOL_VERSION,
             ..Attached::default()
         };
         let first = LinkResponse { message: Some(link_response::Message::Attached(attached)) };

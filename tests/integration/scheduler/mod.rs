@@ -57,7 +57,7 @@ impl Bed {
             agent_grace: Duration::from_millis(100),
             superseded: CancellationToken::new(),
         };
-        let (scheduler, task) = scheduler::spawn(vec![rules], backend.clone(), link, backend.left());
+        let (scheduler, task) = scheduler::spawn(vec![rules], backend.clone(), link, backend.left(), Vec::new());
         Self { scheduler, task, backend }
     }
 

@@ -12,6 +12,7 @@ mod leases;
 mod load;
 mod once;
 mod outcomes;
+mod restart;
 mod resume;
 mod scaling;
 mod start;

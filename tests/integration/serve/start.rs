@@ -129,20 +129,6 @@ async fn agents_of_a_killed_executor_end_by_themselves() {
     }
 }
 
-#[tokio::test]
-async fn a_successor_ends_the_agents_that_were_left() {
-    let mut server = Server::start();
-    assert!(execute(&server, "left", bash("a", "true")).await.success);
-    let tree: Vec<u32> = server.agents().iter().flat_map(|agent| process::tree(*agent)).collect();
-    server.signal(Signal::KILL);
-    server.wait();
-    let state = TempDir::new().expect("a directory");
-    let old = std::mem::replace(&mut server.state, state);
-    let successor = Server::run(Server::command(&old), old);
-    assert!(execute(&successor, "left", bash("a", "true")).await.success);
-    assert!(tree.iter().all(|pid| !process::is_alive(*pid)));
-}
-
 /// A command for somebody who is not root and has no more than a home, where the binary is.
 fn as_ordinary_user(program: &str, home: &TempDir) -> Command {
     let binary = home.path().join("tool-executor");

@@ -61,6 +61,7 @@ impl Agent {
     fn launch(mut command: Command, slots: u32, port: Option<u16>, change: impl FnOnce(&mut Config)) -> Self {
         let ids = user_ids(IDS);
         let mut config = Config {
+            pool: String::new(),
             uid_base: can_assign_ids(ids..ids + IDS).then_some(ids),
             token: TOKEN.to_owned(),
             tls: false,

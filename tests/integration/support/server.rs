@@ -17,6 +17,7 @@ pub(crate) const OVER_NOMAD: &str = "TOOL_EXECUTOR_TEST_OVER_NOMAD";
 
 /// A running executor; dropped, it is ended with everything that it has started.
 pub(crate) struct Server {
+    command: Command,
     child: Child,
     /// What its containers run on, if that is not this machine alone; ended after it.
     pub(crate) nomad: Option<Nomad>,
@@ -97,6 +98,28 @@ impl Server {
     }
 
     fn launch(mut command: Command, state: TempDir, nomad: Option<Nomad>) -> Self {
+        let (child, address) = Self::spawn(&mut command);
+        Self { command, child, nomad, address, state }
+    }
+
+    /// Another executor like it, with the same state, which must have ended.
+    pub(crate) fn start_again(&mut self) {
+        self.wait();
+        (self.child, self.address) = Self::spawn(&mut self.command);
+    }
+
+    /// Ends it as a machine's memory shortage or an operator in despair would, and starts another.
+    pub(crate) fn kill_and_start_again(&mut self) {
+        self.signal(Signal::KILL);
+        self.start_again();
+    }
+
+    /// From now on, executors like it have this setting.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.command.env(format!("TOOL_EXECUTOR_{name}"), value);
+    }
+
+    fn spawn(command: &mut Command) -> (Child, String) {
         let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("the binary starts");
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
@@ -106,7 +129,7 @@ impl Server {
             .strip_prefix("listening on http://")
             .unwrap_or_else(|| panic!("it said {line:?}, and ended with {:?}", child.wait()))
             .to_owned();
-        Self { child, nomad, address, state }
+        (child, address)
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -172,7 +195,7 @@ impl Server {
     pub(crate) fn agents(&self) -> Vec<u32> {
         match &self.nomad {
             Some(nomad) => nomad.allocations().iter().filter_map(|allocation| allocation.pid).collect(),
-            None => super::process::children(self.child.id()),
+            None => super::process::marked(&self.state.path().join("containers").display().to_string()),
         }
     }
 }

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use super::{
     super::{
-        ContainerKey, ContainerState, Effect, Shortage, Turn,
+        ContainerKey, ContainerState, Effect, OwnerId, Shortage, SlotKey, Turn,
         containers::Slot,
-        owners::Owners,
+        owners::{Owners, Place},
         scaling::{self, Bounds, Demand, PROVEN_AFTER},
     },
     Pool,
@@ -25,11 +25,28 @@ impl Pool {
         self.settle(turn);
     }
 
+    pub(in super::super) fn reclaim(&mut self, slot: SlotKey, owner: OwnerId, turn: &mut Turn<'_>) {
+        let is_free = turn.owners.place(owner) == Place::Out && turn.owners.kept(owner).is_none();
+        let starts = self.containers.state(slot.container) == Some(ContainerState::Starting);
+        if is_free && starts && self.reclaimed.iter().all(|(other, _)| *other != slot) {
+            turn.owners.take(owner);
+            self.reclaimed.push((slot, owner));
+        } else {
+            turn.owners.forget_if_out(owner, turn.effects);
+        }
+    }
+
     pub(in super::super) fn container_ready(&mut self, container: ContainerKey, slots: u32, turn: &mut Turn<'_>) {
         if self.containers.state(container) != Some(ContainerState::Starting) {
             return;
         }
         self.containers.make_ready(container, slots, turn.now);
+        for (slot, owner) in self.take_reclaimed(container) {
+            match self.containers.slot(slot) {
+                Some(_) => self.containers.set(slot, Slot::Leased { owner, kept: false }, turn.now),
+                None => turn.owners.step_out(owner, turn.effects),
+            }
+        }
         self.backoff.succeed(turn.now);
         self.start_failed = false;
         if slots == 0 {
@@ -99,8 +116,15 @@ impl Pool {
         }
     }
 
+    fn take_reclaimed(&mut self, container: ContainerKey) -> Vec<(SlotKey, OwnerId)> {
+        self.reclaimed.extract_if(.., |(slot, _)| slot.container == container).collect()
+    }
+
     /// Whoever held a slot of it has none now.
     fn take_away(&mut self, container: ContainerKey, turn: &mut Turn<'_>) {
+        for (_, owner) in self.take_reclaimed(container) {
+            turn.owners.step_out(owner, turn.effects);
+        }
         for (_, slot) in self.containers.slots_of(container) {
             if let Slot::Leased { owner, .. } = slot {
                 turn.owners.step_out(owner, turn.effects);

@@ -475,7 +475,9 @@ impl Contract {
                 assert!(std::mem::take(&mut self.attached));
                 match error {
                     Some(StreamError::TakenOver | StreamError::NotReading { .. }) => self.outbox.clear(),
-                    Some(StreamError::Malformed { .. } | StreamError::TooLarge { .. }) => panic!("{error:?}"),
+                    Some(StreamError::Malformed { .. } | StreamError::TooLarge { .. } | StreamError::HandedOver) => {
+                        panic!("{error:?}")
+                    }
                     None if self.life == Life::Open && !self.releasing && !self.draining => {
                         assert!(self.half_closed && self.pending() == 0, "a stream ends after its last answer");
                         assert!(self.kept().is_subset(&self.delivered), "a stream ends once everything was sent");

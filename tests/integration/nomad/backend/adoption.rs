@@ -20,7 +20,7 @@ fn kill(mut server: Server) -> TempDir {
 }
 
 #[tokio::test]
-async fn a_successor_adopts_what_runs_and_wipes_it() {
+async fn a_successor_without_the_journal_adopts_what_runs_and_wipes_it() {
     let nomad = nomad();
     let settings = [("SLOTS", "2"), ("MIN_CONTAINERS", "2"), ("MAX_CONTAINERS", "3")];
     let server = Server::on(&nomad, &settings);
@@ -35,6 +35,7 @@ async fn a_successor_adopts_what_runs_and_wipes_it() {
     };
     let before = ids(&nomad);
     let state = kill(server);
+    std::fs::remove_dir_all(state.path().join("journal")).expect("it is there");
 
     let server = Server::on_with(&nomad, state, &settings);
     let pool = server.pool_until("both are ready again", |pool| pool.available_slots == 4).await;

@@ -9,10 +9,13 @@ use rustix::{
 use tokio::{net::UnixListener, sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming};
-use tool_executor::pb::sandbox::{
-    Attached, CallEnded, Event, Events, LinkRequest, LinkResponse, SlotSnapshot, call_ended, event, link_request,
-    link_response, request,
-    sandbox_service_server::{SandboxService, SandboxServiceServer},
+use tool_executor::{
+    pb::sandbox::{
+        Attached, CallEnded, Event, Events, LinkRequest, LinkResponse, SlotSnapshot, call_ended, event, link_request,
+        link_response, request,
+        sandbox_service_server::{SandboxService, SandboxServiceServer},
+    },
+    sandbox::PROTOCOL_VERSION,
 };
 
 use crate::support::{dying, server::Server};
@@ -79,6 +82,7 @@ impl SandboxService for Impostor {
             requests_received: REQUESTS,
             events_acknowledged: attach.events_received,
             slots: vec![SlotSnapshot::default(); 4],
+            version: PROTOCOL_VERSION,
             ..Attached::default()
         };
         tokio::spawn(async move {

@@ -81,7 +81,7 @@ impl Contract {
                 self.ids.get_mut(&running.id).expect("it was accepted").runs -= 1;
             }
             let arrived = arrived.into_iter().map(|(_, number)| number).collect();
-            self.world.act(|state, at| state.on_reclaimed(place(), &arrived, at));
+            self.world.act(|state, at| state.on_reclaimed(place(), &arrived, true, at));
         } else {
             self.lose();
             self.holds = false;

@@ -1,0 +1,50 @@
+//! Trajectories that begin, and those that go on where an executor before this one has left them.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use tokio::sync::oneshot;
+use tracing::error;
+
+use super::{
+    request::Limits,
+    state::{Moment, State},
+    totals::Holdings,
+};
+use crate::{
+    id::TrajectoryKey,
+    journal::{Entry, Recovered},
+    scheduler::{Claim, Reclaimed},
+    tool::Evidence,
+};
+
+/// A trajectory that is about to have a task of its own: see [`Directory::new`](super::Directory::new).
+pub struct Start {
+    pub(super) key: TrajectoryKey,
+    pub(super) state: State,
+    pub(super) journal: Entry,
+    /// Whether the slot that it had is still its own; none if it had none.
+    pub(super) reclaim: Option<oneshot::Receiver<Result<Reclaimed, Arc<Evidence>>>>,
+}
+
+/// Makes trajectories of their records, and a claim of each slot that one of them had.
+pub fn restore(recovered: Vec<Recovered>, limits: &Arc<Limits>) -> (Vec<Start>, Vec<Claim>) {
+    let mut claims = Vec::new();
+    let at = Moment { now: Instant::now(), wall: SystemTime::now(), others: Holdings::default(), can_record: true };
+    let restored = recovered.into_iter().filter_map(|Recovered { key, entry, records }| {
+        let Some(state) = State::restore(limits.clone(), records, at) else {
+            error!(trajectory = %key, "the journal does not have the beginning of a trajectory: it is forgotten");
+            entry.end();
+            return None;
+        };
+        let reclaim = state.wanted_slot().map(|(location, generation)| {
+            let (reply, answer) = oneshot::channel();
+            claims.push(Claim { owner: key.clone(), location: (*location).clone(), generation, reply });
+            answer
+        });
+        Some(Start { key, state, journal: entry, reclaim })
+    });
+    (restored.collect(), claims)
+}

@@ -1,0 +1,290 @@
+//! An executor that is killed, and another that goes on with what it has left.
+
+use std::{collections::BTreeMap, task::Poll, time::Duration};
+
+use rustix::process::Signal;
+use tonic::Code;
+use tool_executor::pb::toolexecutor::{
+    Attribution, Call, CallResult, ExecuteRequest, Executed, Outcome, Reason, trajectory_response::Message,
+};
+
+use crate::support::{
+    client::{PATIENCE, Stream, bash, execute, open, tool, try_execute},
+    dying, process,
+    server::Server,
+};
+
+/// The trajectory again, after the results up to `last`.
+async fn resume(server: &Server, id: &str, last: u64) -> Stream {
+    let open = tool_executor::pb::toolexecutor::Open { last_sequence: last, require_existing: true, ..open(id) };
+    let stream = Stream::try_open(server, open).await.expect("it resumes");
+    assert!(stream.opened.resumed);
+    stream
+}
+
+/// Until so many calls run.
+async fn running(server: &Server, count: u32) {
+    let asked = std::time::Instant::now();
+    while server.status().await.running_calls != count {
+        assert!(asked.elapsed() < PATIENCE, "{count} calls should run");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_killed_executor_loses_nothing() {
+    let mut server = Server::start();
+    let mut stream = Stream::open(&server, "survivor").await;
+    let early = stream.bash("early", "echo early | tee log; echo kept > file").await;
+    assert!(early.success, "{early:?}");
+    let generation = early.generation;
+    stream.batch(vec![bash("runs", "sleep 1.5; echo runs | tee -a log")]).await;
+    let waiting: Vec<Call> = (0..5).map(|n| bash(&format!("waits{n}"), &format!("echo {n} | tee -a log"))).collect();
+    stream.batch(waiting).await;
+    running(&server, 1).await;
+    let agents = server.agents();
+
+    server.kill_and_start_again();
+    assert_eq!(server.agents(), agents, "they are taken over");
+    let mut stream = resume(&server, "survivor", early.sequence).await;
+    assert_eq!(stream.opened.generation, generation);
+    let results = stream.results(6).await;
+    let expected = ["runs", "0", "1", "2", "3", "4"];
+    for (index, (result, output)) in results.iter().zip(expected).enumerate() {
+        assert_eq!((result.outcome(), &*result.output), (Outcome::Succeeded, output), "{result:?}");
+        assert_eq!((result.sequence, result.generation), (early.sequence + 1 + index as u64, generation));
+    }
+    assert!(results[0].timings.as_ref().is_some_and(|timings| timings.execution.is_some()));
+    let log = stream.bash("log", "cat file log | tr '\\n' ' '").await;
+    assert_eq!(log.output, "kept early runs 0 1 2 3 4", "each ran once, in order, where its files are");
+}
+
+#[tokio::test]
+async fn what_ends_while_nobody_is_there_is_heard_of() {
+    let mut server = Server::start();
+    let mut stream = Stream::open(&server, "alone").await;
+    assert!(stream.bash("first", "true").await.success);
+    let calls = |script: &str| (0..3).map(|n| Call { concurrent: true, ..bash(&format!("c{n}"), script) }).collect();
+    let script = "echo x >> log; sleep 0.7; echo done";
+    stream.batch(calls(script)).await;
+    running(&server, 3).await;
+    server.signal(Signal::KILL);
+    server.wait();
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    server.start_again();
+    // A client that heard nothing sends them again.
+    let mut stream = resume(&server, "alone", 0).await;
+    stream.batch(calls(script)).await;
+    let mut results: BTreeMap<String, Vec<CallResult>> = BTreeMap::new();
+    for result in stream.results(4).await {
+        results.entry(result.call_id.clone()).or_default().push(result);
+    }
+    for n in 0..3 {
+        let results = &results[&format!("c{n}")];
+        assert!(results.iter().all(|result| result.success && result.output == "done"), "{results:?}");
+    }
+    assert_eq!(execute(&server, "alone", bash("log", "cat log")).await.output, "x\nx\nx", "each ran once");
+}
+
+#[tokio::test]
+async fn executor_and_agents_that_die_together_leave_doubt_and_no_repetition() {
+    let mut server = Server::start();
+    let mut stream = Stream::open(&server, "both").await;
+    let before = stream.bash("before", "echo before").await;
+    stream.batch(vec![bash("ran", "echo ran; sleep 600"), bash("waited", "echo waited")]).await;
+    running(&server, 1).await;
+    let tree: Vec<u32> = server.agents().into_iter().flat_map(process::tree).collect();
+    server.agents().into_iter().for_each(dying::kill);
+    server.signal(Signal::KILL);
+    server.start_again();
+
+    let mut stream = resume(&server, "both", before.sequence).await;
+    let results = stream.results(2).await;
+    let [ran, waited] = &results[..] else { unreachable!("there are two") };
+    assert_eq!((&*ran.call_id, ran.outcome(), ran.executed()), ("ran", Outcome::SandboxLost, Executed::Unknown));
+    assert_eq!((&*waited.call_id, waited.outcome(), waited.executed()), ("waited", Outcome::SandboxLost, Executed::No));
+    for result in &results {
+        assert_eq!(result.attribution(), Attribution::Infrastructure);
+        let evidence = result.fault.as_ref().and_then(|fault| fault.evidence.as_ref()).expect("it says why");
+        assert!(!evidence.cause.is_empty());
+    }
+    // Its id is never run again; and nothing else is run in a workspace that is silently empty.
+    let again = execute(&server, "both", bash("ran", "echo ran; sleep 600")).await;
+    assert_eq!(
+        (again.outcome(), again.executed(), again.sequence),
+        (Outcome::SandboxLost, Executed::Unknown, ran.sequence)
+    );
+    let refused = execute(&server, "both", bash("next", "echo next")).await;
+    assert_eq!((refused.reason(), refused.sequence), (Reason::WorkspaceGone, 0));
+    assert_eq!(execute(&server, "both", bash("before", "echo before")).await.output, "before", "the log is there");
+    assert!(tree.iter().all(|pid| !process::is_alive(*pid)), "nothing of the agents is left");
+}
+
+#[tokio::test]
+async fn a_ledger_outlives_executors_and_releases() {
+    let mut server = Server::start();
+    let first = execute(&server, "ledger", bash("a", "echo a")).await;
+    let failed = execute(&server, "ledger", bash("b", "echo b >&2; exit 3")).await;
+    let content = tool("w", "write_file", serde_json::json!({ "path": "f", "content": "x".repeat(100_000) }));
+    let wrote = execute(&server, "ledger", content.clone()).await;
+    assert!(wrote.success, "{wrote:?}");
+    let again = |result: &CallResult| CallResult { replayed: true, ..result.clone() };
+    let mut client = server.client().await;
+    let release =
+        tool_executor::pb::toolexecutor::ReleaseRequest { trajectory_id: "ledger".to_owned(), keep_workspace: false };
+    client.release(release).await.expect("it releases");
+    for _ in 0..2 {
+        server.kill_and_start_again();
+        assert_eq!(execute(&server, "ledger", bash("a", "echo a")).await, again(&first));
+        assert_eq!(execute(&server, "ledger", bash("b", "echo b >&2; exit 3")).await, again(&failed));
+        assert_eq!(execute(&server, "ledger", content.clone()).await, again(&wrote));
+        let reused = execute(&server, "ledger", bash("a", "echo something else")).await;
+        assert_eq!(reused.reason(), Reason::CallIdReused);
+    }
+    let request = ExecuteRequest {
+        trajectory_id: "ledger".to_owned(),
+        call: Some(bash("new", "ls")),
+        require_existing: true,
+        ..ExecuteRequest::default()
+    };
+    assert_eq!(try_execute(&server, request).await.expect_err("it was released").code(), Code::NotFound);
+    let next = execute(&server, "ledger", bash("new", "ls")).await;
+    assert_eq!((next.success, &*next.output, next.sequence), (true, "", wrote.sequence + 1));
+}
+
+/// One trajectory of many: sends its calls, and after each break of its stream those again that it has no answer to.
+struct Trainer {
+    id: String,
+    stream: Option<Stream>,
+    last: u64,
+    unanswered: BTreeMap<String, Call>,
+    answered: usize,
+}
+
+impl Trainer {
+    const CALLS: usize = 125;
+
+    fn new(number: usize) -> Self {
+        let call = |n: usize| {
+            let concurrent = n.is_multiple_of(5);
+            (format!("{n}"), Call { concurrent, ..bash(&format!("{n}"), &format!("echo {n} >> log; echo {n}")) })
+        };
+        let unanswered = (0..Self::CALLS).map(call).collect();
+        Self { id: format!("trainer{number}"), stream: None, last: 0, unanswered, answered: 0 }
+    }
+
+    /// Goes on until everything is answered, or the executor is gone.
+    async fn go_on(&mut self, server: &Server) -> Result<(), tonic::Status> {
+        let open =
+            tool_executor::pb::toolexecutor::Open { last_sequence: self.last, take_over: true, ..open(&self.id) };
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => {
+                let stream = Stream::try_open(server, open).await?;
+                stream.try_batch(self.unanswered.values().cloned().collect()).await;
+                stream
+            }
+        };
+        while !self.unanswered.is_empty() {
+            match stream.next().await? {
+                Some(Message::Result(result)) => self.answered(&result),
+                Some(_) => {}
+                None => panic!("{}: the stream ended", self.id),
+            }
+        }
+        self.stream = Some(stream);
+        Ok(())
+    }
+
+    fn answered(&mut self, result: &CallResult) {
+        assert_eq!(
+            (result.outcome(), &result.output),
+            (Outcome::Succeeded, &result.call_id),
+            "{}: {result:?}",
+            self.id
+        );
+        let was_open = self.unanswered.remove(&result.call_id).is_some();
+        assert!(was_open || result.replayed || result.sequence > 0, "{result:?}");
+        if !result.replayed {
+            assert_eq!(result.sequence, self.last + 1, "{}: none is left out, none comes twice", self.id);
+            self.last = result.sequence;
+        }
+        self.answered += usize::from(was_open);
+    }
+}
+
+/// Returns when each has come as far as it can.
+async fn all_go_on(trainers: &mut [Trainer], server: &Server) {
+    let mut all: Vec<_> = trainers.iter_mut().map(|trainer| Box::pin(trainer.go_on(server))).collect();
+    let mut ended = vec![false; all.len()];
+    std::future::poll_fn(|context| {
+        for (trainer, ended) in all.iter_mut().zip(&mut ended).filter(|(_, ended)| !**ended) {
+            // A stream that broke is the executor's end, which is what this is about.
+            *ended = trainer.as_mut().poll(context).is_ready();
+        }
+        if ended.iter().all(|ended| *ended) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whenever_it_is_killed_nothing_is_lost_and_nothing_runs_twice() {
+    let mut server = Server::with(&[("SLOTS", "8"), ("MAX_CONTAINERS", "1")]);
+    let mut trainers: Vec<Trainer> = (0..8).map(Trainer::new).collect();
+    let mut kills = 0;
+    while trainers.iter().any(|trainer| !trainer.unanswered.is_empty()) {
+        let wait = Duration::from_millis(fastrand::u64(20..400));
+        if tokio::time::timeout(wait, all_go_on(&mut trainers, &server)).await.is_err() && kills < 12 {
+            kills += 1;
+            server.kill_and_start_again();
+        }
+        trainers.iter_mut().for_each(|trainer| trainer.stream = None);
+    }
+    assert!(kills > 3, "it was killed {kills} times: the calls are too few");
+    for trainer in &trainers {
+        assert_eq!(trainer.answered, Trainer::CALLS);
+        let log = execute(&server, &trainer.id, bash("log", "sort -n log | tr '\\n' ' '")).await;
+        let expected: Vec<String> = (0..Trainer::CALLS).map(|n| n.to_string()).collect();
+        assert_eq!(log.output, expected.join(" "), "{}: each ran exactly once", trainer.id);
+    }
+}
+
+#[tokio::test]
+async fn a_hand_over_costs_a_reconnect_and_nothing_else() {
+    let mut server = Server::with(&[("ON_SHUTDOWN", "hand_over")]);
+    let mut stream = Stream::open(&server, "handed").await;
+    let first = stream.bash("first", "echo first > file").await;
+    let mut calls = vec![bash("runs", "sleep 1; cat file")];
+    calls.extend((0..3).map(|n| bash(&format!("waits{n}"), &format!("echo {n}"))));
+    stream.batch(calls).await;
+    running(&server, 1).await;
+    let unary = ExecuteRequest {
+        trajectory_id: "handed".to_owned(),
+        call: Some(Call { concurrent: true, ..bash("unary", "sleep 1; echo unary") }),
+        ..ExecuteRequest::default()
+    };
+    let mut client = server.client().await;
+    let waiting = tokio::spawn({
+        let unary = unary.clone();
+        async move { client.execute(unary).await }
+    });
+    running(&server, 2).await;
+    let agents = server.agents();
+
+    server.signal(Signal::TERM);
+    assert_eq!(stream.end().await.expect_err("it ends").code(), Code::Unavailable);
+    let cut = waiting.await.expect("it does not panic").expect_err("it is told to ask again");
+    assert_eq!(cut.code(), Code::Unavailable, "{cut}");
+    assert!(server.wait().success());
+    server.start_again();
+    assert_eq!(server.agents(), agents);
+    let mut stream = resume(&server, "handed", first.sequence).await;
+    let mut outputs: Vec<(String, String)> =
+        stream.results(5).await.into_iter().map(|result| (result.call_id, result.output)).collect();
+    outputs.sort();
+    let expected = [("runs", "first"), ("unary", "unary"), ("waits0", "0"), ("waits1", "1"), ("waits2", "2")];
+    assert_eq!(outputs, expected.map(|(id, output)| (id.to_owned(), output.to_owned())));
+    let again = try_execute(&server, unary).await.expect("it answers");
+    assert_eq!(again.output, "unary");
+    server.set("ON_SHUTDOWN", "end");
+}
