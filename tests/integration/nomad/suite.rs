@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::support::server::OVER_NOMAD;
 
 /// Tests of what is there on one machine alone.
-const LOCAL: [&str; 4] = [
+const LOCAL: [&str; 5] = [
     // Of agents that are left: over Nomad they are adopted.
     "serve::start::a_successor_ends_the_agents_that_were_left",
     // Of an agent's socket, which over Nomad is one of the network's and encrypted.
@@ -14,6 +14,8 @@ const LOCAL: [&str; 4] = [
     // Of a directory of this machine.
     "serve::endings::a_slot_that_cannot_be_emptied_is_never_used_again",
     "serve::faults::a_dead_agents_files_are_cleared_away",
+    // Of what the executor's machine can do: over Nomad each agent finds its own level.
+    "serve::isolation::",
 ];
 
 #[test]
