@@ -8,7 +8,7 @@ use super::{Done, containers, rooms};
 use crate::{
     backend::{Finding, Verdict},
     settings::{self, ServeFlags},
-    tool::chain,
+    tool::{Isolation, chain},
 };
 
 /// Prints what it finds; the exit status is 0 only if `serve` would work.
@@ -51,7 +51,11 @@ pub(super) fn run(flags: ServeFlags) -> Done {
             }
             (None, Ok(state)) => {
                 let probed = rooms::probe(&settings, state.path()).await;
-                say("isolation", probed.map(|level| level.to_string()).map_err(|error| error.to_string()));
+                let told = |level: Isolation| match level.improvement() {
+                    None => level.to_string(),
+                    Some(improvement) => format!("{level}: {improvement}"),
+                };
+                say("isolation", probed.map(told).map_err(|error| error.to_string()));
             }
             (None, Err(_)) => {}
         }

@@ -66,6 +66,9 @@ fn source(settings: &Settings, address: SocketAddr, program: &AgentProgram) -> P
 
 async fn local(settings: &Settings, state: &StateDir, link: &LinkOptions) -> Result<Containers, Box<dyn Error>> {
     let isolation = rooms::probe(settings, state.path()).await?;
+    if let Some(improvement) = isolation.improvement() {
+        info!(%isolation, "{improvement}");
+    }
     info!(%isolation, network = settings.sandbox.network, state = %state.path().display(), "slots can be made");
     let containers = state.path().join("containers");
     let config = rooms::local_config(settings, containers.clone());

@@ -27,7 +27,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 pub(super) async fn probe(settings: &Settings, state: &Path) -> Result<Isolation, Unavailable> {
     let mut worst = Isolation::L0;
     for pool in &settings.pools {
-        let probed = slot::probe(&probe_config(settings, pool, state)).await;
+        let probed = slot::probe(&probe_config(settings, pool, state), settings.sandbox.isolation_minimum).await;
         // What cannot be removed is in nobody's way: the next probe is given the same place.
         let _ = std::fs::remove_dir_all(state.join("probe"));
         worst = worst.max(probed?);
@@ -100,6 +100,7 @@ fn profile(settings: &Settings, pool: &PoolSettings) -> Profile {
     let sandbox = &settings.sandbox;
     Profile {
         slots: pool.slots,
+        isolation_minimum: sandbox.isolation_minimum,
         network: sandbox.network,
         orphan_timeout: settings.link.orphan_timeout,
         view: if pool.sees_image(settings.nomad.is_some()) { View::Image } else { View::Host },

@@ -127,6 +127,8 @@ pub(super) const KEYS: &[Key] = &[
     Key::unset("allow_network"),
     // Above the ids that distributions give to people and services.
     Key::new("uid_base", "70000"),
+    // Below it calls share the machine's network and file system, and one mechanism of the kernel keeps them apart.
+    Key::new("isolation_minimum", "L1b"),
     Key::new("sandbox.read_only", ""),
     // Memory: it comes from the machine's.
     Key::new("sandbox.tmp_size", "512MiB"),

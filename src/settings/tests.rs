@@ -1,7 +1,10 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use super::{keys::KEYS, *};
-use crate::backend::{AgentDelivery, Driver, Token};
+use crate::{
+    backend::{AgentDelivery, Driver, Token},
+    tool::Isolation,
+};
 
 fn sources() -> Sources {
     let machine = Machine {
@@ -59,6 +62,19 @@ fn nothing_need_be_set() {
     assert_eq!(settings.worker_threads, 4);
     assert_eq!(settings.tools.enabled, ["full"]);
     assert!(!settings.sandbox.network);
+    assert_eq!(settings.sandbox.isolation_minimum, Isolation::L1B);
+}
+
+#[test]
+fn the_least_isolation_is_a_level_by_its_name() {
+    let least = |text| settings(&environment(&[("ISOLATION_MINIMUM", text)])).sandbox.isolation_minimum;
+    assert_eq!((least("L0"), least("l1B"), least("L2-")), (Isolation::L0, Isolation::L1B, Isolation::L2Minus));
+    assert_eq!(settings(&file("isolation_minimum = \"L2\"")).sandbox.isolation_minimum, Isolation::L2);
+    let told = only_mistake(&environment(&[("ISOLATION_MINIMUM", "some")]));
+    assert_eq!(
+        told,
+        ("TOOL_EXECUTOR_ISOLATION_MINIMUM".into(), "must be L0, L1, L1b, L2 or L2-, and is \"some\"".into())
+    );
 }
 
 /// A key that nobody reads would be accepted and ignored.

@@ -82,7 +82,7 @@ pub fn judge(kind: &Kind, end: End, about: &Circumstances<'_>) -> Verdict {
         (End::AgentFailed(cause), _) => Verdict::internal(Executed::Unknown, &cause),
         (End::CancelledEarly, _) => Verdict::cancelled(about.cancelled, Executed::No),
     };
-    Verdict { metadata: with_isolation(verdict.metadata, about), ..verdict }
+    Verdict { metadata: with_isolation(verdict.metadata.with("sandboxed", true), about), ..verdict }
 }
 
 fn with_isolation(metadata: Metadata, about: &Circumstances<'_>) -> Metadata {

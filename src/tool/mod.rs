@@ -8,6 +8,7 @@
 mod action;
 mod arguments;
 mod command;
+mod isolation;
 pub mod job;
 mod judge;
 mod metadata;
@@ -22,6 +23,7 @@ mod verdict;
 pub use action::{ActionHash, Chooser, Kind};
 pub use arguments::Arguments;
 pub use command::{Command, CommandError, FieldError};
+pub use isolation::{Isolation, UnknownLevel};
 pub use judge::{CancelCause, Circumstances, judge};
 pub use metadata::Metadata;
 pub use registry::{ParsedTool, Registry, Rejection, Route, ToolInfo};

@@ -7,6 +7,7 @@ use crate::{
     backend::nomad::api::ClientConfig,
     id::PoolName,
     sandbox::{agent::Profile, client::Token, slot::View},
+    tool::Isolation,
 };
 
 pub(super) fn config() -> NomadConfig {
@@ -49,6 +50,7 @@ pub(super) fn pool(name: &str) -> NomadPool {
         },
         profile: Profile {
             slots: 1,
+            isolation_minimum: Isolation::L1B,
             network: false,
             orphan_timeout: Duration::from_secs(1),
             view: View::Image,

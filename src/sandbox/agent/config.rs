@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::sandbox::slot::View;
+use crate::{sandbox::slot::View, tool::Isolation};
 
 /// The settings of one agent.
 #[derive(Clone, Serialize, Deserialize)]
@@ -34,6 +34,8 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     pub slots: u32,
+    /// With less the agent does not start.
+    pub isolation_minimum: Isolation,
     /// Slots share the agent's network.
     pub network: bool,
     /// With no executor for so long, the agent ends itself.

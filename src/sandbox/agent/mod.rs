@@ -170,7 +170,8 @@ async fn make_slots(
     agent: &Agent,
     tasks: &mut JoinSet<()>,
 ) -> Result<(Isolation, Vec<SlotHandle>), AgentError> {
-    let isolation = probe(&slot_config(config, directory, "probe", config.profile.slots)).await?;
+    let probed = slot_config(config, directory, "probe", config.profile.slots);
+    let isolation = probe(&probed, config.profile.isolation_minimum).await?;
     if let Some(improvement) = isolation.improvement() {
         info!(%isolation, "{improvement}");
     }

@@ -1,10 +1,10 @@
 //! What a slot is to be like.
 
-use std::{fmt, path::PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::helper;
+use super::{Isolation, helper};
 
 /// Where the workspace is, as the slot sees it.
 pub(super) const WORKSPACE: &str = "/workspace";
@@ -35,7 +35,7 @@ pub struct SlotConfig {
     /// What the image has can be written to, a container's volumes aside; what is written goes with the workspace. The
     /// slot's user can read what the image's root can. Only with [`View::Image`].
     pub writable_root: bool,
-    /// Of /tmp and /dev/shm together.
+    /// Of /tmp and /dev/shm together. Nothing bounds the temporary directory of a slot without namespaces.
     pub tmp_bytes: u64,
     /// Of each process (RLIMIT_NOFILE).
     pub max_open_files: u64,
@@ -74,36 +74,4 @@ pub enum View {
     Host,
     /// It is a container's: everything that the image has.
     Image,
-}
-
-/// How well calls are isolated; the best comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Isolation {
-    /// All namespaces, a mapped user, no capabilities, a system call filter.
-    L0,
-    /// The same, but /proc is the container's, as it is masked: calls see that other processes exist, and their command
-    /// lines.
-    L1,
-}
-
-impl Isolation {
-    /// What would make it better.
-    pub fn improvement(self) -> Option<&'static str> {
-        match self {
-            Self::L0 => None,
-            Self::L1 => Some(
-                "/proc is masked: where the container is run with `--security-opt systempaths=unconfined` or \
-                 `--privileged`, the level is L0",
-            ),
-        }
-    }
-}
-
-impl fmt::Display for Isolation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::L0 => "L0",
-            Self::L1 => "L1",
-        })
-    }
 }

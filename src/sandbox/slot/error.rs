@@ -19,6 +19,9 @@ pub enum SlotError {
     /// The agent is the host's root and the configuration names no other user for the slot.
     #[error("refusing to run calls as the host's root: the slot needs a user id of its own")]
     HostRoot,
+    /// What is asked for takes mounts, and the slot is to be one without.
+    #[error("{0} needs mounts, and without namespaces there are none")]
+    NeedsMounts(&'static str),
     /// Its processes have ended, whoever killed them.
     #[error("the slot's {0} process has ended")]
     Gone(&'static str),
@@ -70,6 +73,8 @@ pub enum Step {
     LayerWorkspace = 32,
     WritableRoot = 33,
     MapOwners = 34,
+    OpenWay = 50,
+    ScopeSignals = 51,
 }
 
 impl fmt::Display for Step {
@@ -109,6 +114,8 @@ impl fmt::Display for Step {
             Self::LayerWorkspace => "mount the workspace over its source",
             Self::WritableRoot => "make what the slot sees writable",
             Self::MapOwners => "map the owners of what the slot sees",
+            Self::OpenWay => "let the slot's user through to its workspace",
+            Self::ScopeSignals => "enter a Landlock domain that confines signals",
             Self::RetireWorkspace => "move the workspace out of the way",
         })
     }

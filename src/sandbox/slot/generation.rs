@@ -4,6 +4,7 @@
 //! ```text
 //! workspace      what the slot sees as /workspace, unless that is layered
 //! changes        what is written to layers
+//! tmp            temporary files, where there can be no /tmp
 //! source-...     a copy of the workspace's source ┐ which generations share: it is below what
 //! image-...      directories of the image         ┘ they write, and never changes
 //! ```
@@ -12,7 +13,7 @@ use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     io,
-    os::unix::fs::{DirBuilderExt, chown},
+    os::unix::fs::{DirBuilderExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -26,6 +27,7 @@ use super::{
 
 pub(super) const WORKSPACE: &str = "workspace";
 pub(super) const CHANGES: &str = "changes";
+pub(super) const TMP: &str = "tmp";
 
 /// See the module.
 pub(super) struct Generation {
@@ -95,6 +97,44 @@ pub(super) async fn prepare(config: &SlotConfig, means: &Means) -> Result<Genera
         true => Root::Layer(image_layer(config).await?),
     };
     Ok(Generation { workspace, workspace_layer, root })
+}
+
+/// What a slot without namespaces begins with. Both paths are absolute, and have no link in them.
+pub(super) struct Plain {
+    pub(super) workspace: PathBuf,
+    pub(super) tmp: PathBuf,
+}
+
+/// Clears the slot's directory, and makes these in it. The slot's user must be able to come to them by their paths.
+pub(super) fn prepare_plain(config: &SlotConfig) -> Result<Plain, SlotError> {
+    let make = || {
+        clear(config, false)?;
+        let directory = fs::canonicalize(&config.directory)?;
+        make_directory(&directory.join(TMP), config.host_id)?;
+        Ok::<_, io::Error>(directory)
+    };
+    let directory = make().at_the(Step::PrepareDirectory, config.directory.display())?;
+    if config.host_id.is_some() {
+        open_way(&directory, &config.hidden)?;
+    }
+    Ok(Plain { workspace: directory.join(WORKSPACE), tmp: directory.join(TMP) })
+}
+
+/// Lets everybody pass through the directories on the way to the slot's, as far as they are this program's own: those
+/// that no slot may see. Nobody is let look into them. The others must be so already.
+fn open_way(directory: &Path, own: &[PathBuf]) -> Result<(), SlotError> {
+    let own: Vec<PathBuf> = own.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
+    let holder = directory.parent();
+    let is_own = |path: &Path| path == directory || Some(path) == holder || own.iter().any(|own| path.starts_with(own));
+    let open = |path: &Path| {
+        let mode = fs::metadata(path)?.permissions().mode();
+        match mode & 0o001 != 0 {
+            true => Ok(()),
+            false if is_own(path) => fs::set_permissions(path, fs::Permissions::from_mode((mode & 0o7777) | 0o011)),
+            false => Err(rustix::io::Errno::ACCESS.into()),
+        }
+    };
+    directory.ancestors().try_for_each(|path| open(path).at_the(Step::OpenWay, path.display()))
 }
 
 /// Makes directories that nobody but the slot's user (and root) can enter.

@@ -9,6 +9,10 @@ pub fn can_assign_ids(ids: Range<u32>) -> bool {
     rustix::process::geteuid().is_root() && covers("/proc/self/uid_map") && covers("/proc/self/gid_map")
 }
 
+pub(super) fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 /// Whether user 0 here is user 0 outside too: not so in a user namespace that an ordinary user has made.
 pub(super) fn root_is_the_hosts() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();

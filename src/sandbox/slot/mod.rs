@@ -13,6 +13,17 @@
 //! shares the agent's network. Its user 0 is an ordinary user of the host; its calls have no capabilities and cannot
 //! gain any, and run under a system call filter. When the agent dies, however it dies, all of its slots die.
 //!
+//! That is L0; see [`Isolation`] for what there is where the machine refuses some of it. Without namespaces (L2, L2-) the
+//! agent makes a *warden* in the keeper's place. Warden and runners are each the outermost of a Landlock domain that
+//! confines signals; a call is this program once more, which enters a domain of its own and becomes the call:
+//!
+//! ```text
+//! agent ─ warden       the slot's user; its end, or the agent's, ends the slot
+//!           ├ runner     a domain in the warden's: its kill(-1) reaches its own call and nobody else
+//!           │   └ sh ...   a domain in the runner's: sees some of the machine's files, and can signal itself alone
+//!           └ runner
+//! ```
+//!
 //! `main` must begin with [`stage`], before it sets anything up: helper processes stay small.
 
 use std::process::ExitCode;
@@ -24,7 +35,11 @@ mod generation;
 mod helper;
 mod ids;
 mod image;
+mod keeper;
+mod leftovers;
+mod maker;
 mod probe;
+mod remedies;
 mod runner;
 #[allow(clippy::module_inception)]
 mod slot;
@@ -34,12 +49,14 @@ mod trash;
 mod wire;
 mod workspace;
 
-pub use config::{Isolation, SlotConfig, View};
+pub use crate::tool::Isolation;
+pub use config::{SlotConfig, View};
 pub use error::{SlotError, Step};
 pub use ids::can_assign_ids;
+pub use keeper::DEATH;
 pub use probe::{Unavailable, probe};
 pub use runner::{Runner, RunnerEnd, Stdio};
-pub use slot::{DEATH, Slot};
+pub use slot::Slot;
 pub use trash::{empty_trash, trash_beside};
 pub use workspace::Workspace;
 

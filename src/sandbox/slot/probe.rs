@@ -1,10 +1,14 @@
-//! Finds out whether this machine can isolate calls, by making a slot and looking at it from inside; never by
-//! reading settings, which do not tell. Settings are read only afterwards, to say what to do about a failure.
+//! Finds out how well this machine can isolate calls, by making a slot and looking at it from inside; never by reading
+//! settings, which do not tell. Settings are read only afterwards, to say what to do about a failure.
 
 use std::{
     fmt, fs,
     io::{self, Read},
-    path::Path,
+    net::{Ipv4Addr, TcpListener},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener},
+    },
     time::Duration,
 };
 
@@ -13,22 +17,31 @@ use rustix::io::Errno;
 use super::{
     Isolation, Runner, RunnerEnd, Slot, SlotConfig, Stdio, Step, empty_trash,
     error::{At as _, SlotError},
-    helper, trash_beside,
+    helper::{self, inspect::Expected},
+    remedies::{gain, loss, remedies},
+    trash_beside,
 };
-use crate::tool::job::{Exit, Process, Program};
+use crate::tool::{
+    chain,
+    job::{Exit, Process, Program},
+};
 
 /// A slot is made in some milliseconds; a machine that needs longer than this cannot serve.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// This machine, as it is set up, cannot isolate calls.
+/// This machine, as it is set up, cannot isolate calls as well as is asked for.
 #[derive(Debug)]
 pub struct Unavailable {
-    problem: Problem,
+    minimum: Isolation,
+    /// Why not at each level that was tried, best first; never empty.
+    tried: Vec<(Isolation, Problem)>,
     remedies: Vec<String>,
+    /// Below the minimum, what works.
+    found: Option<Isolation>,
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Problem {
+pub(super) enum Problem {
     #[error(transparent)]
     Slot(#[from] SlotError),
     #[error("a command in the test slot did not end as it should: {0}")]
@@ -44,15 +57,23 @@ impl Unavailable {
     pub fn remedies(&self) -> &[String] {
         &self.remedies
     }
+
+    /// What could be had if the minimum were lower.
+    pub fn found(&self) -> Option<Isolation> {
+        self.found
+    }
 }
 
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "calls cannot be isolated on this machine: {}", self.problem)?;
-        let mut cause = std::error::Error::source(&self.problem);
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
+        match (self.tried.as_slice(), self.found) {
+            ([(_, problem)], None) => write!(f, "calls cannot be isolated on this machine: {}", chain(problem))?,
+            (tried, _) => {
+                write!(f, "calls cannot be isolated on this machine as isolation_minimum = {} asks for", self.minimum)?;
+                for (level, problem) in tried {
+                    write!(f, "\n  {level}: {}", chain(problem))?;
+                }
+            }
         }
         self.remedies.iter().try_for_each(|remedy| write!(f, "\n  - {remedy}"))
     }
@@ -64,17 +85,78 @@ impl std::error::Error for Unavailable {}
 /// directory included.
 ///
 /// # Errors
-/// What is missing, and what to do about it.
-pub async fn probe(config: &SlotConfig) -> Result<Isolation, Unavailable> {
-    let mut result = test_at(Isolation::L0, config).await;
-    if result.as_ref().is_err_and(is_for_proc) {
-        result = test_at(Isolation::L1, config).await;
-    }
+/// What is missing, and what to do about it; or that the best is below `minimum`.
+pub async fn probe(config: &SlotConfig, minimum: Isolation) -> Result<Isolation, Unavailable> {
+    let (tried, found) = descend(config).await;
     // Leftovers are no failure: the directory's owner clears it anyway.
     let _ = empty_trash(&config.directory);
     let _ = empty_trash(&trash_beside(&config.directory));
     let _ = fs::remove_dir(&config.directory);
-    result.map_err(|problem| Unavailable { remedies: remedies(&problem, config), problem })
+    match found {
+        Some(level) if level <= minimum => Ok(level),
+        _ => Err(unavailable(minimum, tried, found, config)),
+    }
+}
+
+fn unavailable(
+    minimum: Isolation,
+    tried: Vec<(Isolation, Problem)>,
+    found: Option<Isolation>,
+    config: &SlotConfig,
+) -> Unavailable {
+    let mut all: Vec<String> = Vec::new();
+    for (level, problem) in tried.iter().filter(|(level, _)| *level <= minimum || found.is_none()) {
+        for remedy in remedies(*level, problem, config) {
+            if !all.contains(&remedy) {
+                all.push(remedy);
+            }
+        }
+    }
+    if let Some(level) = found {
+        all.push(format!("or accept less, with isolation_minimum = \"{level}\": {}", loss(level)));
+    }
+    Unavailable { minimum, tried, remedies: all, found }
+}
+
+/// Tries one level after the other, until one holds or something fails that no lower level would do without.
+async fn descend(config: &SlotConfig) -> (Vec<(Isolation, Problem)>, Option<Isolation>) {
+    let mut tried = Vec::new();
+    let mut next = Some(Isolation::L0);
+    while let Some(level) = next {
+        match test_at(level, config).await {
+            Ok(()) => return (tried, Some(level)),
+            Err(problem) => {
+                next = below(level, &problem, config.host_id.is_some());
+                tried.push((level, problem));
+            }
+        }
+    }
+    (tried, None)
+}
+
+/// What to try after this. Only a refusal, or a slot that is not what it should be, makes it worth while: what fails for
+/// another reason would soon fail again, or stand for a mistake in the settings.
+fn below(level: Isolation, problem: &Problem, own_user: bool) -> Option<Isolation> {
+    if !is_refusal(problem) {
+        return None;
+    }
+    let last = if own_user { Isolation::L2 } else { Isolation::L2Minus };
+    match level {
+        Isolation::L0 if is_for_proc(problem) => Some(Isolation::L1),
+        Isolation::L0 | Isolation::L1 if own_user => Some(Isolation::L1B),
+        Isolation::L0 | Isolation::L1 | Isolation::L1B => Some(last),
+        Isolation::L2 | Isolation::L2Minus => None,
+    }
+}
+
+fn is_refusal(problem: &Problem) -> bool {
+    const REFUSALS: [Errno; 7] =
+        [Errno::PERM, Errno::ACCESS, Errno::NOSYS, Errno::INVAL, Errno::NOSPC, Errno::USERS, Errno::OPNOTSUPP];
+    match problem {
+        Problem::Slot(SlotError::Step { source, .. }) => REFUSALS.iter().any(|errno| is(source, *errno)),
+        Problem::NotIsolated(_) => true,
+        Problem::Slot(_) | Problem::Command(_) | Problem::TimedOut => false,
+    }
 }
 
 /// The kernel refuses a /proc of one's own to whoever has only a masked one.
@@ -85,11 +167,22 @@ fn is_for_proc(problem: &Problem) -> bool {
     is_denied(source)
 }
 
-async fn test_at(isolation: Isolation, config: &SlotConfig) -> Result<Isolation, Problem> {
-    // Copying the workspace's source says nothing about the machine, and may take long.
-    let config = SlotConfig { isolation, workspace_source: None, ..config.clone() };
+pub(super) fn is_denied(error: &io::Error) -> bool {
+    is(error, Errno::PERM) || is(error, Errno::ACCESS)
+}
+
+pub(super) fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
+}
+
+async fn test_at(isolation: Isolation, config: &SlotConfig) -> Result<(), Problem> {
+    let mut config = SlotConfig { isolation, ..config.clone() };
+    if isolation.has_namespaces() {
+        // Copying the workspace's source says nothing about the machine, and may take long.
+        config.workspace_source = None;
+    }
     match tokio::time::timeout(TIMEOUT, test(&config)).await {
-        Ok(result) => result.map(|()| isolation),
+        Ok(result) => result,
         Err(_) => Err(Problem::TimedOut),
     }
 }
@@ -101,9 +194,9 @@ async fn test(config: &SlotConfig) -> Result<(), Problem> {
     if end != Exit::Code(7) || output != "works\n" {
         return Err(Problem::Command(format!("/bin/sh: {end:?}, {output:?}")));
     }
-    let mut witness = vec![helper::THIS_PROGRAM.into(), helper::INSPECT.into()];
-    witness.extend(config.writable_root.then(|| helper::WRITABLE_ROOT.into()));
-    let witness = Program::Argv(witness);
+    let bait = Bait::lay(config).at(Step::PrepareDirectory)?;
+    let expected = serde_json::to_string(&bait.expected).map_err(io::Error::other).at(Step::StartCall)?;
+    let witness = Program::Argv(vec![helper::THIS_PROGRAM.into(), helper::INSPECT.into(), expected]);
     let (end, output) = run(&mut runner, witness).await?;
     if end != Exit::Code(0) {
         let faults: Vec<&str> = output.lines().collect();
@@ -111,6 +204,44 @@ async fn test(config: &SlotConfig) -> Result<(), Problem> {
     }
     slot.destroy().await?;
     Ok(())
+}
+
+/// What the witness should not get at, though nothing but the slot's isolation keeps it from that.
+struct Bait {
+    expected: Expected,
+    _port: Option<TcpListener>,
+    _socket: UnixListener,
+}
+
+impl Bait {
+    fn lay(config: &SlotConfig) -> io::Result<Self> {
+        let file = fs::canonicalize(&config.directory)?.join("of-the-agent");
+        fs::write(&file, "not for calls")?;
+        // A machine without loopback has nothing to reach on it.
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok();
+        let socket = format!("tool-executor-{}", uuid::Uuid::now_v7());
+        Ok(Self {
+            expected: Expected {
+                level: config.isolation,
+                network: config.network,
+                writable_root: config.writable_root,
+                user: config.host_id,
+                agent: rustix::process::getpid().as_raw_pid(),
+                file,
+                port: port.as_ref().and_then(|port| Some(port.local_addr().ok()?.port())),
+                socket: socket.clone(),
+            },
+            _port: port,
+            _socket: UnixListener::bind_addr(&SocketAddr::from_abstract_name(&socket)?)?,
+        })
+    }
+}
+
+impl Drop for Bait {
+    fn drop(&mut self) {
+        // It goes with the slot's directory otherwise.
+        let _ = fs::remove_file(&self.expected.file);
+    }
 }
 
 /// Runs a program of few words: they must fit the pipe.
@@ -129,106 +260,11 @@ async fn run(runner: &mut Runner, program: Program) -> Result<(Exit, String), Pr
     }
 }
 
-/// The advice that fits a failure, by the step that failed and the kernel's error.
-fn remedies(problem: &Problem, config: &SlotConfig) -> Vec<String> {
-    let (step, source) = match problem {
-        Problem::Slot(SlotError::Step { step, source, .. }) => (*step, source),
-        Problem::Slot(SlotError::Gone("runner")) => return vec![LIBRARIES.into()],
-        _ => return Vec::new(),
-    };
-    let denied = is_denied(source);
-    match step {
-        Step::Unshare | Step::MapUser | Step::BecomeUser => namespace_remedies(step, source, config),
-        Step::OpenSource
-        | Step::MountRoot
-        | Step::MountSource
-        | Step::MountDev
-        | Step::MountTmp
-        | Step::MountWorkspace
-        | Step::MountProc
-        | Step::PrivateProc
-        | Step::EnterRoot
-        | Step::NameHost
-        | Step::RaiseLoopback
-            if denied =>
-        {
-            // AppArmor lets an ordinary user's namespace be made, and then refuses what is done in it.
-            let container = [CONTAINER, APPARMOR_CONTAINER].map(String::from);
-            switched_off().into_iter().chain(in_container().then_some(container).into_iter().flatten()).collect()
-        }
-        Step::WritableRoot => vec![WRITABLE_ROOT.into()],
-        _ if is(source, Errno::NOSYS) => vec!["Linux 5.12 or later is needed".into()],
-        Step::StartKeeper | Step::StartRunner if denied => vec![EXECUTABLE.into()],
-        Step::PrepareDirectory => vec!["name a state directory that this user can write to".into()],
-        _ => Vec::new(),
+impl Isolation {
+    /// What would make it better.
+    pub fn improvement(self) -> Option<&'static str> {
+        gain(self)
     }
-}
-
-fn namespace_remedies(step: Step, error: &io::Error, config: &SlotConfig) -> Vec<String> {
-    let mut remedies = switched_off();
-    if is(error, Errno::NOSPC) && remedies.is_empty() {
-        remedies.push("too many user namespaces exist: raise user.max_user_namespaces".into());
-    }
-    if in_container() {
-        remedies.push(CONTAINER.into());
-    } else if config.host_id.is_none() && !rustix::process::geteuid().is_root() {
-        remedies.push("run it as root".into());
-    }
-    if step != Step::Unshare && config.host_id.is_some() {
-        remedies.push(IDS.into());
-    }
-    remedies
-}
-
-fn is_denied(error: &io::Error) -> bool {
-    is(error, Errno::PERM) || is(error, Errno::ACCESS)
-}
-
-fn is(error: &io::Error, errno: Errno) -> bool {
-    error.raw_os_error() == Some(errno.raw_os_error())
-}
-
-const CONTAINER: &str = "in a container, run it with `--privileged`, or with `--security-opt seccomp=unconfined` (with \
-                         `--security-opt systempaths=unconfined` too, calls do not even see other processes)";
-
-const APPARMOR_CONTAINER: &str = "where AppArmor confines the container, add `--security-opt apparmor=unconfined`";
-
-const WRITABLE_ROOT: &str = "a writable root needs overlayfs (Linux 5.11 or later), a container's image with nothing \
-                             mounted below its directories (/etc aside), and a state directory that is not in the \
-                             image but on a volume; else use a read-only root";
-
-const EXECUTABLE: &str = "every user must be allowed to execute this program's file (mode 755)";
-
-const LIBRARIES: &str = "this program's shared libraries must lie in a directory that slots see: /usr, /lib, /opt, \
-                         /nix or one that `sandbox.read_only` names; or use a static build";
-
-const IDS: &str = "the slots' user ids must exist where this runs (see /proc/self/uid_map): choose others, or run it \
-                   as an ordinary user";
-
-/// The settings that turn user namespaces off: where each is, the value that does so, and how to change it.
-const SWITCHES: [(&str, &str, &str); 3] = [
-    (
-        "/proc/sys/kernel/unprivileged_userns_clone",
-        "0",
-        "allow user namespaces: `sysctl -w kernel.unprivileged_userns_clone=1`",
-    ),
-    ("/proc/sys/user/max_user_namespaces", "0", "allow user namespaces: `sysctl -w user.max_user_namespaces=15000`"),
-    (
-        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-        "1",
-        "AppArmor restricts user namespaces: `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or install \
-         an AppArmor profile that grants `userns` to this program",
-    ),
-];
-
-fn switched_off() -> Vec<String> {
-    let off = |(path, off, _): &&(&str, &str, &str)| fs::read_to_string(path).is_ok_and(|value| value.trim() == *off);
-    SWITCHES.iter().filter(off).map(|(_, _, remedy)| (*remedy).to_owned()).collect()
-}
-
-fn in_container() -> bool {
-    ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| Path::new(mark).exists())
-        || fs::read_to_string("/proc/1/environ").is_ok_and(|environment| environment.contains("container="))
 }
 
 #[cfg(test)]
@@ -240,30 +276,34 @@ mod tests {
     }
 
     #[test]
-    fn advice_fits_the_step_and_the_error() {
-        let mut config = SlotConfig::new("/nowhere");
-        let advice = |step, errno, config: &SlotConfig| remedies(&failed(step, errno), config).join("\n");
-        assert!(advice(Step::MountRoot, Errno::NOSYS, &config).contains("5.12"));
-        assert!(advice(Step::StartKeeper, Errno::ACCESS, &config).contains("mode 755"));
-        assert_eq!(advice(Step::MountTmp, Errno::NOMEM, &config), "");
-        assert!(!advice(Step::Unshare, Errno::PERM, &config).contains("uid_map"));
-        config.host_id = Some(70_000);
-        assert!(advice(Step::MapUser, Errno::PERM, &config).contains("uid_map"));
-    }
-
-    #[test]
-    fn a_masked_proc_is_told_from_other_failures() {
-        assert!(is_for_proc(&failed(Step::MountProc, Errno::PERM)));
-        assert!(!is_for_proc(&failed(Step::MountProc, Errno::NOMEM)));
-        assert!(!is_for_proc(&failed(Step::MountRoot, Errno::PERM)));
-        assert!(!is_for_proc(&Problem::TimedOut));
+    fn the_ladder_is_descended_one_rung_at_a_time_and_by_refusals_alone() {
+        use Isolation::{L0, L1, L1B, L2, L2Minus};
+        let (proc, users) = (failed(Step::MountProc, Errno::PERM), failed(Step::Unshare, Errno::PERM));
+        assert_eq!(below(L0, &proc, true), Some(L1));
+        assert_eq!(below(L0, &users, true), Some(L1B));
+        assert_eq!(below(L1, &proc, true), Some(L1B));
+        assert_eq!(below(L1B, &users, true), Some(L2));
+        assert_eq!(below(L0, &users, false), Some(L2Minus));
+        assert_eq!(below(L1, &users, false), Some(L2Minus));
+        assert_eq!((below(L2, &users, true), below(L2Minus, &users, false)), (None, None));
+        assert_eq!(below(L0, &Problem::NotIsolated("so".into()), false), Some(L2Minus));
+        for other in [
+            failed(Step::OpenSource, Errno::NOENT),
+            failed(Step::MountProc, Errno::NOMEM),
+            Problem::TimedOut,
+            Problem::Command("no".into()),
+            SlotError::HostRoot.into(),
+            SlotError::Gone("runner").into(),
+        ] {
+            assert_eq!(below(L0, &other, true), None, "{other:?}");
+        }
     }
 
     #[test]
     fn the_message_has_the_step_its_cause_and_what_to_do() {
-        let problem = failed(Step::MountRoot, Errno::NOSYS);
-        let unavailable = Unavailable { remedies: remedies(&problem, &SlotConfig::new("/nowhere")), problem };
-        let text = unavailable.to_string();
+        let tried = vec![(Isolation::L0, failed(Step::MountRoot, Errno::NOSYS))];
+        let config = SlotConfig::new("/nowhere");
+        let text = unavailable(Isolation::L1B, tried, None, &config).to_string();
         let (first, rest) = text.split_once("\n  - ").unwrap();
         assert_eq!(
             first,
@@ -271,5 +311,20 @@ mod tests {
              error 38)"
         );
         assert_eq!(rest, "Linux 5.12 or later is needed");
+    }
+
+    #[test]
+    fn whoever_asks_for_too_much_is_told_what_there_is() {
+        let tried = vec![
+            (Isolation::L0, failed(Step::Unshare, Errno::PERM)),
+            (Isolation::L1B, failed(Step::Unshare, Errno::PERM)),
+        ];
+        let config = SlotConfig { host_id: Some(70_000), ..SlotConfig::new("/nowhere") };
+        let unavailable = unavailable(Isolation::L1B, tried, Some(Isolation::L2), &config);
+        let text = unavailable.to_string();
+        assert!(text.contains("isolation_minimum = L1b asks for\n  L0: could not make"), "{text}");
+        assert!(text.contains("\n  L1b: could not make"), "{text}");
+        assert!(text.contains("accept less, with isolation_minimum = \"L2\": "), "{text}");
+        assert_eq!(unavailable.found(), Some(Isolation::L2));
     }
 }

@@ -8,38 +8,28 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
-    process::Child,
     sync::OnceLock,
-    time::Duration,
 };
 
-use rustix::{
-    fs::Mode,
-    mount::OpenTreeFlags,
-    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions},
-};
-use tokio::{io::unix::AsyncFd, time::timeout};
+use rustix::fs::{Mode, OFlags};
 
 use super::{
     Isolation, Runner, SlotConfig, View, Workspace,
     error::{At as _, SlotError, Step},
     generation::{self, Generation, Means, Root},
-    helper,
-    ids::root_is_the_hosts,
-    socket::{Socket, watch},
-    sys, trash,
-    wire::{KeeperSpec, Nothing, RunnerSpec, SlotSpec},
+    ids::{own_uid, root_is_the_hosts},
+    keeper::Keeper,
+    maker::Maker,
+    socket::Socket,
+    trash,
+    wire::{KeeperSpec, Nothing, Proc, RunnerSpec, Shown, SlotSpec, WardenSpec},
 };
-
-/// How long a killed process may take to end. A thousand take hundredths of a second; one that the kernel holds, in a
-/// device or in a file system that does not answer, may take for ever.
-pub const DEATH: Duration = Duration::from_secs(5);
 
 /// An isolated workspace and process tree, with its keeper running. Dropping it ends its processes, but leaves the
 /// workspace where it is.
 #[derive(Debug)]
 pub struct Slot {
-    // Before `control`: the keeper is killed, not left to see its socket close.
+    // Before `control`: the keeper is ended, not left to see its socket close.
     keeper: Keeper,
     control: Socket,
     workspace: Workspace,
@@ -88,7 +78,7 @@ impl Slot {
     }
 
     /// Ends every process of the slot, then moves its workspace to the trash. After `Ok` no process and no mount of
-    /// it is left, and its user id may be used again. Takes no longer than [`DEATH`], and a rename.
+    /// it is left, and its user id may be used again. Takes no longer than a few times [`super::DEATH`], and a rename.
     pub async fn destroy(self) -> Result<(), SlotError> {
         let Self { keeper, control, workspace, directory, .. } = self;
         drop((control, workspace));
@@ -102,6 +92,9 @@ async fn make(config: SlotConfig) -> Result<Slot, SlotError> {
         return Err(SlotError::HostRoot);
     }
     prepare_process().at(Step::PrepareProcess)?;
+    if !config.isolation.has_namespaces() {
+        return make_without_namespaces(&config).await;
+    }
     if config.writable_root && config.view == View::Host {
         // Root's files would be the slot's user's, and secrets of the host are among them.
         return Err(io::Error::other("a host's cannot be")).at(Step::WritableRoot);
@@ -122,7 +115,9 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
     let spec = slot_spec(config, generation).at_the(Step::PrepareDirectory, config.directory.display())?;
     control.send(&spec, &[]).at(Step::Talk)?;
     control.ready("maker").await?;
-    maker.map_user(config.host_id).at(Step::MapUser)?;
+    if config.isolation != Isolation::L1B {
+        maker.map_user(config.host_id).at(Step::MapUser)?;
+    }
     let image = match generation.root {
         Root::Image => Some(maker.image_of_its_user().at(Step::MapOwners)?),
         Root::Nothing | Root::Layer(_) => None,
@@ -135,42 +130,82 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
     // With the maker's end the keeper becomes this process's child.
     maker.end().await.at(Step::StartKeeper)?;
     let keeper = Keeper::adopt(keeper).at(Step::StartKeeper)?;
-    let bound_proc = config.isolation == Isolation::L1;
-    control.send(&KeeperSpec { bound_proc }, &[]).at(Step::Talk)?;
+    let proc = match config.isolation {
+        Isolation::L0 => Proc::Own,
+        Isolation::L1 => Proc::Agents,
+        Isolation::L1B | Isolation::L2 | Isolation::L2Minus => Proc::OwnIfPossible,
+    } as i32;
+    control.send(&KeeperSpec { proc }, &[]).at(Step::Talk)?;
     control.ready("keeper").await?;
-    let runners = RunnerSpec {
-        max_open_files: config.max_open_files,
-        max_processes: config.max_processes.filter(|_| config.host_id.is_some()),
-        scope_sockets: config.network,
-        bound_proc,
-    };
+    let user = config.host_id.filter(|_| config.isolation == Isolation::L1B);
+    let runners = RunnerSpec { scope_sockets: config.network, proc, user, ..limits(config) };
     let workspace = Workspace::new(workspace, config.host_id, config.workspace_source.as_deref());
     Ok(Slot { keeper, control, workspace, directory: config.directory.clone(), runners })
 }
 
+async fn make_without_namespaces(config: &SlotConfig) -> Result<Slot, SlotError> {
+    let needs_mounts =
+        [("workspace_source", config.workspace_source.is_some()), ("a writable root", config.writable_root)];
+    if let Some((what, _)) = needs_mounts.iter().find(|(_, wanted)| *wanted) {
+        return Err(SlotError::NeedsMounts(what));
+    }
+    let generation::Plain { workspace, tmp } = generation::prepare_plain(config)?;
+    let directory = rustix::fs::open(&workspace, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .at_the(Step::PrepareDirectory, workspace.display())?;
+    let (control, theirs) = Socket::pair().at(Step::StartKeeper)?;
+    let ours = control.try_clone().at(Step::StartKeeper)?;
+    let keeper =
+        Keeper::start_warden(&config.program, &workspace, config.host_id, ours, theirs).at(Step::StartKeeper)?;
+    control.send(&WardenSpec { user: config.host_id }, &[]).at(Step::Talk)?;
+    control.ready("warden").await?;
+    let shown = Shown {
+        workspace: bytes(&workspace),
+        tmp: bytes(&tmp),
+        image: config.view == View::Image,
+        read_only: config.read_only.iter().map(|path| bytes(path)).collect(),
+        hidden: hidden(config, &config.directory),
+        network: config.network,
+    };
+    let runners = RunnerSpec { shown: Some(shown), ..limits(config) };
+    let workspace = Workspace::new(directory, config.host_id, Some(&workspace));
+    Ok(Slot { keeper, control, workspace, directory: config.directory.clone(), runners })
+}
+
+fn limits(config: &SlotConfig) -> RunnerSpec {
+    RunnerSpec {
+        max_open_files: config.max_open_files,
+        max_processes: config.max_processes.filter(|_| config.host_id.is_some()),
+        ..RunnerSpec::default()
+    }
+}
+
 fn slot_spec(config: &SlotConfig, generation: &Generation) -> io::Result<SlotSpec> {
-    let bytes = |path: &Path| path.as_os_str().as_bytes().to_owned();
     let directory = fs::canonicalize(&config.directory)?;
-    // What holds the other slots and their trash, unless that is the root.
-    let holder = directory.parent().filter(|holder| holder.parent().is_some()).unwrap_or(&directory);
     Ok(SlotSpec {
         network: config.network,
         read_only: config.read_only.iter().map(|path| bytes(path)).collect(),
         tmp_bytes: config.tmp_bytes,
         drop_groups: config.host_id.is_some(),
         image: config.view == View::Image,
-        hidden: config.hidden.iter().map(|path| bytes(path)).chain([bytes(holder)]).collect(),
+        hidden: hidden(config, &directory),
         workspace_place: config.workspace_source.as_deref().map(bytes),
         workspace_layer: generation.workspace_layer.clone(),
         image_layer: match &generation.root {
             Root::Layer(name) => Some(name.clone()),
             Root::Nothing | Root::Image => None,
         },
+        owner: config.host_id.filter(|_| config.isolation == Isolation::L1B),
     })
 }
 
-fn own_uid() -> u32 {
-    rustix::process::geteuid().as_raw()
+/// Besides what is configured: what holds the other slots and their trash, unless that is the root.
+fn hidden(config: &SlotConfig, directory: &Path) -> Vec<Vec<u8>> {
+    let holder = directory.parent().filter(|holder| holder.parent().is_some()).unwrap_or(directory);
+    config.hidden.iter().map(|path| bytes(path)).chain([bytes(holder)]).collect()
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    path.as_os_str().as_bytes().to_owned()
 }
 
 /// Once per process: keepers, whose parents end, are to become its children; and what it writes into workspaces is to
@@ -183,116 +218,4 @@ fn prepare_process() -> io::Result<()> {
         let _ = DONE.set(());
     }
     Ok(())
-}
-
-/// Killed and reaped when dropped, if it has not ended.
-struct Maker {
-    process: Child,
-    pidfd: AsyncFd<OwnedFd>,
-}
-
-impl Maker {
-    fn start(program: &Path, workspace: &Path, socket: OwnedFd) -> io::Result<Self> {
-        let mut process = helper::command(program, "maker", socket).current_dir(workspace).spawn()?;
-        let pidfd = rustix::process::pidfd_open(Pid::from_child(&process), PidfdFlags::empty());
-        match pidfd.map_err(io::Error::from).and_then(watch) {
-            Ok(pidfd) => Ok(Self { process, pidfd }),
-            Err(error) => {
-                let _ = process.kill();
-                let _ = process.wait();
-                Err(error)
-            }
-        }
-    }
-
-    /// 0 inside is `host_id`, or else this process's own user; the maker waits for this in its new namespace.
-    fn map_user(&self, host_id: Option<u32>) -> io::Result<()> {
-        let of_maker = |file: &str| format!("/proc/{}/{file}", self.process.id());
-        let (uid, gid) = match host_id {
-            Some(id) => (id, id),
-            None => (own_uid(), rustix::process::getegid().as_raw()),
-        };
-        fs::write(of_maker("setgroups"), "deny")?;
-        fs::write(of_maker("uid_map"), format!("0 {uid} 1"))?;
-        fs::write(of_maker("gid_map"), format!("0 {gid} 1"))
-    }
-
-    /// This process's root file system, with its user and group 0 as the maker's. The kernel lets root do this, unless
-    /// something keeps it from changing mounts, and many file systems, but not one that is an overlay itself.
-    fn image_of_its_user(&self) -> io::Result<OwnedFd> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let image = rustix::mount::open_tree(rustix::fs::CWD, "/", flags)?;
-        let user_namespace = fs::File::open(format!("/proc/{}/ns/user", self.process.id()))?;
-        sys::map_owners(image.as_fd(), user_namespace.as_fd())?;
-        Ok(image)
-    }
-
-    async fn end(&mut self) -> io::Result<()> {
-        let _ = self.pidfd.readable().await?;
-        self.process.wait().map(drop)
-    }
-}
-
-impl Drop for Maker {
-    fn drop(&mut self) {
-        // Both do nothing to a process that has been reaped; else the wait is for a process that is being killed.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// Process 1 of the slot. Killed and reaped when dropped.
-#[derive(Debug)]
-struct Keeper {
-    pidfd: AsyncFd<OwnedFd>,
-    reaped: bool,
-}
-
-impl Keeper {
-    fn adopt(pidfd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { pidfd: watch(pidfd)?, reaped: false })
-    }
-
-    async fn died(&self) {
-        // It stays readable: nothing ever clears it. An error means that the runtime is gone.
-        let _ = self.pidfd.readable().await;
-    }
-
-    async fn end(mut self) -> Result<(), SlotError> {
-        self.kill();
-        if timeout(DEATH, self.died()).await.is_err() {
-            // It is left to whoever reaps this process's children after it: a wait would hold up all other slots.
-            self.reaped = true;
-            return Err(SlotError::Undying("slot"));
-        }
-        self.reap().at(Step::EndProcesses)
-    }
-
-    fn kill(&self) {
-        // Fails only if it has ended.
-        let _ = rustix::process::pidfd_send_signal(self.pidfd(), Signal::KILL);
-    }
-
-    /// Blocks until it has ended, which it does only after the last process of its pid namespace.
-    fn reap(&mut self) -> io::Result<()> {
-        self.reaped = true;
-        match rustix::process::waitid(WaitId::PidFd(self.pidfd()), WaitIdOptions::EXITED) {
-            // Somebody who waits for all children has been faster.
-            Ok(_) | Err(rustix::io::Errno::CHILD) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.get_ref().as_fd()
-    }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        if !self.reaped {
-            self.kill();
-            let _ = self.reap();
-        }
-    }
 }

@@ -29,6 +29,11 @@ impl Socket {
         Ok((Self(watch(ours)?), theirs))
     }
 
+    /// Another descriptor of it.
+    pub(super) fn try_clone(&self) -> io::Result<OwnedFd> {
+        self.0.get_ref().try_clone()
+    }
+
     /// Sends now or not at all.
     pub(super) fn send(&self, message: &impl Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         helper::send(&self.0, &wire::encode(message), descriptors)

@@ -1,8 +1,13 @@
-//! The four system calls that rustix does not offer as safe functions, and the only unsafe code of the program. All
+//! The few system calls that rustix does not offer as safe functions, and the only unsafe code of the program. All
 //! are made by the single-threaded helper processes of a slot, but for the mapping of owners, which is the agent's.
 #![allow(unsafe_code)]
 
-use std::{io, mem::MaybeUninit, os::fd::AsRawFd, os::fd::BorrowedFd, time::Duration};
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    time::Duration,
+};
 
 use rustix::{mount::MountAttrFlags, thread::UnshareFlags};
 
@@ -52,6 +57,25 @@ fn set_mount_attributes(mount: BorrowedFd<'_>, attributes: &libc::mount_attr, re
 pub(super) fn close_inherited_on_exec() -> io::Result<()> {
     // SAFETY: no descriptor is closed here; they are only marked close-on-exec.
     succeeded(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+}
+
+/// A descriptor that the parent left open for this process, to which it told the number.
+pub(super) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the number is only asked about.
+    succeeded(unsafe { libc::fcntl(number, libc::F_GETFD) }.into())?;
+    // SAFETY: it is open, as was just seen; and what comes after stdio in a process that has just begun is nobody's.
+    if number > libc::STDERR_FILENO {
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
+    }
+}
+
+/// Confines this thread, and all that it starts, to a domain that was made for it.
+pub(super) fn enter_landlock_domain(domain: impl AsFd) -> io::Result<()> {
+    let no_flags: libc::c_uint = 0;
+    // SAFETY: the call takes two numbers, of which the first is an open descriptor.
+    succeeded(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, domain.as_fd().as_raw_fd(), no_flags) })
 }
 
 /// A child that has ended.

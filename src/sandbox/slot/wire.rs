@@ -1,8 +1,8 @@
 //! What agent and helper processes say to each other. One message is one SEQPACKET datagram; descriptors go with it.
 //!
 //! The agent speaks first on every socket: to the maker a [`SlotSpec`] and then "you are mapped", which carries the image
-//! if that is to be writable as it is, to the keeper a [`KeeperSpec`] and then a
-//! [`Nothing`] with each new runner's socket, to a runner its [`RunnerSpec`] and then [`Request`]s. Helpers answer with
+//! if that is to be writable as it is, to the keeper a [`KeeperSpec`] (a warden: a
+//! [`WardenSpec`]) and then a [`Nothing`] with each new runner's socket, to a runner its [`RunnerSpec`] and then [`Request`]s. Helpers answer with
 //! [`Reply`]s.
 
 use std::io;
@@ -70,14 +70,36 @@ pub(super) struct SlotSpec {
     /// The name of the one, also there, that is layered over the image to make that writable.
     #[prost(string, optional, tag = "9")]
     pub(super) image_layer: Option<String>,
+    /// There is no user namespace: what is made for the slot's user is given to this one.
+    #[prost(uint32, optional, tag = "20")]
+    pub(super) owner: Option<u32>,
 }
 
 /// To the keeper, once it is alone.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct KeeperSpec {
-    /// The slot's /proc is the one that the agent has.
-    #[prost(bool, tag = "1")]
-    pub(super) bound_proc: bool,
+    #[prost(enumeration = "Proc", tag = "1")]
+    pub(super) proc: i32,
+}
+
+/// What the slot has as its /proc, and each runner as its.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub(super) enum Proc {
+    /// That of its pid namespace.
+    Own = 0,
+    /// The one that the agent has.
+    Agents = 1,
+    /// Its own, unless the kernel refuses that. What it answers does not change while an agent runs.
+    OwnIfPossible = 2,
+}
+
+/// To the warden, as the first word.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct WardenSpec {
+    /// Become this user.
+    #[prost(uint32, optional, tag = "1")]
+    pub(super) user: Option<u32>,
 }
 
 /// What a runner's calls are held to.
@@ -90,9 +112,35 @@ pub(super) struct RunnerSpec {
     /// The network is the agent's: keep calls from its abstract sockets, where the kernel can.
     #[prost(bool, tag = "3")]
     pub(super) scope_sockets: bool,
-    /// The slot's /proc stays; it is not this runner's own.
-    #[prost(bool, tag = "4")]
-    pub(super) bound_proc: bool,
+    #[prost(enumeration = "Proc", tag = "4")]
+    pub(super) proc: i32,
+    /// There is no user namespace: become this user.
+    #[prost(uint32, optional, tag = "20")]
+    pub(super) user: Option<u32>,
+    /// There are no namespaces at all.
+    #[prost(message, optional, tag = "21")]
+    pub(super) shown: Option<Shown>,
+}
+
+/// What calls without namespaces see and may use of the machine. All paths are absolute, and the machine's.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Shown {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) workspace: Vec<u8>,
+    /// For temporary files.
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) tmp: Vec<u8>,
+    /// All that the image has.
+    #[prost(bool, tag = "3")]
+    pub(super) image: bool,
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub(super) read_only: Vec<Vec<u8>>,
+    /// Never shown, workspace and `tmp` aside.
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    pub(super) hidden: Vec<Vec<u8>>,
+    /// Share the agent's network; else there is none.
+    #[prost(bool, tag = "6")]
+    pub(super) network: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -101,7 +101,7 @@ fn a_command_gets_its_bytes_and_no_text() {
 fn files() {
     let verdict = judge(&read_of("./a//b.txt"), End::Read("via\r\n".into()), &ABOUT);
     assert_eq!((verdict.outcome, verdict.output.as_str()), (Outcome::Succeeded, "via\r\n"));
-    assert_eq!(json(&verdict), r#"{"path":"/workspace/a/b.txt","size":5,"isolation":"L0"}"#);
+    assert_eq!(json(&verdict), r#"{"path":"/workspace/a/b.txt","size":5,"sandboxed":true,"isolation":"L0"}"#);
 
     let verdict = judge(&write_of("/workspace/w.txt"), End::Wrote(5), &ABOUT);
     assert_eq!(verdict.output, "Successfully wrote 5 bytes to /workspace/w.txt");

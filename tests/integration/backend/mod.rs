@@ -17,6 +17,7 @@ use tool_executor::{
     backend::{Backend, ContainerEvent, LocalBackend, LocalConfig, clear_leftovers},
     id::{ContainerId, PoolName},
     sandbox::{agent::Profile, client::LinkOptions, slot::View},
+    tool::Isolation,
 };
 
 use crate::support::client::PATIENCE;
@@ -24,6 +25,7 @@ use crate::support::client::PATIENCE;
 fn backend(directory: PathBuf, program: &str) -> LocalBackend {
     let profile = Profile {
         slots: 1,
+        isolation_minimum: Isolation::L1B,
         network: false,
         orphan_timeout: Duration::from_secs(60),
         view: View::Host,

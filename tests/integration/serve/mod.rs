@@ -8,6 +8,7 @@ mod drain;
 mod endings;
 mod faults;
 mod http;
+mod isolation;
 mod leases;
 mod load;
 mod once;

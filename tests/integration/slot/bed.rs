@@ -14,7 +14,7 @@ use std::{
 
 use tempfile::TempDir;
 use tool_executor::{
-    sandbox::slot::{Runner, RunnerEnd, Slot, SlotConfig, Stdio, can_assign_ids, empty_trash, trash_beside},
+    sandbox::slot::{Isolation, Runner, RunnerEnd, Slot, SlotConfig, Stdio, can_assign_ids, empty_trash, trash_beside},
     tool::job::{Exit, Process, Program, Usage},
 };
 
@@ -23,6 +23,21 @@ pub(crate) const PROGRAM: &str = "TOOL_EXECUTOR_TEST_PROGRAM";
 
 pub(crate) fn program() -> PathBuf {
     std::env::var_os(PROGRAM).map_or_else(|| env!("CARGO_BIN_EXE_tool-executor").into(), PathBuf::from)
+}
+
+/// The level that is tested, where that is not the best; whoever sets it has made the conditions for it.
+pub(crate) const LEVEL: &str = "TOOL_EXECUTOR_TEST_LEVEL";
+
+pub(crate) fn level() -> Isolation {
+    std::env::var(LEVEL).map_or(Isolation::L0, |level| level.parse().unwrap())
+}
+
+/// Set where the kernel refuses a /proc of one's own.
+pub(crate) const MASKED: &str = "TOOL_EXECUTOR_TEST_MASKED";
+
+/// Calls see the processes of their runner's pid namespace alone.
+pub(crate) fn own_proc() -> bool {
+    matches!(level(), Isolation::L0 | Isolation::L1B) && std::env::var_os(MASKED).is_none()
 }
 
 /// Whether slots get users of their own here.
@@ -37,7 +52,21 @@ pub(crate) fn config(directory: PathBuf) -> SlotConfig {
     // No two slots of a machine may share an id, whatever else is being tested on it: a block for each process.
     static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| (FIRST_ID + fastrand::u32(..30_000) * 100).into());
     let id = || NEXT.fetch_add(1, Ordering::Relaxed);
-    SlotConfig { host_id: own_ids().then(id), program: program(), ..SlotConfig::new(directory) }
+    SlotConfig {
+        host_id: own_ids().then(id),
+        isolation: level(),
+        // It may have to be opened for the slot's user.
+        hidden: if level().has_namespaces() { Vec::new() } else { vec![home_of(&directory)] },
+        program: program(),
+        ..SlotConfig::new(directory)
+    }
+}
+
+/// The test's own directory, as if it were the executor's.
+fn home_of(directory: &Path) -> PathBuf {
+    let temporary = std::env::temp_dir();
+    let home = directory.strip_prefix(&temporary).unwrap().components().next().unwrap();
+    temporary.join(home)
 }
 
 pub(crate) struct Bed {
@@ -59,6 +88,31 @@ impl Bed {
         let slot = Slot::create(&config).await.unwrap();
         let runner = slot.runner().await.unwrap();
         Self { slot, runner, config, _home: home }
+    }
+
+    /// The workspace, as calls see it.
+    pub(crate) fn home(&self) -> String {
+        if level().has_namespaces() {
+            return "/workspace".to_owned();
+        }
+        self.config.directory.canonicalize().unwrap().join("workspace").to_str().unwrap().to_owned()
+    }
+
+    /// The slot's user, as calls see it.
+    pub(crate) fn user(&self) -> u32 {
+        match level() {
+            Isolation::L0 | Isolation::L1 => 0,
+            Isolation::L1B | Isolation::L2 | Isolation::L2Minus => {
+                self.config.host_id.unwrap_or(rustix::process::geteuid().as_raw())
+            }
+        }
+    }
+
+    /// Proves that nothing runs in the slot but what must.
+    pub(crate) async fn is_quiet(&mut self) {
+        if own_proc() {
+            assert_eq!(self.out(PROCESSES).await, "2");
+        }
     }
 
     pub(crate) async fn sh(&mut self, script: &str) -> Done {
@@ -172,6 +226,28 @@ pub(crate) async fn start_and_wait_for_output(runner: &mut Runner, script: &str)
     })
     .await
     .unwrap()
+}
+
+/// A number of seconds which nobody else sleeps for.
+pub(crate) fn long() -> u32 {
+    fastrand::u32(100_000_000..1_000_000_000)
+}
+
+/// How many processes have this in their arguments.
+pub(crate) fn running(mark: u32) -> usize {
+    let (mark, mut count) = (mark.to_string(), 0);
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        count += usize::from(String::from_utf8_lossy(&arguments).split('\0').any(|argument| argument == mark));
+    }
+    count
+}
+
+/// Waits until so many have.
+pub(crate) async fn until_running(mark: u32, count: usize) {
+    while running(mark) != count {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 /// How many processes a call sees: where nothing else runs, its runner and its shell.

@@ -7,7 +7,7 @@ use tool_executor::{
     tool::job::{Exit, Process, Program, StartFailure},
 };
 
-use super::bed::{Bed, PROCESSES, argv, pipes, run, sh, shell, start_and_wait_for_output};
+use super::bed::{Bed, argv, level, long, pipes, run, running, sh, shell, start_and_wait_for_output};
 
 fn refusal(end: &RunnerEnd) -> (StartFailure, &str) {
     match end {
@@ -31,7 +31,11 @@ async fn output_exit_status_and_signal_are_reported() {
 async fn the_environment_is_clean_and_the_calls_own() {
     let mut bed = Bed::new().await;
     let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    let clean = format!("HOME=/workspace\nLANG=C.UTF-8\nPATH={path}\nTAR_OPTIONS=--no-same-owner\n");
+    let home = bed.home();
+    let mut clean = format!("HOME={home}\nLANG=C.UTF-8\nPATH={path}\nTAR_OPTIONS=--no-same-owner\n");
+    if !level().has_namespaces() {
+        clean += &format!("TMPDIR={}\n", home.replace("/slots/0/workspace", "/slots/0/tmp"));
+    }
     let process = argv(["env"]);
     let mut lines: Vec<_> = run(&mut bed.runner, &process).await.stdout.lines().map(str::to_owned).collect();
     lines.sort();
@@ -40,7 +44,16 @@ async fn the_environment_is_clean_and_the_calls_own() {
     let environment = vec![("HOME".into(), "/tmp".into()), ("A".into(), "1 = 2\n".into())];
     let done = run(&mut bed.runner, &Process { environment, ..shell("echo \"$HOME:$A:$LANG\"") }).await;
     assert_eq!(done.stdout, "/tmp:1 = 2\n:C.UTF-8\n");
-    assert_eq!(bed.out("umask; pwd; id -u; hostname").await, "0022\n/workspace\n0\nslot");
+    let user = bed.user();
+    assert_eq!(bed.out("umask; pwd; id -u; cd /; cd; pwd").await, format!("0022\n{home}\n{user}\n{home}"));
+    if level().has_namespaces() {
+        assert_eq!(bed.out("hostname").await, "slot");
+    }
+    // What is for the call alone must not reach what makes it one.
+    let preload = vec![("LD_PRELOAD".into(), format!("{home}/none.so"))];
+    let done = run(&mut bed.runner, &Process { environment: preload, ..shell("echo $LD_PRELOAD") }).await;
+    assert_eq!(done.stdout, format!("{home}/none.so\n"));
+    assert_eq!(done.stderr.matches("cannot be preloaded").count(), 1, "{done:?}");
     for name in ["", "A=B", "N\0L"] {
         let environment = vec![(name.into(), "x".into())];
         let done = run(&mut bed.runner, &Process { environment, ..shell("true") }).await;
@@ -66,11 +79,23 @@ async fn nothing_is_inherited_from_the_agent() {
 async fn a_working_directory_is_entered_or_refused() {
     let mut bed = Bed::new().await;
     bed.out("mkdir -p a/b; echo > file; mkdir -m 000 closed; ln -s /usr/bin link").await;
+    let home = bed.home();
     let mut pwd = async |directory: &str| {
         run(&mut bed.runner, &Process { working_directory: directory.into(), ..shell("pwd -P") }).await
     };
-    for (directory, is) in [("a/b", "/workspace/a/b"), ("/tmp", "/tmp"), ("link", "/usr/bin"), ("../etc", "/etc")] {
-        assert_eq!(pwd(directory).await.succeeded(), is);
+    let below = format!("{home}/a/b");
+    for (directory, is) in [
+        ("a/b", &*below),
+        ("/workspace/a/b", &below),
+        ("/workspace", &home),
+        (&below, &below),
+        ("/tmp", "/tmp"),
+        ("link", "/usr/bin"),
+    ] {
+        assert_eq!(pwd(directory).await.succeeded(), is, "{directory}");
+    }
+    if level().has_namespaces() {
+        assert_eq!(pwd("../etc").await.succeeded(), "/etc");
     }
     for (directory, kind) in [
         ("none", StartFailure::NotFound),
@@ -88,15 +113,17 @@ async fn a_working_directory_is_entered_or_refused() {
 async fn a_program_is_found_as_execvp_finds_it() {
     let mut bed = Bed::new().await;
     bed.out("mkdir bin; printf '#!/bin/sh\\necho \"$0:$1\"\\n' > bin/mine; chmod +x bin/mine; echo > bin/plain").await;
+    let home = bed.home();
     let mut argv_with_path = async |name: &str, path: Option<&str>| {
         let environment = path.map(|path| ("PATH".into(), path.into())).into_iter().collect();
         run(&mut bed.runner, &Process { environment, ..argv([name, "x y"]) }).await
     };
     assert_eq!(argv_with_path("bin/mine", None).await.succeeded(), "bin/mine:x y");
-    assert_eq!(argv_with_path("mine", Some("/nowhere:/workspace/bin")).await.succeeded(), "/workspace/bin/mine:x y");
+    let bin = format!("{home}/bin");
+    assert_eq!(argv_with_path("mine", Some(&format!("/nowhere:{bin}"))).await.succeeded(), format!("{bin}/mine:x y"));
     let missing = argv_with_path("mine", None).await;
     assert_eq!(refusal(&missing.end), (StartFailure::NotFound, "mine: not found"));
-    let plain = argv_with_path("plain", Some("/workspace/bin")).await;
+    let plain = argv_with_path("plain", Some(&bin)).await;
     assert_eq!(refusal(&plain.end), (StartFailure::Refused, "plain: Permission denied"));
     let missing = argv_with_path("/none/such", None).await;
     assert_eq!(refusal(&missing.end), (StartFailure::NotFound, "/none/such: No such file or directory"));
@@ -168,11 +195,15 @@ async fn a_cancel_kills_the_whole_call_and_keeps_its_output() {
 #[tokio::test]
 async fn what_a_call_leaves_behind_dies_with_it() {
     let mut bed = Bed::new().await;
-    let script = "sleep 1000 & setsid sleep 1000 & (setsid sh -c 'sleep 1000 & sleep 1000' &) \n\
-                  nohup sleep 1000 >/dev/null 2>&1 & echo done";
-    let done = bed.sh(script).await;
+    let mark = long();
+    let script = format!(
+        "sleep {mark} & setsid sleep {mark} & (setsid sh -c 'sleep {mark} & sleep {mark}' &) \n\
+         nohup sleep {mark} >/dev/null 2>&1 & echo done"
+    );
+    let done = bed.sh(&script).await;
     assert_eq!((done.exit(), &*done.stdout), (Exit::Code(0), "done\n"));
-    assert_eq!(bed.out(PROCESSES).await, "2");
+    assert_eq!(running(mark), 0);
+    bed.is_quiet().await;
     bed.end().await;
 }
 
@@ -198,10 +229,11 @@ async fn runners_of_a_slot_run_at_once_and_leave_each_other_alone() {
     let output = start_and_wait_for_output(&mut other, "echo x; cat; exec sleep 1000").await;
     // What would reach the other call if it were in this one's process group or namespace.
     assert_eq!(bed.sh("kill -KILL 0").await.exit(), Exit::Signal(9));
-    bed.out("echo shared > /tmp/f; echo shared > /dev/shm/f").await;
-    assert_eq!(bed.out(PROCESSES).await, "2");
+    let shared = if level().has_namespaces() { "/tmp/f /dev/shm/f" } else { "$HOME/f $TMPDIR/f" };
+    bed.out(&format!("for f in {shared}; do echo shared > $f; done")).await;
+    bed.is_quiet().await;
     let mut third = bed.slot.runner().await.unwrap();
-    assert_eq!(sh(&mut third, "cat /tmp/f /dev/shm/f").await.succeeded(), "shared\nshared");
+    assert_eq!(sh(&mut third, &format!("cat {shared}")).await.succeeded(), "shared\nshared");
     other.cancel();
     let end = other.ended().await.unwrap();
     assert!(matches!(end, RunnerEnd::Ended { exit: Exit::Signal(9), .. }), "{end:?}");

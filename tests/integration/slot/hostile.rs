@@ -3,17 +3,26 @@
 //! They run in a process that is itself in a private pid namespace, so that a defect ends the test and no more, and
 //! each only after its slot has proved from inside that it is one.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use tool_executor::{
-    sandbox::slot::{RunnerEnd, Slot},
+    sandbox::slot::{self, Isolation, RunnerEnd, Slot},
     tool::job::Exit,
 };
 
 use super::{
-    bed::{Bed, PROCESSES, has_program, own_ids, sh, start_and_wait_for_output},
-    lifetime::rerun,
+    bed::{Bed, LEVEL, config, has_program, level, own_ids, own_proc, sh, start_and_wait_for_output},
+    conditions::{self, Refused},
+    lifetime::{Outside, rerun},
 };
+
+const ALL: [&str; 5] = [
+    "kill_everything",
+    "a_fork_bomb",
+    "chains_of_forks_that_outrun_a_walk",
+    "stopping_and_signalling_the_helpers",
+    "a_thousand_leftovers",
+];
 
 #[test]
 fn hostile_commands_are_held() {
@@ -25,39 +34,75 @@ fn hostile_commands_are_held() {
     if !root {
         through.push("--map-root-user");
     }
-    for test in [
-        "kill_everything",
-        "a_fork_bomb",
-        "chains_of_forks_that_outrun_a_walk",
-        "stopping_and_signalling_the_helpers",
-        "a_thousand_leftovers",
-    ] {
-        let run = rerun(&format!("slot::hostile::{test}"), &through).output().unwrap();
-        let output = String::from_utf8_lossy(&run.stdout);
-        let stderr = String::from_utf8_lossy(&run.stderr);
-        assert!(run.status.success() && output.contains("1 passed"), "{test}: {output}{stderr}");
+    for test in ALL {
+        passes(rerun(&format!("slot::hostile::{test}"), &through), test);
     }
+}
+
+#[test]
+fn hostile_commands_are_held_at_every_level() {
+    let outside = Outside::new();
+    for level in [Isolation::L1B, Isolation::L2, Isolation::L2Minus] {
+        let Some(through) = conditions::through(level) else { return };
+        let private = ["unshare", "--pid", "--fork", "--mount-proc"].map(String::from);
+        let through: Vec<_> = private.iter().chain(&through).map(String::as_str).collect();
+        for test in ALL {
+            let mut command = outside.tests(&through);
+            conditions::confine(&mut command, Refused::at(level));
+            let arguments =
+                ["--exact", &format!("slot::hostile::{test}"), "--ignored", "--nocapture", "--test-threads=1"];
+            command.env(LEVEL, level.name()).env(conditions::ARGUMENTS, arguments.join("\n"));
+            passes(command, &format!("{test} at {level}"));
+        }
+    }
+}
+
+fn passes(mut command: Command, what: &str) {
+    let run = command.output().unwrap();
+    let output = String::from_utf8_lossy(&run.stdout);
+    let stderr = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success() && output.contains("1 passed"), "{what}: {output}{stderr}");
 }
 
 /// A slot of a process that is process 1 of its own pid namespace, after the slot's proof.
 async fn proven() -> Bed {
     assert_eq!(std::process::id(), 1, "this must run in a private pid namespace");
+    let home = tempfile::tempdir().unwrap();
+    let probed = slot::probe(&config(home.path().join("slots/probe")), level()).await;
+    assert_eq!(probed.unwrap_or_else(|error| panic!("{error}")), level());
     let mut bed = Bed::with(|config| config.max_processes = Some(200)).await;
-    let map = bed.out("cat /proc/self/uid_map").await;
-    assert_eq!(map.split_whitespace().nth(2), Some("1"), "one user, and not the host's");
-    assert_eq!(bed.out(PROCESSES).await, "2");
-    let mine = fs::read_link("/proc/self/ns/pid").unwrap();
-    assert_ne!(bed.out("readlink /proc/self/ns/pid").await, mine.to_str().unwrap());
+    if level() <= Isolation::L1 {
+        let map = bed.out("cat /proc/self/uid_map").await;
+        assert_eq!(map.split_whitespace().nth(2), Some("1"), "one user, and not the host's");
+    }
+    if level().has_namespaces() {
+        let mine = fs::read_link("/proc/self/ns/pid").unwrap();
+        assert_ne!(bed.out("readlink /proc/self/ns/pid").await, mine.to_str().unwrap());
+    }
+    is_quiet(&mut bed).await;
     bed
+}
+
+/// Proves that nothing runs in the slot but what must.
+async fn is_quiet(bed: &mut Bed) {
+    if own_proc() {
+        return bed.is_quiet().await;
+    }
+    // This process, the warden and the runner.
+    assert_eq!(processes().len(), 3, "{:?}", processes());
+}
+
+/// Of this pid namespace.
+fn processes() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 async fn end(bed: Bed) {
     let Bed { slot, config, .. } = bed;
     slot.destroy().await.unwrap();
     // Nobody but this process is left in its pid namespace.
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let pids = processes.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
-    assert_eq!(pids.collect::<Vec<_>>(), [1], "{config:?}");
+    assert_eq!(processes(), [1], "{config:?}");
 }
 
 #[tokio::test]
@@ -90,7 +135,7 @@ async fn a_fork_bomb() {
     bed.runner.cancel();
     bed.runner.ended().await.unwrap();
     drop(output);
-    assert_eq!(bed.out(PROCESSES).await, "2");
+    is_quiet(&mut bed).await;
     end(bed).await;
 }
 
@@ -105,7 +150,7 @@ async fn chains_of_forks_that_outrun_a_walk() {
     let chain = "perl -MPOSIX -e 'for (1..8) { if (!fork) { for (;;) { setsid(); exit if fork } } } print \"x\\n\"'";
     for _ in 0..5 {
         assert_eq!(bed.out(chain).await, "x");
-        assert_eq!(bed.out(PROCESSES).await, "2");
+        is_quiet(&mut bed).await;
     }
     end(bed).await;
 }
@@ -131,7 +176,7 @@ async fn a_thousand_leftovers() {
     let count = if own_ids() { 150 } else { 1000 };
     let script = format!("i=0; while [ $i -lt {count} ]; do setsid sleep 1000 & i=$((i+1)); done; echo all");
     assert_eq!(bed.out(&script).await, "all");
-    assert_eq!(bed.out(PROCESSES).await, "2");
+    is_quiet(&mut bed).await;
     // Killed with all of them alive, the slot is gone as a whole.
     let output = start_and_wait_for_output(&mut bed.runner, &format!("{script}; sleep 1000")).await;
     drop(output);

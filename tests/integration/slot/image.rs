@@ -21,7 +21,7 @@ use tool_executor::{
 };
 
 use super::{
-    bed::{self, Bed, has_program},
+    bed::{self, Bed, has_program, level, own_ids},
     lifetime::rerun,
 };
 
@@ -35,6 +35,10 @@ const ON_VOLUME: &str = "/alloc/state/slots/0";
 
 /// Runs these tests, each as root of a mount namespace of its own.
 fn run_in_images(tests: &[&str]) {
+    run_in_images_at(level(), tests);
+}
+
+fn run_in_images_at(level: Isolation, tests: &[&str]) {
     if !["unshare", "git", "ldd"].iter().all(|program| has_program(program)) {
         return;
     }
@@ -46,7 +50,7 @@ fn run_in_images(tests: &[&str]) {
         let home = tempfile::tempdir().unwrap();
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut run = rerun(&format!("slot::image::{test}"), &through);
-        let run = run.env(ROOT, home.path()).env("TMPDIR", "/tmp").output().unwrap();
+        let run = run.env(ROOT, home.path()).env("TMPDIR", "/tmp").env(bed::LEVEL, level.name()).output().unwrap();
         let output = String::from_utf8_lossy(&run.stdout);
         let stderr = String::from_utf8_lossy(&run.stderr);
         assert!(run.status.success() && output.contains("1 passed"), "{test}: {output}{stderr}");
@@ -310,11 +314,19 @@ fn a_root_can_be_writable() {
     run_in_images(&["a_writable_root", "a_writable_root_in_an_overlay", "a_root_that_cannot_be_writable"]);
 }
 
+/// Owners are mapped by a user namespace; without one, the slot's user has copies.
+#[test]
+fn a_root_can_be_writable_at_l1b() {
+    if rustix::process::geteuid().is_root() && own_ids() && level() == Isolation::L0 {
+        run_in_images_at(Isolation::L1B, &["a_writable_root"]);
+    }
+}
+
 #[tokio::test]
 #[ignore = "run by a_root_can_be_writable"]
 async fn a_writable_root() {
     let image = Image::new();
-    let mapped = is_hosts_root() && !is_overlay(&image.root);
+    let mapped = level() == Isolation::L0 && is_hosts_root() && !is_overlay(&image.root);
     image.fill_for_writing();
     image.directory("alloc/state");
     image.bind(&image.root.join("alloc"), "alloc");
@@ -349,7 +361,7 @@ async fn a_root_that_cannot_be_writable() {
         config.writable_root = true;
         let error = Slot::create(&config).await.unwrap_err();
         assert!(matches!(error, SlotError::Step { step: Step::WritableRoot, .. }), "{error:?}");
-        let error = slot::probe(&config).await.unwrap_err();
+        let error = slot::probe(&config, Isolation::L1B).await.unwrap_err();
         assert!(error.remedies().join("").contains("on a volume"), "{error}");
     }
 }
@@ -365,8 +377,11 @@ async fn write_to_root(directory: &str, mapped: bool) {
     config.directory = directory.into();
     config.writable_root = true;
     config.hidden = vec!["/opt/nomad/secrets".into()];
-    assert_eq!(slot::probe(&config).await.unwrap_or_else(|error| panic!("{error}")), Isolation::L0);
-    assert!(!config.directory.exists());
+    if level() == Isolation::L0 {
+        let found = slot::probe(&config, Isolation::L1B).await;
+        assert_eq!(found.unwrap_or_else(|error| panic!("{error}")), Isolation::L0);
+        assert!(!config.directory.exists());
+    }
 
     let second = SlotConfig { directory: config.directory.with_file_name("1"), ..config.clone() };
     let second = SlotConfig { host_id: in_image(View::Image).host_id, ..second };

@@ -1,17 +1,147 @@
-//! What is left of isolation where /proc is masked, as in a container: the kernel refuses another one then.
+//! The ladder: under the conditions of each rung, made without a container, the probe finds that rung and no other, and
+//! slots keep their promises there.
+//!
+//! Where /proc is masked, as in a container, the kernel refuses another one; where a container's filter or the machine
+//! refuses user namespaces, there is L1b; where it refuses all, L2.
 
-use std::fs;
+use std::{fs, process::Command};
 
-use landlock::{CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
 use tool_executor::{
     sandbox::slot::{self, Isolation, Slot, SlotError, Step},
     tool::job::Exit,
 };
 
 use super::{
-    bed::{Bed, config, has_program, start_and_wait_for_output},
-    lifetime::rerun,
+    bed::{Bed, LEVEL, MASKED, config, has_program, level, start_and_wait_for_output},
+    conditions::{self, ARGUMENTS, DOCKERS, Refused, confine, has_landlock},
+    lifetime::{Outside, rerun},
 };
+
+/// This program's tests under conditions in which a level is the best that can be had.
+fn tests_at(level: Isolation, outside: &Outside) -> Option<Command> {
+    let mut command = unconfined(level, outside)?;
+    confine(&mut command, Refused::at(level));
+    Some(command)
+}
+
+/// All but what is refused.
+fn unconfined(level: Isolation, outside: &Outside) -> Option<Command> {
+    let through = conditions::through(level)?;
+    let mut command = outside.tests(&through.iter().map(String::as_str).collect::<Vec<_>>());
+    command.env(LEVEL, level.name()).env("PATH", "/usr/bin:/bin");
+    Some(command)
+}
+
+fn succeeds(mut command: Command, arguments: &[&str], expected: &str) {
+    let run = command.env(ARGUMENTS, arguments.join("\n")).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success() && stdout.contains(expected), "{arguments:?}: {stdout}{stderr}");
+}
+
+/// Whatever is said of slots in general.
+const GENERAL: [&str; 6] =
+    ["slot::calls", "slot::files", "slot::isolation", "slot::lifetime", "slot::scope", "--test-threads=2"];
+
+#[test]
+fn slots_are_slots_at_l1() {
+    if !rustix::process::geteuid().is_root() || level() != Isolation::L0 || !has_program("unshare") {
+        return;
+    }
+    let masked = "mount -t tmpfs none /proc/tty && exec \"$@\"";
+    let through = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", masked, "sh"];
+    let outside = Outside::new();
+    let mut command = outside.tests(&through);
+    command.env(LEVEL, Isolation::L1.name()).env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").args(GENERAL);
+    succeeds(command, &[], "test result: ok. ");
+}
+
+#[test]
+fn slots_are_slots_at_l1b() {
+    everything_holds_at(Isolation::L1B);
+}
+
+#[test]
+fn slots_are_slots_at_l2() {
+    everything_holds_at(Isolation::L2);
+}
+
+#[test]
+fn slots_are_slots_at_l2_minus() {
+    everything_holds_at(Isolation::L2Minus);
+}
+
+fn everything_holds_at(level: Isolation) {
+    let outside = Outside::new();
+    if let Some(command) = tests_at(level, &outside) {
+        succeeds(command, &GENERAL, "test result: ok. ");
+    }
+}
+
+/// In a user namespace that has all users, as with Docker's `userns-remap`, the kernel is as strict about /proc as it is
+/// with ordinary users.
+#[test]
+fn a_masked_proc_is_borne_at_l1b() {
+    let outside = Outside::new();
+    let Some(_) = tests_at(Isolation::L1B, &outside) else { return };
+    // The mask is locked for whoever is in a user namespace below the one that it was made in.
+    let script = r#"
+        mount -t tmpfs none /proc/tty
+        mapped='until grep -q 4294967295 /proc/self/gid_map; do :; done; exec "$@"'
+        unshare --user --mount sh -c "$mapped" sh "$@" &
+        for map in uid_map gid_map; do
+            until echo 0 0 4294967295 > /proc/$!/$map; do :; done
+        done 2> /dev/null
+        wait $!
+    "#;
+    let mut command =
+        outside.tests(&["unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", script, "sh"]);
+    command.env(LEVEL, Isolation::L1B.name()).env(MASKED, "1").env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
+    confine(&mut command, Refused::UserNamespaces);
+    succeeds(command, &GENERAL, "test result: ok. ");
+}
+
+/// Where all is refused, nothing is what is left; and whoever asks for more than there is hears of what there is.
+#[test]
+fn the_minimum_is_kept() {
+    let outside = Outside::new();
+    let exactly = |test: &'static str| ["--exact", test, "--ignored", "--nocapture", "--test-threads=1"];
+    for level in [Isolation::L2, Isolation::L2Minus] {
+        let Some(command) = tests_at(level, &outside) else { return };
+        succeeds(command, &exactly("slot::level::less_than_the_minimum_is_refused"), "1 passed");
+        let Some(mut command) = unconfined(level, &outside) else { return };
+        confine(&mut command, Refused::All);
+        succeeds(command, &exactly("slot::level::nothing_can_be_had"), "1 passed");
+    }
+    let Some(command) = tests_at(Isolation::L1B, &outside) else { return };
+    succeeds(command, &exactly("slot::level::less_than_the_minimum_is_refused"), "1 passed");
+}
+
+#[tokio::test]
+#[ignore = "run by the_minimum_is_kept"]
+async fn less_than_the_minimum_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let config = config(home.path().join("slots/probe"));
+    let minimum = if config.isolation == Isolation::L1B { Isolation::L1 } else { Isolation::L1B };
+    let refusal = slot::probe(&config, minimum).await.unwrap_err();
+    assert_eq!(refusal.found(), Some(config.isolation));
+    let text = refusal.to_string();
+    assert!(text.contains("L0: could not make the slot's namespaces: Operation not permitted"), "{text}");
+    let accept = format!("or accept less, with isolation_minimum = \"{}\": ", config.isolation);
+    assert!(text.lines().last().unwrap().contains(&accept), "{text}");
+    assert!(!config.directory.exists());
+}
+
+#[tokio::test]
+#[ignore = "run by the_minimum_is_kept"]
+async fn nothing_can_be_had() {
+    let home = tempfile::tempdir().unwrap();
+    let config = config(home.path().join("slots/probe"));
+    let refusal = slot::probe(&config, Isolation::L2Minus).await.unwrap_err();
+    assert_eq!(refusal.found(), None);
+    let text = refusal.to_string();
+    assert!(text.contains("could not enter a Landlock domain that confines signals"), "{text}");
+    assert!(text.contains("Linux 6.12") && !text.contains("accept less"), "{text}");
+}
 
 #[test]
 fn a_masked_proc_costs_one_level() {
@@ -27,24 +157,6 @@ fn a_masked_proc_costs_one_level() {
         run_masked("mount -t tmpfs none /proc/tty", &format!("setpriv --bounding-set=-all{kept}"), root);
     }
 }
-
-/// The capabilities that root has in a container of Docker's.
-const DOCKERS: [&str; 14] = [
-    "audit_write",
-    "chown",
-    "dac_override",
-    "fowner",
-    "fsetid",
-    "kill",
-    "mknod",
-    "net_bind_service",
-    "net_raw",
-    "setfcap",
-    "setgid",
-    "setpcap",
-    "setuid",
-    "sys_chroot",
-];
 
 /// Runs these tests where `mask` has been done, through `program`.
 fn run_masked(mask: &str, program: &str, root: bool) {
@@ -75,7 +187,7 @@ async fn the_probe_finds_it() {
     assert!(matches!(error, SlotError::Step { step: Step::MountProc, .. }), "{error:?}");
     for network in [true, false] {
         config.network = network;
-        let level = slot::probe(&config).await.unwrap_or_else(|error| panic!("{error}"));
+        let level = slot::probe(&config, Isolation::L1B).await.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(level, Isolation::L1);
         assert!(level.improvement().unwrap().contains("systempaths=unconfined"));
         assert!(!config.directory.exists());
@@ -126,9 +238,4 @@ async fn calls_cannot_look_into_each_other() {
     drop(output);
     stranger.end().await;
     bed.end().await;
-}
-
-fn has_landlock() -> bool {
-    let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement).scope(Scope::Signal);
-    ruleset.and_then(|ruleset| ruleset.create()).is_ok()
 }

@@ -4,29 +4,29 @@ use std::{
     env,
     io::{BufRead, BufReader, Read, Write},
     os::fd::AsFd,
-    path::Path,
     process::{Command, Stdio},
 };
 
 use tool_executor::{
-    sandbox::slot::{Slot, SlotError, empty_trash, trash_beside},
+    sandbox::slot::{Isolation, Slot, SlotError, empty_trash, trash_beside},
     tool::job::Exit,
 };
 
-use super::bed::{self, Bed, PROGRAM, config, own_ids, shell, start_and_wait_for_output};
+use super::bed::{self, Bed, PROGRAM, config, level, own_ids, shell, start_and_wait_for_output};
 
 #[tokio::test]
 async fn a_new_slot_in_an_old_ones_place_is_empty() {
     let mut bed = Bed::new().await;
-    bed.out("mkdir -p a/b; echo > a/b/f; chmod 000 a/b; chmod 500 a .; echo > /tmp/f").await;
+    let (tmp, retired) = if level().has_namespaces() { ("/tmp", 1) } else { ("$TMPDIR", 2) };
+    bed.out(&format!("mkdir -p a/b; echo > a/b/f; chmod 000 a/b; chmod 500 a .; echo > {tmp}/f")).await;
     let Bed { slot, runner, config, .. } = &mut bed;
     let mut old = Slot::create(config).await.unwrap();
     std::mem::swap(slot, &mut old);
     *runner = slot.runner().await.unwrap();
     drop(old);
-    assert_eq!(bed.out("ls -A . /tmp").await, ".:\n\n/tmp:");
+    assert_eq!(bed.out(&format!("ls -A; ls -A {tmp}")).await, "");
     let trash = trash_beside(&bed.config.directory);
-    assert_eq!(std::fs::read_dir(&trash).unwrap().count(), 1);
+    assert_eq!(std::fs::read_dir(&trash).unwrap().count(), retired);
     bed.end().await;
 }
 
@@ -83,11 +83,26 @@ fn keeper_of(parent: u32, id: Option<u32>) -> i32 {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
         let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let uid = id.is_none_or(|id| field("Uid:") == Some(&id.to_string()));
-        (field("PPid:")? == parent.to_string() && uid && cmdline == b"slot\0keeper\0").then_some(pid)
+        // Without a user namespace it is root, and only its runners are the slot's user.
+        let uid = match (id, level()) {
+            (None, _) => true,
+            (Some(id), Isolation::L1B) => runner_has(pid, id),
+            (Some(id), _) => field("Uid:") == Some(&id.to_string()),
+        };
+        let own: &[u8] = if level().has_namespaces() { b"slot\0keeper\0" } else { b"slot\0warden\0" };
+        (field("PPid:")? == parent.to_string() && uid && cmdline == own).then_some(pid)
     };
     let pids = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
     pids.filter_map(is_keeper).max().unwrap()
+}
+
+fn runner_has(keeper: i32, id: u32) -> bool {
+    let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
+    let uid = |runner: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{runner}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()
+    };
+    children.split_whitespace().any(|runner| uid(runner) == Some(id))
 }
 
 /// Runs one test of this program, an ignored one, in another process.
@@ -131,35 +146,47 @@ fn the_death_of_the_agent_ends_everything() {
     output.read_to_end(&mut Vec::new()).unwrap();
 }
 
+/// Where an ordinary user can get at this program and its tests, and has a home and nothing else.
+pub(crate) struct Outside {
+    home: tempfile::TempDir,
+}
+
+impl Outside {
+    pub(crate) const USER: u32 = 65_533;
+
+    pub(crate) fn new() -> Self {
+        let outside = Self { home: tempfile::tempdir().unwrap() };
+        std::fs::copy(bed::program(), outside.place("program")).unwrap();
+        std::fs::copy(env::current_exe().unwrap(), outside.place("tests")).unwrap();
+        std::fs::create_dir(outside.place("home")).unwrap();
+        std::os::unix::fs::chown(outside.place("home"), Some(Self::USER), Some(Self::USER)).unwrap();
+        std::fs::set_permissions(outside.home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        outside
+    }
+
+    fn place(&self, name: &str) -> std::path::PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// Runs the tests through this program, in that home.
+    pub(crate) fn tests(&self, through: &[&str]) -> Command {
+        let mut command = Command::new(through[0]);
+        command.args(&through[1..]).arg(self.place("tests")).env_clear();
+        command.envs([("HOME", self.place("home")), ("TMPDIR", self.place("home")), (PROGRAM, self.place("program"))]);
+        command.current_dir("/");
+        command
+    }
+}
+
 /// Everything here again, as an ordinary user who has a home and nothing else.
 #[test]
 fn an_ordinary_user_has_slots_too() {
-    if !rustix::process::geteuid().is_root() || !own_ids() || !bed::has_program("setpriv") {
+    let root = rustix::process::geteuid().is_root();
+    if !root || !own_ids() || level() != Isolation::L0 || !bed::has_program("setpriv") {
         return;
     }
-    // Where an ordinary user can get at them.
-    let home = tempfile::tempdir().unwrap();
-    let place = |from: &Path, name: &str| {
-        let to = home.path().join(name);
-        std::fs::copy(from, &to).unwrap();
-        to
-    };
-    let program = place(&bed::program(), "program");
-    let tests = place(&env::current_exe().unwrap(), "tests");
-    let own = home.path().join("home");
-    std::fs::create_dir(&own).unwrap();
-    std::os::unix::fs::chown(&own, Some(65_533), Some(65_533)).unwrap();
-    std::fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let run = Command::new("setpriv")
-        .args(["--reuid=65533", "--regid=65533", "--clear-groups", "--inh-caps=-all"])
-        .arg(tests)
-        .args(["slot::", "--test-threads=2"])
-        .env_clear()
-        .envs([("HOME", &own), ("TMPDIR", &own)])
-        .env(PROGRAM, program)
-        .current_dir("/")
-        .output()
-        .unwrap();
+    let through = ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups", "--inh-caps=-all"];
+    let run = Outside::new().tests(&through).args(["slot::", "--test-threads=2"]).output().unwrap();
     std::io::stdout().write_all(&run.stdout).unwrap();
     std::io::stderr().write_all(&run.stderr).unwrap();
     assert!(run.status.success());

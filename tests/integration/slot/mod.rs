@@ -4,10 +4,12 @@
 
 mod bed;
 mod calls;
+pub(crate) mod conditions;
 mod files;
 mod hostile;
 mod image;
 mod isolation;
 mod level;
 mod lifetime;
+mod scope;
 mod speed;

@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 use tool_executor::sandbox::{
     agent::{Config, Profile},
     client::{Address, Endpoint, Token},
-    slot::{View, can_assign_ids},
+    slot::{Isolation, View, can_assign_ids},
 };
 
 pub(crate) const TOKEN: &str = "the agent's token";
@@ -67,6 +67,7 @@ impl Agent {
             tls: false,
             profile: Profile {
                 slots,
+                isolation_minimum: Isolation::L1B,
                 network: false,
                 orphan_timeout: Duration::from_secs(600),
                 view: View::Host,

@@ -1,48 +1,153 @@
 //! One call's process, as its runner starts it: program, arguments, environment and working directory.
 
 use std::{
-    io,
+    ffi::{OsStr, OsString},
+    io::{self, PipeReader, PipeWriter, Read},
     os::{
-        fd::OwnedFd,
+        fd::{AsRawFd, OwnedFd},
         unix::{fs::PermissionsExt, process::CommandExt},
     },
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
-use rustix::fs::{Mode, OFlags};
-
-use super::super::{
-    config::WORKSPACE,
-    wire::{NotStarted, Start, StartFault, cut},
+use rustix::{
+    fs::{Mode, OFlags},
+    io::FdFlags,
 };
 
-/// The whole environment of a call, before its own additions.
-pub(super) const ENVIRONMENT: [(&str, &str); 4] = [
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-    ("HOME", WORKSPACE),
-    ("LANG", "C.UTF-8"),
-    // A slot's user 0 can give files to nobody else, and tar would try to, for every archive of somebody else's.
-    ("TAR_OPTIONS", "--no-same-owner"),
-];
+use super::{
+    super::{
+        config::WORKSPACE,
+        wire::{NotStarted, Shown, Start, StartFault, cut},
+    },
+    ENTER, THIS_PROGRAM,
+    view::as_path,
+};
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const SHELL: &str = "/bin/sh";
 
+/// What the runner gives to every call.
+pub(super) struct Place {
+    /// The workspace, as calls see it.
+    home: PathBuf,
+    /// The whole environment, before a call's own additions.
+    environment: Vec<(&'static str, OsString)>,
+    /// What a call enters before it begins, where it does not begin in it.
+    domain: Option<OwnedFd>,
+}
+
+impl Place {
+    /// Calls begin in the slot's namespaces.
+    pub(super) fn in_namespaces() -> Self {
+        Self::new(WORKSPACE.into(), None)
+    }
+
+    /// Calls enter this domain, and see the machine's paths.
+    pub(super) fn in_domain(shown: &Shown, domain: OwnedFd) -> Self {
+        let mut place = Self::new(as_path(&shown.workspace).to_owned(), Some(domain));
+        // /tmp is everybody's.
+        place.environment.push(("TMPDIR", as_path(&shown.tmp).into()));
+        place
+    }
+
+    fn new(home: PathBuf, domain: Option<OwnedFd>) -> Self {
+        let environment = vec![
+            ("PATH", PATH.into()),
+            ("HOME", home.clone().into()),
+            ("LANG", "C.UTF-8".into()),
+            // A slot's user can give files to nobody else, and tar would try to, for every archive of somebody else's.
+            ("TAR_OPTIONS", "--no-same-owner".into()),
+        ];
+        Self { home, environment, domain }
+    }
+
+    /// A path that begins with /workspace means the workspace, wherever that is.
+    fn path(&self, directory: &Path) -> PathBuf {
+        self.home.join(directory.strip_prefix(WORKSPACE).unwrap_or(directory))
+    }
+}
+
+/// A call's command, ready to be started.
+pub(super) struct Prepared {
+    command: Command,
+    /// Whether the child has become the call.
+    report: Option<(PipeReader, PipeWriter)>,
+}
+
+impl Prepared {
+    /// Starts it. An error means that nothing runs.
+    pub(super) fn spawn(self) -> io::Result<Child> {
+        let Self { mut command, report } = self;
+        let mut child = command.spawn()?;
+        // The child's is the last copy then.
+        drop(command);
+        let Some((mut reader, writer)) = report else { return Ok(child) };
+        drop(writer);
+        let mut errno = [0; 4];
+        match reader.read_exact(&mut errno) {
+            Ok(()) => {
+                child.wait()?;
+                Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
+            }
+            Err(_) => Ok(child),
+        }
+    }
+}
+
 /// Makes the command and enters its working directory, which the child inherits: a directory that cannot be entered
 /// is then told from a program that cannot be executed, and no path is looked up twice.
-pub(super) fn command(start: &Start, stdio: Vec<OwnedFd>) -> Result<Command, NotStarted> {
-    enter(&start.working_directory)?;
+pub(super) fn prepare(start: &Start, stdio: Vec<OwnedFd>, place: &Place) -> Result<Prepared, NotStarted> {
+    enter(&start.working_directory, place)?;
     check_environment(start)?;
-    let mut command = match &start.script {
+    let (program, arguments) = match &start.script {
         Some(script) => shell(script),
         None => program(start)?,
     };
-    command.env_clear().envs(ENVIRONMENT).envs(start.environment.iter().map(|v| (&v.name, &v.value)));
+    let own = start.environment.iter().map(|variable| (variable.name.as_str(), OsStr::new(&variable.value)));
+    let environment = place.environment.iter().map(|(name, value)| (*name, value.as_os_str())).chain(own);
+    let (mut command, report) = match &place.domain {
+        None => {
+            let mut command = Command::new(program);
+            command.arg0(arguments[0]).args(&arguments[1..]).env_clear().envs(environment);
+            (command, None)
+        }
+        Some(domain) => {
+            let through = through(domain, environment).map_err(|error| refusal(&error, "the call's domain"))?;
+            let (mut command, report) = through;
+            command.arg(program).args(arguments);
+            (command, Some(report))
+        }
+    };
 
     let mut stdio = stdio.into_iter();
     let mut next = || stdio.next().map_or_else(Stdio::null, Stdio::from);
     command.stdout(next()).stderr(next()).stdin(if start.stdin { next() } else { Stdio::null() });
-    Ok(command)
+    Ok(Prepared { command, report })
+}
+
+/// This program, which enters the domain and becomes what is named in further arguments. The call's environment is among
+/// them, since it must have no influence before the domain is entered (LD_PRELOAD would).
+fn through<'a>(
+    domain: &OwnedFd,
+    environment: impl Iterator<Item = (&'a str, &'a OsStr)>,
+) -> io::Result<(Command, (PipeReader, PipeWriter))> {
+    let (reader, writer) = io::pipe()?;
+    rustix::io::fcntl_setfd(domain, FdFlags::empty())?;
+    rustix::io::fcntl_setfd(&writer, FdFlags::empty())?;
+    let variables: Vec<OsString> = environment
+        .map(|(name, value)| {
+            let mut variable = OsString::from(format!("{name}="));
+            variable.push(value);
+            variable
+        })
+        .collect();
+    let numbers = [domain.as_raw_fd().to_string(), writer.as_raw_fd().to_string(), variables.len().to_string()];
+    let mut command = Command::new(THIS_PROGRAM);
+    command.arg0("slot").arg(ENTER).args(numbers).args(variables).env_clear();
+    Ok((command, (reader, writer)))
 }
 
 /// What the call is known by in messages.
@@ -73,14 +178,14 @@ fn os_words(error: &io::Error) -> String {
     text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
-fn enter(directory: &str) -> Result<(), NotStarted> {
-    let path = Path::new(WORKSPACE).join(directory);
-    let subject = || path.display().to_string();
+fn enter(directory: &str, place: &Place) -> Result<(), NotStarted> {
+    let named = Path::new(WORKSPACE).join(directory);
+    let subject = || named.display().to_string();
     if directory.contains('\0') {
         return Err(refused(StartFault::Refused, "the working directory has a NUL byte in it"));
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(&path, flags, Mode::empty())
+    rustix::fs::open(place.path(&named), flags, Mode::empty())
         .and_then(rustix::process::fchdir)
         .map_err(|error| refusal(&error.into(), &subject()))
 }
@@ -94,29 +199,24 @@ fn check_environment(start: &Start) -> Result<(), NotStarted> {
     }
 }
 
-fn shell(script: &str) -> Command {
-    let mut command = Command::new(SHELL);
-    command.arg("-c");
-    if script.starts_with(['-', '+']) {
-        // Else the shell would take the script for an option.
-        command.arg("--");
-    }
-    command.arg(script);
-    command
+/// The program, and its name and arguments.
+fn shell(script: &str) -> (PathBuf, Vec<&str>) {
+    // Else the shell would take such a script for an option.
+    let arguments =
+        if script.starts_with(['-', '+']) { vec![SHELL, "-c", "--", script] } else { vec![SHELL, "-c", script] };
+    (SHELL.into(), arguments)
 }
 
-fn program(start: &Start) -> Result<Command, NotStarted> {
-    let Some((name, arguments)) = start.arguments.split_first() else {
+fn program(start: &Start) -> Result<(PathBuf, Vec<&str>), NotStarted> {
+    let Some(name) = start.arguments.first() else {
         return Err(refused(StartFault::Refused, "no program is named"));
     };
-    let mut command = Command::new(find(name, search_path(start))?);
-    command.arg0(name).args(arguments);
-    Ok(command)
+    Ok((find(name, search_path(start))?, start.arguments.iter().map(String::as_str).collect()))
 }
 
 fn search_path(start: &Start) -> &str {
     let own = start.environment.iter().rev().find(|variable| variable.name == "PATH");
-    own.map_or(ENVIRONMENT[0].1, |variable| &variable.value)
+    own.map_or(PATH, |variable| &variable.value)
 }
 
 /// As execvp(3) looks for a program. Left to `Command`, a bare name beside a changed PATH would cost a fork.

@@ -18,7 +18,7 @@ use super::{
     super::{
         error::{At as _, SlotError, Step},
         sys,
-        wire::{self, KeeperSpec, Nothing, Reply, ReplyKind},
+        wire::{self, KeeperSpec, Nothing, Proc, Reply, ReplyKind},
     },
     Socket, THIS_PROGRAM, command, mounts, send,
 };
@@ -28,7 +28,7 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     let (spec, _) = agent.expect::<KeeperSpec>().at(Step::Talk)?;
     // Calls have the same user: they must not trace this process or look into it.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Step::PrepareHelper)?;
-    if spec.bound_proc { bind_proc() } else { mount_proc("proc").map_err(io::Error::from) }.at(Step::MountProc)?;
+    show_proc(spec.proc()).at(Step::MountProc)?;
     enter_root().at(Step::EnterRoot)?;
     let own =
         rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at(Step::StartRunner)?;
@@ -37,16 +37,29 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     // The agent's end closes this socket, and so ends the slot.
     while let Some((Nothing {}, descriptors)) = agent.receive().at(Step::Talk)? {
         for socket in descriptors {
-            // Whoever asked for the runner hears of the failure on the runner's socket; the slot goes on.
-            let reply = socket.try_clone();
-            if let (Err(error), Ok(reply)) = (start_runner(socket, &own), reply) {
-                let failed = Reply::from(ReplyKind::Failed(error.to_wire()));
-                let _ = send(&reply, &wire::encode(&failed), &[]);
-            }
+            answer(socket, |socket| start_runner(socket, &own));
         }
         while sys::reap(false).is_some() {}
     }
     Ok(())
+}
+
+/// Whoever asked for the runner hears of a failure on the runner's socket; the slot goes on.
+pub(super) fn answer(socket: OwnedFd, start: impl FnOnce(OwnedFd) -> Result<(), SlotError>) {
+    let reply = socket.try_clone();
+    if let (Err(error), Ok(reply)) = (start(socket), reply) {
+        let failed = Reply::from(ReplyKind::Failed(error.to_wire()));
+        let _ = send(&reply, &wire::encode(&failed), &[]);
+    }
+}
+
+fn show_proc(proc: Proc) -> io::Result<()> {
+    let own = || mount_proc("proc").map_err(io::Error::from);
+    match proc {
+        Proc::Own => own(),
+        Proc::Agents => bind_proc(),
+        Proc::OwnIfPossible => own().or_else(|_| bind_proc()),
+    }
 }
 
 /// Mounts the /proc of this process's pid namespace.

@@ -12,7 +12,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{
             ffi::{OsStrExt, OsStringExt},
-            fs::PermissionsExt,
+            fs::{PermissionsExt, chown},
         },
     },
     path::Path,
@@ -42,6 +42,8 @@ pub(super) struct Layers<'a> {
     pub(super) changes: BorrowedFd<'a>,
     pub(super) workspace: Option<BorrowedFd<'a>>,
     pub(super) image: Option<&'a Image>,
+    /// The slot's user, where that is not the one who mounts.
+    pub(super) owner: Option<u32>,
 }
 
 const CHANGES_PLACE: &str = "tmp/changes";
@@ -72,7 +74,7 @@ impl Layers<'_> {
     }
 
     pub(super) fn over_workspace(&self) -> Result<OwnedFd, SlotError> {
-        over(&[Path::new(WORKSPACE_PLACE)], "workspace").at(Step::LayerWorkspace)
+        self.over(&[Path::new(WORKSPACE_PLACE)], "workspace").at(Step::LayerWorkspace)
     }
 
     /// A writable directory of the image.
@@ -80,33 +82,34 @@ impl Layers<'_> {
         let (above, hosts) = (Path::new(IMAGE_PLACE).join(name), Path::new("/").join(name));
         let whole = !matches!(self.image, Some(Image::Layer(_))) || name == Path::new(image::COPIED);
         let layers: &[&Path] = if whole { &[&above] } else { &[&above, &hosts] };
-        over(layers, &format!("root-{}", name.display())).at_the(Step::WritableRoot, hosts.display())
+        self.over(layers, &format!("root-{}", name.display())).at_the(Step::WritableRoot, hosts.display())
     }
-}
 
-/// An overlay over these directories, the first uppermost, that is not attached anywhere yet; `name` is that of its
-/// changes.
-fn over(layers: &[&Path], name: &str) -> io::Result<OwnedFd> {
-    let changes = Path::new(CHANGES_PLACE).join(name);
-    let (upper, work) = (changes.join("upper"), changes.join("work"));
-    for directory in [&changes, &upper, &work] {
-        fs::create_dir(directory)?;
+    /// An overlay over these directories, the first uppermost, that is not attached anywhere yet; `name` is that of its
+    /// changes.
+    fn over(&self, layers: &[&Path], name: &str) -> io::Result<OwnedFd> {
+        let changes = Path::new(CHANGES_PLACE).join(name);
+        let (upper, work) = (changes.join("upper"), changes.join("work"));
+        for directory in [&changes, &upper, &work] {
+            fs::create_dir(directory)?;
+            self.owner.map_or(Ok(()), |owner| chown(directory, Some(owner), Some(owner)))?;
+        }
+        // The root of an overlay is like that of its upper layer.
+        let mode =
+            layers.first().map_or(Ok(0o755), |layer| Ok::<_, io::Error>(fs::metadata(layer)?.permissions().mode()))?;
+        fs::set_permissions(&upper, fs::Permissions::from_mode(mode & 0o7777))?;
+
+        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let layers: Vec<OsString> = layers.iter().map(|layer| escaped(layer)).collect();
+        rustix::mount::fsconfig_set_string(&context, "lowerdir", layers.join(OsStr::new(":")))?;
+        rustix::mount::fsconfig_set_string(&context, "upperdir", &upper)?;
+        rustix::mount::fsconfig_set_string(&context, "workdir", &work)?;
+        // Its own marks, in a namespace that may not use the others.
+        rustix::mount::fsconfig_set_flag(&context, "userxattr")?;
+        rustix::mount::fsconfig_create(&context)?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
     }
-    // The root of an overlay is like that of its upper layer.
-    let mode =
-        layers.first().map_or(Ok(0o755), |layer| Ok::<_, io::Error>(fs::metadata(layer)?.permissions().mode()))?;
-    fs::set_permissions(&upper, fs::Permissions::from_mode(mode & 0o7777))?;
-
-    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let layers: Vec<OsString> = layers.iter().map(|layer| escaped(layer)).collect();
-    rustix::mount::fsconfig_set_string(&context, "lowerdir", layers.join(OsStr::new(":")))?;
-    rustix::mount::fsconfig_set_string(&context, "upperdir", &upper)?;
-    rustix::mount::fsconfig_set_string(&context, "workdir", &work)?;
-    // Its own marks, in a namespace that may not use the others.
-    rustix::mount::fsconfig_set_flag(&context, "userxattr")?;
-    rustix::mount::fsconfig_create(&context)?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
 /// A colon would stand between two layers.

@@ -4,7 +4,7 @@
 //! the slot's pid namespace, which its own user namespace then owns. Its working directory is the workspace: that is
 //! the one directory of the host which the slot's user can surely enter, whatever the modes of the directories above.
 
-use std::{os::fd::AsFd, path::Path};
+use std::{io, os::fd::AsFd, path::Path};
 
 use rustix::{
     fs::Mode,
@@ -29,19 +29,25 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     if spec.drop_groups {
         rustix::thread::set_thread_groups(&[]).at(Step::PrepareHelper)?;
     }
-    sys::unshare(namespaces(spec.network)).at(Step::Unshare)?;
+    sys::unshare(namespaces(&spec)).at(Step::Unshare)?;
     agent.send(&Reply::from(ReplyKind::Ready(Nothing {})), &[]).at(Step::Talk)?;
     let (Nothing {}, mut image) = agent.expect().at(Step::Talk)?;
 
     // Still the agent's user, who may be let in where the slot's is not.
     let sources = view::open_sources(&spec, image.pop())?;
-    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).at(Step::BecomeUser)?;
-    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).at(Step::BecomeUser)?;
+    if spec.owner.is_none() {
+        rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).at(Step::BecomeUser)?;
+        rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).at(Step::BecomeUser)?;
+    }
     root::build(sources, &spec)?;
     let workspace = mounts::find(Path::new("workspace")).at(Step::MountWorkspace)?;
     rustix::system::sethostname(b"slot").at(Step::NameHost)?;
     if !spec.network {
-        loopback::raise().at(Step::RaiseLoopback)?;
+        match loopback::raise() {
+            // Without a user namespace it takes a right that the agent may lack. There is not even loopback then.
+            Err(error) if spec.owner.is_some() && error.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other.at(Step::RaiseLoopback)?,
+        }
     }
 
     let socket = agent.0.try_clone_to_owned().at(Step::StartKeeper)?;
@@ -50,11 +56,9 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     agent.send(&Reply::from(ReplyKind::Ready(Nothing {})), &[pidfd.as_fd(), workspace.as_fd()]).at(Step::Talk)
 }
 
-fn namespaces(network: bool) -> UnshareFlags {
-    let always = UnshareFlags::NEWUSER
-        | UnshareFlags::NEWNS
-        | UnshareFlags::NEWPID
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWIPC;
-    if network { always } else { always | UnshareFlags::NEWNET }
+fn namespaces(spec: &SlotSpec) -> UnshareFlags {
+    let mut namespaces = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC;
+    namespaces.set(UnshareFlags::NEWUSER, spec.owner.is_none());
+    namespaces.set(UnshareFlags::NEWNET, !spec.network);
+    namespaces
 }

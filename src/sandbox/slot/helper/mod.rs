@@ -1,4 +1,4 @@
-//! What maker, keeper and runner have in common: how each is started, and how it talks on its standard input.
+//! What maker, keeper, warden and runner have in common: how each is started, and how it talks on its standard input.
 //!
 //! Every helper is this program again, started by `std::process::Command`, which is posix_spawn as long as neither
 //! user, group, `pre_exec` nor a bare program name is asked for: no memory is copied and no fork is made. Helpers are
@@ -27,7 +27,9 @@ use super::{
 
 mod call;
 mod confine;
-mod inspect;
+mod domain;
+mod enter;
+pub(super) mod inspect;
 mod keeper;
 mod layers;
 mod loopback;
@@ -36,14 +38,18 @@ mod mounts;
 mod policy;
 mod root;
 mod runner;
+mod scope;
 mod view;
+mod warden;
 
 /// The part of a slot that `name` stands for, if it is one.
 pub(super) fn stage(name: &str) -> Option<fn() -> ExitCode> {
     match name {
         "maker" => Some(|| run(maker::main)),
         "keeper" => Some(|| run(keeper::main)),
+        "warden" => Some(|| run(warden::main)),
         "runner" => Some(|| run(runner::main)),
+        ENTER => Some(enter::run),
         INSPECT => Some(inspect::run),
         _ => None,
     }
@@ -52,8 +58,8 @@ pub(super) fn stage(name: &str) -> Option<fn() -> ExitCode> {
 /// The probe's witness, which is run as a call.
 pub(super) const INSPECT: &str = "inspect";
 
-/// Its argument where the slot's root is to be writable.
-pub(super) const WRITABLE_ROOT: &str = "writable-root";
+/// What each call without namespaces is before it becomes the call.
+const ENTER: &str = "enter";
 
 /// The executable of the running process.
 pub(super) const THIS_PROGRAM: &str = "/proc/self/exe";

@@ -11,6 +11,8 @@ use seccompiler::{
     SeccompRule, sock_filter,
 };
 
+use super::super::wire::Shown;
+
 /// Refused with EPERM.
 const REFUSED: &[i64] = &[
     // Namespaces and mounts: every isolation of the slot rests on them.
@@ -64,6 +66,10 @@ const REFUSED_HERE: &[i64] = &[libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_kexec
 #[cfg(not(target_arch = "x86_64"))]
 const REFUSED_HERE: &[i64] = &[];
 
+/// Refused where the ipc namespace is the machine's: what these make is everybody's to find, and outlives the slot.
+const OURS: &[i64] =
+    &[libc::SYS_shmget, libc::SYS_shmat, libc::SYS_semget, libc::SYS_msgget, libc::SYS_mq_open, libc::SYS_mq_unlink];
+
 /// CLONE_NEWTIME is not among them: its bit is part of the exit signal in clone, and only clone3 and unshare obey it.
 const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWUSER,
@@ -79,13 +85,15 @@ const NAMESPACES: [libc::c_int; 7] = [
 /// disagree about the type.
 const TERMINAL_INJECTIONS: [u64; 2] = [0x5412, 0x541c];
 
-/// The address families that calls may use. Others reach past the network namespace (AF_VSOCK: the host of a virtual
+/// The address families that calls may use; the first without a network, too. Others reach past the network namespace (AF_VSOCK: the host of a virtual
 /// machine) or into seldom used parts of the kernel.
 const ADDRESS_FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
-pub(super) fn filter() -> Result<BpfProgram, BackendError> {
+/// `shown`: of a slot without namespaces, which needs more to be refused.
+pub(super) fn filter(shown: Option<&Shown>) -> Result<BpfProgram, BackendError> {
+    let ours = if shown.is_some() { OURS } else { &[] };
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        REFUSED.iter().chain(REFUSED_HERE).map(|number| (*number, Vec::new())).collect();
+        REFUSED.iter().chain(REFUSED_HERE).chain(ours).map(|number| (*number, Vec::new())).collect();
     let any_namespace = NAMESPACES.iter().map(|flag| {
         let flag = *flag as u64;
         rule(&[condition(0, SeccompCmpOp::MaskedEq(flag), flag)?])
@@ -93,18 +101,42 @@ pub(super) fn filter() -> Result<BpfProgram, BackendError> {
     rules.insert(libc::SYS_clone, any_namespace.collect::<Result<_, _>>()?);
     let injections = TERMINAL_INJECTIONS.iter().map(|request| rule(&[condition(1, SeccompCmpOp::Eq, *request)?]));
     rules.insert(libc::SYS_ioctl, injections.collect::<Result<_, _>>()?);
-    let families = ADDRESS_FAMILIES.iter().map(|family| condition(0, SeccompCmpOp::Ne, *family as u64));
+    let families = if shown.is_some_and(|shown| !shown.network) { &ADDRESS_FAMILIES[..1] } else { &ADDRESS_FAMILIES };
+    let families = families.iter().map(|family| condition(0, SeccompCmpOp::Ne, *family as u64));
     rules.insert(libc::SYS_socket, vec![rule(&families.collect::<Result<Vec<_>, _>>()?)?]);
     // The kernel lets a user set the limits of any process of its own, and so a call those of its runner.
     let another = condition(0, SeccompCmpOp::Ne, 0)?;
     let new_limit = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)?;
     rules.insert(libc::SYS_prlimit64, vec![rule(&[another, new_limit])?]);
 
+    if shown.is_some() {
+        rules.extend(others_of_the_user()?);
+    }
+
     let refuse = SeccompAction::Errno(libc::EPERM as u32);
     let architecture = std::env::consts::ARCH.try_into()?;
     let mut program = front();
     program.extend(BpfProgram::try_from(SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture)?)?);
     Ok(program)
+}
+
+/// A user may slow down and stop using processors all processes of its own, and Landlock does not stand in the way:
+/// runners are among them, and at L2- the agent. So calls may do that to the calling thread alone.
+fn others_of_the_user() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
+    let another = |argument| rule(&[condition(argument, SeccompCmpOp::Ne, 0)?]);
+    // Kinds of targets: of the two calls that have one, each counts its own.
+    let (one_thread, one_process) = (1, libc::PRIO_PROCESS as u64);
+    let not = |kind| rule(&[condition(0, SeccompCmpOp::Ne, kind)?]);
+    let mut rules = vec![
+        (libc::SYS_setpriority, vec![not(one_process)?, another(1)?]),
+        (libc::SYS_ioprio_set, vec![not(one_thread)?, another(1)?]),
+    ];
+    for number in
+        [libc::SYS_sched_setaffinity, libc::SYS_sched_setparam, libc::SYS_sched_setscheduler, libc::SYS_sched_setattr]
+    {
+        rules.push((number, vec![another(0)?]));
+    }
+    Ok(rules)
 }
 
 /// ENOSYS for clone3, whose flags a filter cannot see (libraries fall back to clone), and for the x32 calls, which
@@ -140,8 +172,10 @@ mod tests {
 
     #[test]
     fn it_compiles_and_starts_with_the_front() {
-        let program = filter().expect("the table is well-formed");
-        assert_eq!(program[..4], front()[..]);
-        assert!(program.len() < 4096, "the kernel's limit");
+        for shown in [None, Some(Shown::default())] {
+            let program = filter(shown.as_ref()).expect("the table is well-formed");
+            assert_eq!(program[..4], front()[..]);
+            assert!(program.len() < 4096, "the kernel's limit");
+        }
     }
 }

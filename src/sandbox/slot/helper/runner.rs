@@ -1,6 +1,8 @@
 //! A runner: process 1 of a pid namespace of its own, inside the slot. It runs one call at a time, and when the call's
 //! process has ended it kills and reaps everything that the call left behind, however it was started, before it
 //! answers. Other runners of the slot are beyond the reach of its calls, and of its own `kill(-1)`.
+//!
+//! Where there are no namespaces, a Landlock domain does the same, see [`super::scope`], and the loop is the same one.
 
 use std::{
     fs::{self, File},
@@ -20,31 +22,54 @@ use super::{
     super::{
         error::{At as _, SlotError, Step},
         sys,
-        wire::{self, Ended, MAX_START, Nothing, Reply, ReplyKind, Request, RequestKind, RunnerSpec, Start},
+        wire::{self, Ended, MAX_START, Nothing, Proc, Reply, ReplyKind, Request, RequestKind, RunnerSpec, Start},
     },
-    Socket, call,
+    Socket,
+    call::{self, Place},
     confine::confine,
+    domain,
     keeper::mount_proc,
-    mounts,
+    mounts, scope,
 };
 
 /// How often a running call's ended orphans are reaped, so that they do not use up its process numbers.
 const REAP_INTERVAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
+    // It is root's once this process cannot be looked into.
+    let oom_score = open_oom_score();
     // Calls have the same user: they must not trace this process or look into it.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Step::PrepareHelper)?;
     // A signal that one call sends to its process group must not reach another runner's calls.
     rustix::process::setsid().at(Step::PrepareHelper)?;
     let (spec, _) = agent.expect::<RunnerSpec>().at(Step::Talk)?;
-    sys::unshare(UnshareFlags::NEWNS).at(Step::PrivateProc)?;
-    let oom_score = if spec.bound_proc { read_only_proc() } else { private_proc() }.at(Step::PrivateProc)?;
-    prove_isolation().at(Step::ProveIsolation)?;
-    confine(&spec)?;
-    agent.send(&Reply::from(ReplyKind::Ready(Nothing {})), &[]).at(Step::Talk)?;
+    match &spec.shown {
+        None => {
+            sys::unshare(UnshareFlags::NEWNS).at(Step::PrivateProc)?;
+            show_proc(spec.proc()).at(Step::PrivateProc)?;
+            prove_isolation(&spec).at(Step::ProveIsolation)?;
+            confine(&spec)?;
+            serve(Runner { agent, oom_score, warden: None, place: Place::in_namespaces() })
+        }
+        Some(shown) => {
+            scope::enter()?;
+            let served = confine(&spec).and_then(|()| {
+                let warden = parent().at(Step::PrepareHelper)?;
+                let place = Place::in_domain(shown, domain::build(shown)?);
+                serve(Runner { agent, oom_score, warden: Some(warden), place })
+            });
+            // No pid namespace does it.
+            scope::end_all();
+            served
+        }
+    }
+}
 
-    let mut runner = Runner { agent, oom_score };
-    while let Some((request, descriptors)) = agent.receive::<Request>().at(Step::Talk)? {
+/// Until the agent, or the warden, is gone.
+fn serve(mut runner: Runner<'_>) -> Result<(), SlotError> {
+    let agent = runner.agent;
+    agent.send(&Reply::from(ReplyKind::Ready(Nothing {})), &[]).at(Step::Talk)?;
+    while let Some((request, descriptors)) = runner.next().at(Step::Talk)? {
         let start = match request.kind {
             Some(RequestKind::Start(start)) => Ok((start, descriptors)),
             Some(RequestKind::StartInMemory(_)) => from_memory(descriptors),
@@ -64,19 +89,30 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     Ok(())
 }
 
+fn show_proc(proc: Proc) -> io::Result<()> {
+    match proc {
+        Proc::Own => private_proc(),
+        Proc::Agents => read_only_proc(),
+        Proc::OwnIfPossible => private_proc().or_else(|_| read_only_proc()),
+    }
+}
+
+/// The warden, as something that becomes readable with its end.
+fn parent() -> io::Result<OwnedFd> {
+    let parent = rustix::process::getppid().ok_or(io::ErrorKind::NotFound)?;
+    Ok(rustix::process::pidfd_open(parent, PidfdFlags::empty())?)
+}
+
 /// The /proc of this pid namespace over the slot's, with the kernel's settings read-only.
-fn private_proc() -> io::Result<Option<File>> {
+fn private_proc() -> io::Result<()> {
     mount_proc("/proc")?;
-    mounts::attach(mounts::open_read_only("/proc/sys".as_ref())?.as_fd(), "/proc/sys")?;
-    Ok(open_oom_score())
+    mounts::attach(mounts::open_read_only("/proc/sys".as_ref())?.as_fd(), "/proc/sys")
 }
 
 /// The slot's /proc, which is the agent's, over itself: where calls have the agent's user, some files of its processes
 /// are theirs to write to.
-fn read_only_proc() -> io::Result<Option<File>> {
-    let oom_score = open_oom_score();
-    mounts::attach(mounts::open_read_only("/proc".as_ref())?.as_fd(), "/proc")?;
-    Ok(oom_score)
+fn read_only_proc() -> io::Result<()> {
+    mounts::attach(mounts::open_read_only("/proc".as_ref())?.as_fd(), "/proc")
 }
 
 fn open_oom_score() -> Option<File> {
@@ -84,13 +120,17 @@ fn open_oom_score() -> Option<File> {
 }
 
 /// `kill(-1)` from anywhere but a slot would end the machine's processes. So this must be process 1, the child of
-/// nobody in its pid namespace, and in a user namespace that has but one user.
-fn prove_isolation() -> io::Result<()> {
+/// nobody in its pid namespace, and in a user namespace that has but one user, or about to be an ordinary user.
+fn prove_isolation(spec: &RunnerSpec) -> io::Result<()> {
     let first = rustix::process::getpid() == Pid::INIT && rustix::process::getppid().is_none();
     let map = fs::read_to_string("/proc/self/uid_map")?;
     let mut words = map.split_ascii_whitespace();
     let one_user = (words.next(), words.nth(1), words.next()) == (Some("0"), Some("1"), None);
-    if first && one_user { Ok(()) } else { Err(io::Error::other("this process is not in a slot")) }
+    if first && (one_user || spec.user.is_some_and(|user| user != 0)) {
+        Ok(())
+    } else {
+        Err(io::Error::other("this process is not in a slot"))
+    }
 }
 
 /// A request that is too large for a datagram.
@@ -109,16 +149,31 @@ struct Runner<'a> {
     agent: &'a Socket,
     /// Of this process; `None` where it cannot be set.
     oom_score: Option<File>,
+    /// Its end must be this process's.
+    warden: Option<OwnedFd>,
+    place: Place,
 }
 
 impl Runner<'_> {
+    /// The agent's next word; `None` once nobody is there to work for.
+    fn next(&self) -> io::Result<Option<(Request, Vec<OwnedFd>)>> {
+        if let Some(warden) = &self.warden {
+            let mut ready = [PollFd::from_borrowed_fd(self.agent.0, PollFlags::IN), PollFd::new(warden, PollFlags::IN)];
+            rustix::io::retry_on_intr(|| rustix::event::poll(&mut ready, None))?;
+            if !ready[1].revents().is_empty() {
+                return Ok(None);
+            }
+        }
+        self.agent.receive()
+    }
+
     /// Starts the call's process. When memory runs out, calls go first and helpers stay.
     fn start(&mut self, start: &Start, stdio: Vec<OwnedFd>) -> Result<(Child, Instant), wire::NotStarted> {
         // Our copies of the call's stdio go with the command: then the call is the last to write to it.
-        let started = call::command(start, stdio).and_then(|mut command| {
+        let started = call::prepare(start, stdio, &self.place).and_then(|prepared| {
             self.set_oom_score("1000");
             let started = Instant::now();
-            let child = command.spawn();
+            let child = prepared.spawn();
             self.set_oom_score("0");
             let child = child.map_err(|error| call::refusal(&error, call::name(start)))?;
             Ok((child, started))
@@ -142,11 +197,16 @@ impl Runner<'_> {
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
         let mut tally = Tally { child: pid.as_raw_nonzero().get(), ended: Ended::default() };
         loop {
-            let mut ready = [PollFd::new(&pidfd, PollFlags::IN), PollFd::from_borrowed_fd(self.agent.0, PollFlags::IN)];
+            let mut ready =
+                vec![PollFd::new(&pidfd, PollFlags::IN), PollFd::from_borrowed_fd(self.agent.0, PollFlags::IN)];
+            ready.extend(self.warden.as_ref().map(|warden| PollFd::new(warden, PollFlags::IN)));
             rustix::io::retry_on_intr(|| rustix::event::poll(&mut ready, Some(&REAP_INTERVAL)))?;
             let (ended, word) = (!ready[0].revents().is_empty(), ready[1].revents());
             if ended {
                 break;
+            }
+            if ready.get(2).is_some_and(|warden| !warden.revents().is_empty()) {
+                return Ok(None);
             }
             // Only a cancel can come while a call runs.
             if word.contains(PollFlags::IN) && self.agent.receive::<Request>()?.is_some() {
@@ -169,8 +229,8 @@ impl Runner<'_> {
     }
 }
 
-/// All of this pid namespace but this process. Atomic against fork: nobody is missed.
-fn kill_all() {
+/// All of this pid namespace, or of this process's domain, but this process. Atomic against fork: nobody is missed.
+pub(super) fn kill_all() {
     // An error means that nobody is left.
     let _ = rustix::process::kill_process_group(Pid::INIT, Signal::KILL);
 }

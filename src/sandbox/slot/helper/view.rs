@@ -24,10 +24,10 @@ use super::{
 };
 
 /// Shown where the host has them.
-const SYSTEM: [&str; 4] = ["usr", "etc", "opt", "nix"];
+pub(super) const SYSTEM: [&str; 4] = ["usr", "etc", "opt", "nix"];
 
 /// Shown as the host has them: a directory, or a link into /usr.
-const MERGED: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+pub(super) const MERGED: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 /// A link to /tmp, or the same directory.
 pub(super) const VAR_TMP: &str = "var/tmp";
@@ -48,6 +48,8 @@ pub(super) struct Sources {
     pub(super) workspace_layer: Option<OwnedFd>,
     /// What the writable trees are layered over, or what comes between them and the host's.
     pub(super) image: Option<Image>,
+    /// See [`SlotSpec`].
+    pub(super) owner: Option<u32>,
 }
 
 /// A file or directory of the host, and where it goes.
@@ -61,7 +63,7 @@ impl Sources {
     pub(super) fn layers(&self) -> Option<Layers<'_>> {
         let changes = self.changes.as_ref()?.as_fd();
         let workspace = self.workspace_layer.as_ref().map(AsFd::as_fd);
-        Some(Layers { changes, workspace, image: self.image.as_ref() })
+        Some(Layers { changes, workspace, image: self.image.as_ref(), owner: self.owner })
     }
 }
 
@@ -91,6 +93,7 @@ pub(super) fn open_sources(spec: &SlotSpec, image: Option<OwnedFd>) -> Result<So
         changes: layered.then(|| layer(CHANGES)).transpose()?,
         workspace_layer: spec.workspace_layer.as_deref().map(layer).transpose()?,
         image,
+        owner: spec.owner,
     };
     let mut opening = Opening { hidden: real_paths(&spec.hidden)?, sources };
 
@@ -213,7 +216,7 @@ impl Opening {
 }
 
 /// Where the paths lead that exist.
-fn real_paths(paths: &[Vec<u8>]) -> Result<Vec<PathBuf>, SlotError> {
+pub(super) fn real_paths(paths: &[Vec<u8>]) -> Result<Vec<PathBuf>, SlotError> {
     let real = |path: &Vec<u8>| {
         let path = as_path(path);
         relative(path).and_then(|_| real_path(path)).at_the(Step::Hide, path.display()).transpose()
@@ -233,7 +236,7 @@ fn real_path(path: &Path) -> io::Result<Option<PathBuf>> {
 }
 
 /// A configured path, relative to the slot's root.
-fn inside(path: &Path) -> io::Result<PathBuf> {
+pub(super) fn inside(path: &Path) -> io::Result<PathBuf> {
     let invalid = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     let relative = relative(path)?;
     match relative.components().next() {
@@ -244,6 +247,6 @@ fn inside(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-fn as_path(path: &[u8]) -> &Path {
+pub(super) fn as_path(path: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(path))
 }

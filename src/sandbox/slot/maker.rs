@@ -1,0 +1,72 @@
+//! The agent's side of the process that makes a slot's namespaces.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    process::Child,
+};
+
+use rustix::{
+    mount::OpenTreeFlags,
+    process::{Pid, PidfdFlags},
+};
+use tokio::io::unix::AsyncFd;
+
+use super::{helper, ids::own_uid, socket::watch, sys};
+
+/// Killed and reaped when dropped, if it has not ended.
+pub(super) struct Maker {
+    process: Child,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl Maker {
+    pub(super) fn start(program: &Path, workspace: &Path, socket: OwnedFd) -> io::Result<Self> {
+        let mut process = helper::command(program, "maker", socket).current_dir(workspace).spawn()?;
+        let pidfd = rustix::process::pidfd_open(Pid::from_child(&process), PidfdFlags::empty());
+        match pidfd.map_err(io::Error::from).and_then(watch) {
+            Ok(pidfd) => Ok(Self { process, pidfd }),
+            Err(error) => {
+                let _ = process.kill();
+                let _ = process.wait();
+                Err(error)
+            }
+        }
+    }
+
+    /// 0 inside is `host_id`, or else this process's own user; the maker waits for this in its new namespace.
+    pub(super) fn map_user(&self, host_id: Option<u32>) -> io::Result<()> {
+        let of_maker = |file: &str| format!("/proc/{}/{file}", self.process.id());
+        let (uid, gid) = match host_id {
+            Some(id) => (id, id),
+            None => (own_uid(), rustix::process::getegid().as_raw()),
+        };
+        fs::write(of_maker("setgroups"), "deny")?;
+        fs::write(of_maker("uid_map"), format!("0 {uid} 1"))?;
+        fs::write(of_maker("gid_map"), format!("0 {gid} 1"))
+    }
+
+    /// This process's root file system, with its user and group 0 as the maker's. The kernel lets root do this, unless
+    /// something keeps it from changing mounts, and many file systems, but not one that is an overlay itself.
+    pub(super) fn image_of_its_user(&self) -> io::Result<OwnedFd> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let image = rustix::mount::open_tree(rustix::fs::CWD, "/", flags)?;
+        let user_namespace = fs::File::open(format!("/proc/{}/ns/user", self.process.id()))?;
+        sys::map_owners(image.as_fd(), user_namespace.as_fd())?;
+        Ok(image)
+    }
+
+    pub(super) async fn end(&mut self) -> io::Result<()> {
+        let _ = self.pidfd.readable().await?;
+        self.process.wait().map(drop)
+    }
+}
+
+impl Drop for Maker {
+    fn drop(&mut self) {
+        // Both do nothing to a process that has been reaped; else the wait is for a process that is being killed.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,122 @@
+//! Levels of isolation, from the setting to the result: what is too little is refused at start, and what is accepted is
+//! said wherever somebody may look.
+
+use std::{
+    os::unix::fs::{PermissionsExt, chown},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use serde_json::json;
+use tempfile::TempDir;
+use tool_executor::{pb::toolexecutor::CallResult, sandbox::slot::Isolation};
+
+use crate::{
+    slot::conditions::{self, ARGUMENTS, BECOMES, Refused},
+    support::{
+        agent::user_ids,
+        client::{Stream, tool},
+        server::Server,
+    },
+};
+
+const ORDINARY_USER: u32 = 65_533;
+
+/// This program under the conditions of a level, and its state. None where they cannot be made.
+fn program_at(level: Isolation, arguments: &[&str], settings: &[(&str, &str)]) -> Option<(Command, TempDir)> {
+    let through = conditions::through(level)?;
+    let home = TempDir::new().expect("a directory");
+    let copy = |from: &Path, name: &str| {
+        let to = home.path().join(name);
+        std::fs::copy(from, &to).expect("it is copied");
+        to
+    };
+    let program = copy(Path::new(env!("CARGO_BIN_EXE_tool-executor")), "program");
+    let tests = copy(&std::env::current_exe().expect("it is known"), "tests");
+    let state = home.path().join("state");
+    std::fs::create_dir(&state).expect("a directory");
+    if level == Isolation::L2Minus {
+        chown(&state, Some(ORDINARY_USER), Some(ORDINARY_USER)).expect("root may give it away");
+    }
+    std::fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).expect("it is ours");
+    std::fs::set_permissions(&state, PermissionsExt::from_mode(0o700)).expect("it is ours");
+
+    // The test that makes the conditions says on standard output that it is one.
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$@\" 3>&1 > /dev/null", "sh"]).args(through).arg(tests);
+    let state = state.to_str().expect("it is text").to_owned();
+    let fixed = ["--listen", "127.0.0.1:0", "--state-dir", &state];
+    command.env_clear();
+    conditions::confine(&mut command, Refused::at(level));
+    command.envs(settings.iter().map(|(name, value)| (format!("TOOL_EXECUTOR_{name}"), value)));
+    command
+        .env(BECOMES, program)
+        .env(ARGUMENTS, [arguments, &fixed].concat().join("\n"))
+        .env("PATH", "/usr/bin:/bin")
+        .env("TOOL_EXECUTOR_SLOTS", "2")
+        .env("TOOL_EXECUTOR_UID_BASE", user_ids(1_000).to_string())
+        .current_dir("/");
+    Some((command, home))
+}
+
+fn text<'a>(result: &'a CallResult, name: &str) -> Option<&'a prost_types::value::Kind> {
+    result.metadata.as_ref()?.fields.get(name)?.kind.as_ref()
+}
+
+#[tokio::test]
+async fn a_level_that_is_accepted_is_said_in_every_result() {
+    for level in [Isolation::L1B, Isolation::L2, Isolation::L2Minus] {
+        let Some((command, home)) = program_at(level, &["serve"], &[("ISOLATION_MINIMUM", level.name())]) else {
+            return;
+        };
+        let server = Server::run(command, home);
+        let mut stream = Stream::open(&server, "one").await;
+        let mut stranger = Stream::open(&server, "another").await;
+        let said = |result: CallResult| {
+            use prost_types::value::Kind;
+            assert!(result.success, "{level}: {result:?}");
+            assert_eq!(text(&result, "sandboxed"), Some(&Kind::BoolValue(true)), "{level}");
+            assert_eq!(text(&result, "isolation"), Some(&Kind::StringValue(level.to_string())), "{level}");
+            result.output
+        };
+        stream
+            .batch(vec![tool("1", "write_file", json!({ "path": "/workspace/a/f", "content": "by its name" }))])
+            .await;
+        said(stream.result().await);
+        assert_eq!(said(stream.bash("2", "cat a/f $HOME/a/f; echo more > g").await), "by its nameby its name");
+        stream.batch(vec![tool("3", "read_file", json!({ "path": "/workspace/g" }))]).await;
+        assert_eq!(said(stream.result().await), "more\n");
+        let home = said(stream.bash("4", "echo $HOME").await);
+        stream.batch(vec![tool("5", "read_file", json!({ "path": format!("{home}/g") }))]).await;
+        assert_eq!(said(stream.result().await), "more\n");
+        let written = said(stream.bash("6", "echo seen > /dev/stdout; echo too | tee $HOME/h").await);
+        assert_eq!(written, "seen\ntoo");
+        // What else there is of the executor's is nobody's to see.
+        let look = format!("cat {home}/g; ls {home}/../.. {home}/../../..; cat {home}/../../../agent.json; true");
+        let seen = stranger.bash("1", &look).await;
+        let found = if level.has_namespaces() { "more" } else { "token" };
+        assert!(!seen.output.contains(found), "{level}: {}", seen.output);
+        let status = server.status().await;
+        let containers: Vec<_> = status.pools.iter().flat_map(|pool| &pool.containers).collect();
+        assert!(!containers.is_empty() && containers.iter().all(|container| container.isolation == level.name()));
+    }
+}
+
+#[test]
+fn a_level_below_the_minimum_is_refused_with_what_would_help() {
+    for level in [Isolation::L2, Isolation::L2Minus] {
+        for subcommand in ["serve", "check"] {
+            let Some((mut command, _home)) = program_at(level, &[subcommand], &[]) else { return };
+            let output = command.stdin(Stdio::null()).output().expect("it runs");
+            let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+            assert!(!output.status.success(), "{subcommand}: {said}");
+            assert!(!said.contains("listening on"), "{said}");
+            assert!(said.contains("as isolation_minimum = L1b asks for"), "{subcommand}: {said}");
+            assert!(said.contains(&format!("or accept less, with isolation_minimum = \"{level}\"")), "{said}");
+        }
+        let Some((mut command, _home)) = program_at(level, &["check"], &[("ISOLATION_MINIMUM", "L2-")]) else { return };
+        let output = command.stdin(Stdio::null()).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.contains(&format!("isolation: ok: {level}: ")), "{said}");
+    }
+}
