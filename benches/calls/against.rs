@@ -21,12 +21,22 @@ const PLAN: Plan = Plan { rounds: 9, calls: 400, trajectories: 100, time: Durati
 pub(crate) fn measure(runtime: &tokio::runtime::Runtime, other: &Path) -> Result<ExitCode> {
     let program = if other.is_dir() { build(other)? } else { other.to_owned() };
     let (theirs, ours) = (Server::executor_of(&program)?, Server::executor()?);
-    let mut code = ExitCode::SUCCESS;
     println!("ratios of this checkout to {}; above 1 is slower", other.display());
+    compare(runtime, &theirs, &ours, REGRESSION)
+}
+
+/// Fails if anything of `ours` is slower by more than this factor.
+pub(crate) fn compare(
+    runtime: &tokio::runtime::Runtime,
+    theirs: &Server,
+    ours: &Server,
+    most: f64,
+) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
     for (kind, name) in KINDS {
         let ratios = runtime.block_on(turns::compare(&theirs.address, &ours.address, kind, &PLAN))?;
         let (latency, cost) = (ratios.median, 1.0 / ratios.rate);
-        let verdict = if latency.max(cost) > REGRESSION { "SLOWER" } else { "" };
+        let verdict = if latency.max(cost) > most { "SLOWER" } else { "" };
         println!(
             "{name:20} p50 {latency:5.2} (of {:5.0} us)   time per call, 100 at once {cost:5.2} (of {:5.0} us)   {verdict}",
             ratios.first_median.as_secs_f64() * 1e6,

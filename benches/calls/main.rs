@@ -9,12 +9,14 @@
 //! `cargo bench --bench calls` prints every figure and its ratio to the floor. Quote ratios: absolute figures change
 //! with the machine and its mood. With a word after it, it measures less: `-- read_file` one kind of call, and no floor;
 //! `-- scale`, `-- fairness` and `-- output` what they say; `-- nomad` what it costs that containers run on a cluster.
+//! `-- journal` what it costs that a restart finds everything.
 //! `-- against CHECKOUT` compares another checkout, or a built program of it, with this one, in turns, and fails if
 //! this one is slower by more than 10 %.
 
 mod against;
 mod fairness;
 mod floor;
+mod journal;
 mod load;
 mod memory;
 mod nomad;
@@ -63,6 +65,7 @@ fn measure(arguments: &[&str]) -> Result<ExitCode> {
         ["scale"] => scale::measure(&runtime)?,
         ["fairness"] => fairness::measure(&runtime)?,
         ["output"] => output::measure(&runtime)?,
+        ["journal"] => return journal::measure(&runtime),
         ["against", other] => return against::measure(&runtime, Path::new(other)),
         [only] => one_kind(&runtime, only)?,
         _ => return Err("it is one word, or against and a checkout: see benches/calls/main.rs".into()),

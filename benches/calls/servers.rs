@@ -17,7 +17,7 @@ pub(crate) struct Server {
     state: Option<TempDir>,
 }
 
-const ROOMY: [(&str, &str); 3] = [("SLOTS", "60"), ("MIN_CONTAINERS", "2"), ("MAX_CONTAINERS", "2")];
+pub(crate) const ROOMY: [(&str, &str); 3] = [("SLOTS", "60"), ("MIN_CONTAINERS", "2"), ("MAX_CONTAINERS", "2")];
 
 impl Server {
     /// This program again, as one of the floors.

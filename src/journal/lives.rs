@@ -89,10 +89,10 @@ impl Lives {
         std::mem::replace(&mut self.segments, needed).into_keys().collect()
     }
 
-    /// Who is to state himself anew, because too much is kept for him.
-    pub(super) fn ask(&mut self, current: u64) -> Vec<u64> {
+    /// Who is to state himself anew, because too much is kept for him; or, `at_once`, anything at all.
+    pub(super) fn ask(&mut self, current: u64, at_once: bool) -> Vec<u64> {
         let total: u64 = self.segments.values().sum();
-        if total <= FREE.max(FACTOR * self.bytes) {
+        if !at_once && total <= FREE.max(FACTOR * self.bytes) {
             return Vec::new();
         }
         let Some((segment, oldest)) = self.beginning.first_key_value() else { return Vec::new() };
@@ -148,15 +148,15 @@ mod tests {
         }
         assert!((0..100).all(|life| !lives.wrote(life, 1, 100, false)));
         let mut statements = 0;
-        let mut asked = lives.ask(5);
+        let mut asked = lives.ask(5, false);
         while let Some(life) = asked.pop() {
             statements += 1;
             lives.wrote(life, 5, 100, true);
-            asked.extend(lives.ask(5));
+            asked.extend(lives.ask(5, false));
             assert!(asked.len() <= ASKED);
         }
         assert_eq!(statements, 100);
         assert_eq!(lives.take_needless(5), [1, 2, 3, 4]);
-        assert!(lives.ask(5).is_empty());
+        assert!(lives.ask(5, false).is_empty());
     }
 }

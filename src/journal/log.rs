@@ -240,6 +240,16 @@ impl Entry {
     }
 }
 
+impl Log {
+    /// These lives are to state themselves anew.
+    fn ask(&self, lives: &[u64]) {
+        for wanted in lives.iter().filter_map(|life| self.wanted.get(life)) {
+            wanted.now.store(true, Ordering::Release);
+            wanted.wake.notify_one();
+        }
+    }
+}
+
 impl Shared {
     fn log(&self) -> MutexGuard<'_, Log> {
         // What could fail halfway leaves a torn frame at most, which is overwritten by the next.
@@ -257,13 +267,11 @@ impl Shared {
             asked.push(life);
         }
         if restated || before != segment {
-            asked.extend(log.lives.ask(segment));
             self.remove_needless(&mut log);
+            let no_room = log.spare.is_none();
+            asked.extend(log.lives.ask(segment, no_room));
         }
-        for wanted in asked.iter().filter_map(|life| log.wanted.get(life)) {
-            wanted.now.store(true, Ordering::Release);
-            wanted.wake.notify_one();
-        }
+        log.ask(&asked);
         Ok(log.written)
     }
 
@@ -317,6 +325,8 @@ impl Shared {
             }
             Err(error) => {
                 log.tried = Some(Instant::now());
+                let asked = log.lives.ask(number, true);
+                log.ask(&asked);
                 if !self.full.swap(true, Ordering::Relaxed) {
                     let error = &error as &dyn std::error::Error;
                     warn!(directory = %self.directory.display(), error, "the journal has no room: new calls are refused");

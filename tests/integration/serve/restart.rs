@@ -1,15 +1,21 @@
 //! An executor that is killed, and another that goes on with what it has left.
 
-use std::{collections::BTreeMap, task::Poll, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    sync::atomic::{AtomicBool, Ordering},
+    task::Poll,
+    time::Duration,
+};
 
 use rustix::process::Signal;
 use tonic::Code;
 use tool_executor::pb::toolexecutor::{
-    Attribution, Call, CallResult, ExecuteRequest, Executed, Outcome, Reason, trajectory_response::Message,
+    Attribution, Call, CallResult, Command, ExecuteRequest, Executed, Outcome, Reason, trajectory_response::Message,
 };
 
 use crate::support::{
-    client::{PATIENCE, Stream, bash, execute, open, tool, try_execute},
+    client::{PATIENCE, Stream, bash, command, execute, open, shell, tool, try_execute},
     dying, process,
     server::Server,
 };
@@ -287,4 +293,98 @@ async fn a_hand_over_costs_a_reconnect_and_nothing_else() {
     let again = try_execute(&server, unary).await.expect("it answers");
     assert_eq!(again.output, "unary");
     server.set("ON_SHUTDOWN", "end");
+}
+
+/// Takes all that is left of the file system that has this directory, for as long as it is told to.
+fn fill(directory: std::path::PathBuf, stop: std::sync::Arc<AtomicBool>) {
+    let mut file = std::fs::File::create(directory.join("filler")).expect("it can be made");
+    while !stop.load(Ordering::Relaxed) {
+        for bytes in [1 << 20, 4096, 1] {
+            while file.write_all(&vec![0; bytes]).is_ok() {}
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    std::fs::remove_file(directory.join("filler")).expect("it is there");
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_new_calls_and_forgets_none() {
+    if !rustix::process::getuid().is_root() {
+        return println!("only root can mount a small file system");
+    }
+    let state = tempfile::TempDir::new().expect("a directory");
+    let journal = state.path().join("journal");
+    std::fs::create_dir(&journal).expect("a directory");
+    let serve = Server::command(&state);
+    let mut start = std::process::Command::new("unshare");
+    start.args(["--mount", "sh", "-c", "mount -t tmpfs -o size=40m journal \"$0\" && exec \"$@\""]).arg(&journal);
+    start.arg(serve.get_program()).args(serve.get_args()).current_dir(state.path()).env_clear();
+    start.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let server = Server::run(start, state);
+    let seen = std::path::PathBuf::from(format!("/proc/{}/root{}", server.pid().as_raw_nonzero(), journal.display()));
+
+    let mut runs = Stream::open(&server, "runs").await;
+    runs.batch(vec![bash("long", "sleep 3; echo done")]).await;
+    running(&server, 1).await;
+    let stop = std::sync::Arc::<AtomicBool>::default();
+    let filling = std::thread::spawn({
+        let stop = stop.clone();
+        move || fill(seen, stop)
+    });
+    // A segment has 16 MiB.
+    let mut refused = None;
+    for n in 0..40 {
+        let stdin = vec![b'x'; 1 << 20].into();
+        let large = command(&n.to_string(), Command { stdin, ..shell("cat > file") });
+        let result = execute(&server, "writes", large).await;
+        if !result.success {
+            refused = Some(result);
+            break;
+        }
+    }
+    let refused = refused.expect("the disk is full");
+    assert_eq!((refused.outcome(), refused.reason()), (Outcome::NoCapacity, Reason::QueueFull), "{refused:?}");
+    assert!(refused.error.contains("disk"), "{}", refused.error);
+    assert_eq!(refused.sequence, 0);
+    let not_opened = Stream::try_open(&server, open("another")).await.err().map(|status| status.code());
+    assert_eq!(not_opened, Some(Code::ResourceExhausted));
+    assert_eq!(runs.result().await.output, "done", "what was accepted is answered, and remembered");
+    stop.store(true, Ordering::Relaxed);
+    filling.join().expect("it ends");
+    let asked = std::time::Instant::now();
+    while !execute(&server, "writes", bash("again", "true")).await.success {
+        assert!(asked.elapsed() < PATIENCE, "there is room again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_state_directory_that_cannot_be_trusted_is_left_alone() {
+    let mut server = Server::start();
+    assert!(execute(&server, "a", bash("a", "true")).await.success);
+    server.signal(Signal::TERM);
+    server.wait();
+    let start = |server: &Server| {
+        let output = Server::command(&server.state).output().expect("it runs");
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let format = server.state.path().join("format");
+    let known = std::fs::read(&format).expect("it is there");
+    std::fs::write(&format, "99").expect("it can be written");
+    let said = start(&server);
+    assert!(said.contains("format 99") && said.contains("--state-dir"), "{said}");
+    std::fs::write(&format, known).expect("it can be written");
+
+    let segment = server.state.path().join("journal/0000000000000001.segment");
+    let bytes = std::fs::read(&segment).expect("it is there");
+    let mut damaged = bytes.clone();
+    damaged[60] ^= 1;
+    std::fs::write(&segment, &damaged).expect("it can be written");
+    let said = start(&server);
+    assert!(said.contains("the journal is damaged") && said.contains("move its directory away"), "{said}");
+    assert!(std::fs::read(&segment).expect("it is there") == damaged, "nothing of it is changed");
+    std::fs::write(&segment, bytes).expect("it can be written");
+    server.start_again();
+    assert!(execute(&server, "a", bash("a", "true")).await.replayed);
 }
