@@ -36,7 +36,7 @@ use crate::{
     sandbox::{
         agent::{self, Profile},
         client::{Address, Token},
-        slot::empty_trash,
+        slot::{empty_trash, have_processes},
     },
     tool::chain,
 };
@@ -125,7 +125,7 @@ impl Backend for LocalBackend {
         };
         let id = ContainerId::random();
         let directory = self.config.directory.join(id.as_str());
-        let ids = self.ids.take();
+        let ids = self.ids.take_unless(have_processes);
         let (agent, endpoint) = match self.launch(&id, profile, &directory, &ids) {
             Ok(launched) => launched,
             Err(error) => {

@@ -2,11 +2,20 @@
 
 use std::{fs, ops::Range};
 
+use rustix::{io::Errno, process::Uid};
+
 /// Whether this process can run slots as all of these users and groups: it must be root, and its own user namespace
 /// must have all of them. (Under `unshare --map-root-user`, and in many containers, root has no user but itself.)
 pub fn can_assign_ids(ids: Range<u32>) -> bool {
     let covers = |map| fs::read_to_string(map).is_ok_and(|map| covers(&map, &ids));
     rustix::process::geteuid().is_root() && covers("/proc/self/uid_map") && covers("/proc/self/gid_map")
+}
+
+/// Whether any process of this machine, as far as this one sees it, is one of these users'; a zombie is one, too. One
+/// system call for each user, whose cost hardly depends on what else runs.
+pub fn have_processes(mut users: Range<u32>) -> bool {
+    // All that is asked is whether there is anybody whose priority could be told.
+    users.any(|id| !matches!(rustix::process::getpriority_user(Uid::from_raw(id)), Err(Errno::SRCH)))
 }
 
 /// Whether user 0 here is user 0 outside too: not so in a user namespace that an ordinary user has made.
@@ -40,6 +49,15 @@ fn covers(map: &str, ids: &Range<u32>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_has_processes_or_has_none() {
+        let own = rustix::process::getuid().as_raw();
+        assert!(have_processes(own..own + 1));
+        // Above all ids that are given to anybody, the one that means nobody aside.
+        assert!(!have_processes(u32::MAX - 3..u32::MAX - 1));
+        assert!(!have_processes(own..own));
+    }
 
     #[test]
     fn a_map_covers_what_one_extent_has() {

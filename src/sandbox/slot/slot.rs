@@ -1,15 +1,14 @@
 //! The agent's side of a slot: making it, and ending it.
 
 use std::{
-    fs,
-    io::{self, ErrorKind},
+    fs, io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
     process::Child,
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -41,7 +40,7 @@ pub const DEATH: Duration = Duration::from_secs(5);
 pub struct Slot {
     // Before `control`: the keeper is killed, not left to see its socket close.
     keeper: Keeper,
-    control: Socket,
+    control: Arc<Socket>,
     workspace: Workspace,
     directory: PathBuf,
     runners: RunnerSpec,
@@ -73,13 +72,11 @@ impl Slot {
     pub async fn runner(&self) -> Result<Runner, SlotError> {
         let (ours, theirs) = Socket::pair().at(Step::StartRunner)?;
         ours.send(&self.runners, &[]).at(Step::Talk)?;
-        match self.control.send(&Nothing {}, &[theirs.as_fd()]) {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Err(SlotError::Gone("keeper")),
-            other => other.at(Step::Talk)?,
-        }
+        self.control.tell("keeper", &Nothing {}, &[theirs.as_fd()])?;
         drop(theirs);
-        ours.ready("runner").await?;
-        Ok(Runner::new(ours))
+        let runner = Runner::new(ours, self.control.clone());
+        runner.ready().await?;
+        Ok(runner)
     }
 
     /// Resolves once the keeper, and with it every process of the slot, has died.
@@ -120,7 +117,7 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
     let (control, theirs) = Socket::pair().at(Step::StartMaker)?;
     let mut maker = Maker::start(&config.program, &generation.workspace, theirs).at(Step::StartMaker)?;
     let spec = slot_spec(config, generation).at_the(Step::PrepareDirectory, config.directory.display())?;
-    control.send(&spec, &[]).at(Step::Talk)?;
+    control.tell("maker", &spec, &[])?;
     control.ready("maker").await?;
     maker.map_user(config.host_id).at(Step::MapUser)?;
     let image = match generation.root {
@@ -128,7 +125,7 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
         Root::Nothing | Root::Layer(_) => None,
     };
     let image: Vec<BorrowedFd<'_>> = image.iter().map(AsFd::as_fd).collect();
-    control.send(&Nothing {}, &image).at(Step::Talk)?;
+    control.tell("maker", &Nothing {}, &image)?;
     let Ok([keeper, workspace]) = <[OwnedFd; 2]>::try_from(control.ready("maker").await?) else {
         return Err(SlotError::Senseless("maker"));
     };
@@ -136,7 +133,13 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
     maker.end().await.at(Step::StartKeeper)?;
     let keeper = Keeper::adopt(keeper).at(Step::StartKeeper)?;
     let bound_proc = config.isolation == Isolation::L1;
-    control.send(&KeeperSpec { bound_proc }, &[]).at(Step::Talk)?;
+    let keeper_spec = KeeperSpec {
+        bound_proc,
+        workspace_entries: generation.workspace_entries,
+        workspace_place: spec.workspace_place,
+        writable_root: config.writable_root,
+    };
+    control.tell("keeper", &keeper_spec, &[])?;
     control.ready("keeper").await?;
     let runners = RunnerSpec {
         max_open_files: config.max_open_files,
@@ -145,7 +148,7 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
         bound_proc,
     };
     let workspace = Workspace::new(workspace, config.host_id, config.workspace_source.as_deref());
-    Ok(Slot { keeper, control, workspace, directory: config.directory.clone(), runners })
+    Ok(Slot { keeper, control: Arc::new(control), workspace, directory: config.directory.clone(), runners })
 }
 
 fn slot_spec(config: &SlotConfig, generation: &Generation) -> io::Result<SlotSpec> {

@@ -78,6 +78,15 @@ pub(super) struct KeeperSpec {
     /// The slot's /proc is the one that the agent has.
     #[prost(bool, tag = "1")]
     pub(super) bound_proc: bool,
+    /// How many names are in the workspace that was made; what nobody could count is not verified.
+    #[prost(uint64, optional, tag = "2")]
+    pub(super) workspace_entries: Option<u64>,
+    /// See [`SlotSpec`].
+    #[prost(bytes = "vec", optional, tag = "3")]
+    pub(super) workspace_place: Option<Vec<u8>>,
+    /// What the image has can be written to.
+    #[prost(bool, tag = "4")]
+    pub(super) writable_root: bool,
 }
 
 /// What a runner's calls are held to.

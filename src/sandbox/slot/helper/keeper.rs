@@ -20,7 +20,7 @@ use super::{
         sys,
         wire::{self, KeeperSpec, Nothing, Reply, ReplyKind},
     },
-    Socket, THIS_PROGRAM, command, mounts, send,
+    Socket, THIS_PROGRAM, clean, command, mounts, send,
 };
 
 pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
@@ -30,6 +30,7 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Step::PrepareHelper)?;
     if spec.bound_proc { bind_proc() } else { mount_proc("proc").map_err(io::Error::from) }.at(Step::MountProc)?;
     enter_root().at(Step::EnterRoot)?;
+    clean::verify(&spec)?;
     let own =
         rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at(Step::StartRunner)?;
     agent.send(&Reply::from(ReplyKind::Ready(Nothing {})), &[]).at(Step::Talk)?;
