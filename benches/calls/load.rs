@@ -108,12 +108,9 @@ impl Trajectory {
         if printed == bytes { Ok(()) } else { Err(format!("{printed} bytes were printed").into()) }
     }
 
-    /// Makes so many small files, in so many directories.
+    /// Makes so many files in each of so many directories.
     pub(crate) async fn fill(&mut self, files: usize, directories: usize) -> Result<()> {
-        let each = files / directories;
-        let script = format!(
-            "for d in $(seq {directories}); do mkdir -p $d; for f in $(seq {each}); do echo x > $d/$f; done; done"
-        );
+        let script = format!("for d in $(seq {directories}); do mkdir $d; (cd $d; touch $(seq {files})); done");
         let command = Command { program: Some(Program::Shell(script)), ..Command::default() };
         self.send(Call { action: Some(Action::Command(command)), ..Call::default() }).await.map(drop)
     }

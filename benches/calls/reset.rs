@@ -12,8 +12,8 @@ use crate::{
     servers::Server,
 };
 
-const ROUNDS: usize = 60;
-const FILES: usize = 10_000;
+const ROUNDS: usize = 40;
+/// And so many files in each.
 const DIRECTORIES: usize = 100;
 
 pub(crate) fn measure(runtime: &Runtime) -> Result<()> {
@@ -21,14 +21,14 @@ pub(crate) fn measure(runtime: &Runtime) -> Result<()> {
     runtime.block_on(async {
         let mut trajectory = Trajectory::open(load::connect(&server.address).await?, "reset".to_owned()).await?;
         trajectory.call(Kind::Write).await?;
-        for (files, name, pause) in [
+        for (directories, name, pause) in [
             (0, "empty workspace", Duration::ZERO),
-            (FILES, "10,000 files, at rest", Duration::from_millis(500)),
-            (FILES, "10,000 files, at once", Duration::ZERO),
+            (DIRECTORIES, "10,000 files, at rest", Duration::from_millis(500)),
+            (DIRECTORIES, "10,000 files, at once", Duration::ZERO),
         ] {
             let mut times = Vec::with_capacity(ROUNDS);
             for _ in 0..ROUNDS {
-                trajectory.fill(files, DIRECTORIES).await?;
+                trajectory.fill(DIRECTORIES, directories).await?;
                 tokio::time::sleep(pause).await;
                 let start = Instant::now();
                 trajectory.reset().await?;

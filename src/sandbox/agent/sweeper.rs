@@ -9,7 +9,7 @@ use tokio::{
     sync::{Notify, oneshot, watch},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::{
     sandbox::slot::{SlotError, delete_one, old_workspaces, prepare_trash},
@@ -89,7 +89,8 @@ impl Sweeper {
         }
     }
 
-    /// Sweeps whenever it is asked for, until the agent ends. What is not deleted then is left.
+    /// Sweeps whenever it is asked for, until the agent ends. What is not deleted then is left. An agent that has nobody
+    /// to do this ends: its disk would fill.
     pub(super) async fn run(self) {
         let (ended, end) = oneshot::channel();
         let runtime = Handle::current();
@@ -99,14 +100,12 @@ impl Sweeper {
             // Nobody waits for it where the runtime is gone.
             let _ = ended.send(());
         });
-        match thread {
-            // An error means that it has panicked, which has been said.
-            Ok(_) => drop(end.await),
-            Err(error) => {
-                warn!(error = &error as &dyn Error, "there is nobody to delete old workspaces");
-            }
+        if let Err(error) = thread {
+            error!(error = &error as &dyn Error, "there is nobody to delete old workspaces");
+        } else if end.await.is_err() {
+            error!("whoever deletes old workspaces has failed");
         }
-        self.shared.failure.send_replace(Some("nobody is there to do it".to_owned()));
+        self.shared.end.cancel();
     }
 
     fn work(&self, runtime: &Handle) {
@@ -130,5 +129,79 @@ impl Sweeper {
                 };
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// With so many old workspaces, and nobody who deletes any yet.
+    fn sweeper(home: &tempfile::TempDir, old: usize) -> Sweeper {
+        let trash = home.path().join("trash");
+        for index in 0..old {
+            fs::create_dir_all(trash.join(format!("{index}/directory"))).unwrap();
+        }
+        Sweeper::new(trash, 1, CancellationToken::new())
+    }
+
+    async fn waits(room: impl Future<Output = Result<(), SlotError>>) -> bool {
+        timeout(Duration::from_millis(20), room).await.is_err()
+    }
+
+    #[tokio::test]
+    async fn a_slot_waits_for_room() {
+        let home = tempfile::tempdir().unwrap();
+        let sweeper = sweeper(&home, AT_LEAST);
+        sweeper.room().await.unwrap();
+        fs::create_dir(home.path().join("trash/one-more")).unwrap();
+        assert!(waits(sweeper.room()).await);
+        assert!(waits(sweeper.emptied()).await);
+        let work = tokio::spawn(sweeper.clone().run());
+        sweeper.room().await.unwrap();
+        sweeper.emptied().await.unwrap();
+        assert_eq!(old_workspaces(&home.path().join("trash")).unwrap(), 0);
+        sweeper.shared.end.cancel();
+        work.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_what_cannot_be_deleted() {
+        let home = tempfile::tempdir().unwrap();
+        let sweeper = sweeper(&home, AT_LEAST + 1);
+        // Where it is to be deleted there is a file.
+        let apart = home.path().join("deleting");
+        fs::write(&apart, "").unwrap();
+        let work = tokio::spawn(sweeper.clone().run());
+        assert!(matches!(sweeper.room().await, Err(SlotError::Undeletable(_))));
+        fs::remove_file(&apart).unwrap();
+        fs::create_dir(&apart).unwrap();
+        sweeper.room().await.unwrap();
+        sweeper.shared.end.cancel();
+        work.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_slot_that_waits_hears_of_a_failure() {
+        let home = tempfile::tempdir().unwrap();
+        let sweeper = sweeper(&home, 1);
+        let fail = async {
+            tokio::task::yield_now().await;
+            sweeper.shared.failure.send_replace(Some("the disk is broken".to_owned()));
+        };
+        let (emptied, ()) = tokio::join!(sweeper.emptied(), fail);
+        assert!(matches!(emptied, Err(SlotError::Undeletable(why)) if why == "the disk is broken"));
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_ends_waits_for_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let sweeper = sweeper(&home, 1);
+        sweeper.shared.end.cancel();
+        assert!(matches!(sweeper.emptied().await, Err(SlotError::Undeletable(_))));
     }
 }

@@ -133,12 +133,8 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
     maker.end().await.at(Step::StartKeeper)?;
     let keeper = Keeper::adopt(keeper).at(Step::StartKeeper)?;
     let bound_proc = config.isolation == Isolation::L1;
-    let keeper_spec = KeeperSpec {
-        bound_proc,
-        workspace_entries: generation.workspace_entries,
-        workspace_place: spec.workspace_place,
-        writable_root: config.writable_root,
-    };
+    let keeper_spec =
+        KeeperSpec { bound_proc, workspace_entries: generation.workspace_entries, writable_root: config.writable_root };
     control.tell("keeper", &keeper_spec, &[])?;
     control.ready("keeper").await?;
     let runners = RunnerSpec {

@@ -81,11 +81,8 @@ pub(super) struct KeeperSpec {
     /// How many names are in the workspace that was made; what nobody could count is not verified.
     #[prost(uint64, optional, tag = "2")]
     pub(super) workspace_entries: Option<u64>,
-    /// See [`SlotSpec`].
-    #[prost(bytes = "vec", optional, tag = "3")]
-    pub(super) workspace_place: Option<Vec<u8>>,
     /// What the image has can be written to.
-    #[prost(bool, tag = "4")]
+    #[prost(bool, tag = "3")]
     pub(super) writable_root: bool,
 }
 

@@ -9,14 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    super::{
-        config::WORKSPACE,
-        error::{At as _, SlotError, Step},
-        image::unescape,
-        wire::KeeperSpec,
-    },
-    view,
+use super::super::{
+    config::WORKSPACE,
+    error::{At as _, SlotError, Step},
+    image::unescape,
+    wire::KeeperSpec,
 };
 
 const TMP: &str = "/tmp";
@@ -58,6 +55,8 @@ struct Sight {
 
 #[derive(Debug, Clone, PartialEq)]
 struct Mount {
+    /// The file system's device, and what of it is mounted.
+    source: [String; 2],
     place: PathBuf,
     /// Of the mount, not of its file system.
     options: Vec<String>,
@@ -107,16 +106,17 @@ fn mounts(table: &[u8]) -> Vec<Mount> {
 
 fn mount(line: &[u8]) -> Option<Mount> {
     let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
-    let mut fields = line.split(|byte| *byte == b' ').skip(4);
+    let mut fields = line.split(|byte| *byte == b' ').skip(2);
+    let source = [text(fields.next()?), text(fields.next()?)];
     let (place, options) = (unescape(fields.next()?), text(fields.next()?));
     let kind = fields.skip_while(|field| *field != b"-").nth(1).map(text)?;
-    Some(Mount { place, options: options.split(',').map(str::to_owned).collect(), kind })
+    Some(Mount { source, place, options: options.split(',').map(str::to_owned).collect(), kind })
 }
 
 impl Mount {
     /// A line that cannot be read: no mount is as it should be there.
     fn of_nothing() -> Self {
-        Self { place: PathBuf::new(), options: Vec::new(), kind: String::new() }
+        Self { source: Default::default(), place: PathBuf::new(), options: Vec::new(), kind: String::new() }
     }
 
     fn has(&self, option: &str) -> bool {
@@ -137,7 +137,7 @@ fn faults(sight: &Sight, spec: &KeeperSpec) -> Vec<String> {
     let counts = counted.map(|(what, found, expected)| {
         format!("{} {what}, not {}", found.unwrap_or_default(), expected.unwrap_or_default())
     });
-    let attributes = sight.mounts.iter().flat_map(|mount| mount_faults(mount, spec));
+    let attributes = sight.mounts.iter().flat_map(|mount| mount_faults(mount, &sight.mounts, spec));
     counts.chain(missing_mounts(&sight.mounts)).chain(attributes).collect()
 }
 
@@ -155,26 +155,26 @@ fn missing_mounts(mounts: &[Mount]) -> Vec<String> {
     wrong.collect()
 }
 
-fn mount_faults(mount: &Mount, spec: &KeeperSpec) -> Vec<String> {
+fn mount_faults(mount: &Mount, all: &[Mount], spec: &KeeperSpec) -> Vec<String> {
     let wrong = [
         (!mount.has("nosuid"), "heeds set-user-id programs"),
         (!mount.has("nodev") && !mount.place.starts_with("/dev"), "has devices"),
-        (!mount.has("ro") && !may_be_written(&mount.place, spec), "can be written to"),
+        (!mount.has("ro") && !may_be_written(mount, all, spec), "can be written to"),
     ];
     let told = wrong.into_iter().filter(|(wrong, _)| *wrong);
     told.map(|(_, fault)| format!("{} {fault}", mount.place.display())).collect()
 }
 
-/// What is in /proc has rules of its own, which a runner makes: see there.
-fn may_be_written(place: &Path, spec: &KeeperSpec) -> bool {
-    if ["/", "/dev"].iter().any(|never| place == Path::new(never)) {
-        return false;
-    }
-    let second_place = spec.workspace_place.as_deref().map(view::as_path);
-    let var_tmp = Path::new("/").join(view::VAR_TMP);
-    [Path::new(WORKSPACE), Path::new(TMP), &var_tmp].into_iter().chain(second_place).any(|may| place == may)
-        || ["/proc", "/dev"].iter().any(|above| place.starts_with(above))
-        || spec.writable_root
+/// The workspace and /tmp may be shown at other places, too, to which links of the image may lead. What is in /proc has
+/// rules of its own, which a runner makes: see there.
+fn may_be_written(mount: &Mount, all: &[Mount], spec: &KeeperSpec) -> bool {
+    let is = |place: &str| mount.place == Path::new(place);
+    let own = |other: &&Mount| [WORKSPACE, TMP].iter().any(|place| other.place == Path::new(place));
+    !is("/")
+        && !is("/dev")
+        && (spec.writable_root
+            || ["/proc", "/dev"].iter().any(|above| mount.place.starts_with(above))
+            || all.iter().filter(own).any(|own| own.source == mount.source))
 }
 
 #[cfg(test)]
@@ -258,10 +258,11 @@ mod tests {
     fn nothing_but_what_is_the_slots_can_be_written_to() {
         let source = "70 60 8:1 /src /testbed rw,nosuid,nodev - ext4 /dev/sda1 rw";
         assert_eq!(after(|sight, _| sight.mounts = with(source)), "/testbed can be written to");
-        let told = after(|sight, spec| {
-            (sight.mounts, spec.workspace_place) = (with(source), Some(b"/testbed".to_vec()));
-        });
-        assert_eq!(told, "");
+        // As are the workspace and /tmp at their other places.
+        let workspace = "70 60 8:1 /w/workspace /data/testbed rw,nosuid,nodev - ext4 /dev/sda1 rw";
+        assert_eq!(after(|sight, _| sight.mounts = with(workspace)), "");
+        let tmp = "70 60 0:43 /tmp /var/tmp rw,nosuid,nodev - tmpfs tmpfs rw";
+        assert_eq!(after(|sight, _| sight.mounts = with(tmp)), "");
         let told = after(|sight, spec| (sight.mounts, spec.writable_root) = (with(source), true));
         assert_eq!(told, "");
         // The root itself never.

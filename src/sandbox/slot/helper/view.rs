@@ -244,6 +244,6 @@ fn inside(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-pub(super) fn as_path(path: &[u8]) -> &Path {
+fn as_path(path: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(path))
 }
