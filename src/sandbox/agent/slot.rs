@@ -44,6 +44,9 @@ const IDLE_RUNNERS: usize = 2;
 /// How long cancelled calls may take before the slot is ended under them.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long the slot's user may have processes before the slot is made.
+const LEAVING: Duration = Duration::from_secs(1);
+
 /// The way to a slot's task.
 #[derive(Clone)]
 pub(super) struct SlotHandle {
@@ -309,10 +312,8 @@ impl SlotTask {
 
     /// The keeper of the new slot verifies from inside that it is clean; what it cannot see is verified here.
     async fn make(&mut self) -> Result<(), SlotError> {
-        if let Some(id) = self.config.host_id
-            && have_processes(id..id + 1)
-        {
-            return Err(SlotError::UserHasProcesses(id));
+        if let Some(id) = self.config.host_id {
+            alone(id).await?;
         }
         let slot = Slot::create(&self.config).await?;
         self.idle.push(slot.runner().await?);
@@ -376,6 +377,18 @@ impl SlotTask {
         let snapshot = self.state.snapshot(self.calls.numbers());
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
     }
+}
+
+/// Waits for what an agent that was killed, and had these users before, has left and is dying.
+async fn alone(user: u32) -> Result<(), SlotError> {
+    let asked = Instant::now();
+    while have_processes(user..user + 1) {
+        if asked.elapsed() > LEAVING {
+            return Err(SlotError::UserHasProcesses(user));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
 }
 
 async fn lost(slot: Option<&Slot>) {

@@ -11,11 +11,27 @@ pub fn can_assign_ids(ids: Range<u32>) -> bool {
     rustix::process::geteuid().is_root() && covers("/proc/self/uid_map") && covers("/proc/self/gid_map")
 }
 
-/// Whether any process of this machine, as far as this one sees it, is one of these users'; a zombie is one, too. One
-/// system call for each user, whose cost hardly depends on what else runs.
+/// Whether any process of this machine, as far as this one sees it, is one of these users'. One that has ended and waits
+/// for its parent to notice is none any more. Mostly one system call for each user, whatever else runs.
 pub fn have_processes(mut users: Range<u32>) -> bool {
     // All that is asked is whether there is anybody whose priority could be told.
-    users.any(|id| !matches!(rustix::process::getpriority_user(Uid::from_raw(id)), Err(Errno::SRCH)))
+    let somebody = |id| !matches!(rustix::process::getpriority_user(Uid::from_raw(id)), Err(Errno::SRCH));
+    let all = users.clone();
+    users.any(somebody) && live_processes().any(|user| all.contains(&user))
+}
+
+/// The users of all processes that have not ended.
+fn live_processes() -> impl Iterator<Item = u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|process| live_user(&fs::read_to_string(process.path().join("status")).ok()?))
+}
+
+/// Whose a process is, by its status; nobody's if it has ended, with all of its threads.
+fn live_user(status: &str) -> Option<u32> {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+    let has_ended = field("State:").is_some_and(|state| ["Z", "X"].contains(&state));
+    let several = field("Threads:").is_some_and(|threads| !["0", "1"].contains(&threads));
+    field("Uid:").filter(|_| !has_ended || several)?.parse().ok()
 }
 
 /// Whether user 0 here is user 0 outside too: not so in a user namespace that an ordinary user has made.
@@ -57,6 +73,17 @@ mod tests {
         // Above all ids that are given to anybody, the one that means nobody aside.
         assert!(!have_processes(u32::MAX - 3..u32::MAX - 1));
         assert!(!have_processes(own..own));
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_nobodys() {
+        let status =
+            |state, threads| format!("Name:\tsh\nState:\t{state}\nUid:\t70001\t0\t0\t0\nThreads:\t{threads}\n");
+        assert_eq!(live_user(&status("S (sleeping)", 1)), Some(70_001));
+        assert_eq!(live_user(&status("Z (zombie)", 1)), None);
+        // Its first thread has ended, and the others have not.
+        assert_eq!(live_user(&status("Z (zombie)", 2)), Some(70_001));
+        assert_eq!(live_user("no status"), None);
     }
 
     #[test]

@@ -34,6 +34,9 @@ use super::{
 /// device or in a file system that does not answer, may take for ever.
 pub const DEATH: Duration = Duration::from_secs(5);
 
+/// How long what a process has said may take to arrive after its end: it is there already.
+const LAST_WORD: Duration = Duration::from_millis(100);
+
 /// An isolated workspace and process tree, with its keeper running. Dropping it ends its processes, but leaves the
 /// workspace where it is.
 #[derive(Debug)]
@@ -118,7 +121,7 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
     let mut maker = Maker::start(&config.program, &generation.workspace, theirs).at(Step::StartMaker)?;
     let spec = slot_spec(config, generation).at_the(Step::PrepareDirectory, config.directory.display())?;
     control.tell("maker", &spec, &[])?;
-    control.ready("maker").await?;
+    maker.ready(&control).await?;
     maker.map_user(config.host_id).at(Step::MapUser)?;
     let image = match generation.root {
         Root::Image => Some(maker.image_of_its_user().at(Step::MapOwners)?),
@@ -126,7 +129,7 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
     };
     let image: Vec<BorrowedFd<'_>> = image.iter().map(AsFd::as_fd).collect();
     control.tell("maker", &Nothing {}, &image)?;
-    let Ok([keeper, workspace]) = <[OwnedFd; 2]>::try_from(control.ready("maker").await?) else {
+    let Ok([keeper, workspace]) = <[OwnedFd; 2]>::try_from(maker.ready(&control).await?) else {
         return Err(SlotError::Senseless("maker"));
     };
     // With the maker's end the keeper becomes this process's child.
@@ -202,6 +205,17 @@ impl Maker {
                 Err(error)
             }
         }
+    }
+
+    /// Its answer, unless it ends without one. Its end alone would not close the socket: the keeper has that, too, and
+    /// waits for a word on it.
+    async fn ready(&self, control: &Socket) -> Result<Vec<OwnedFd>, SlotError> {
+        tokio::select! {
+            biased;
+            ready = control.ready("maker") => return ready,
+            _ = self.pidfd.readable() => {}
+        }
+        timeout(LAST_WORD, control.ready("maker")).await.unwrap_or(Err(SlotError::Gone("maker")))
     }
 
     /// 0 inside is `host_id`, or else this process's own user; the maker waits for this in its new namespace.

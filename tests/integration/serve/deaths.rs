@@ -159,7 +159,7 @@ async fn a_runner_dies_and_the_workspace_lives() {
         assert_eq!((result.outcome(), result.executed()), (Outcome::Internal, executed), "{result:?}");
         assert_eq!(result.attribution(), Attribution::Infrastructure);
         assert!(result.error.contains("runner process has ended"), "{}", result.error);
-        assert!(!process::is_alive(call));
+        until("its processes have died with it", || !process::is_alive(call)).await;
         let after = stream.bash(&format!("after-{id}"), "cat file").await;
         assert_eq!((&*after.output, after.generation), ("mine", 1), "{after:?}");
     }
