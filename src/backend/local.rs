@@ -175,6 +175,8 @@ impl Backend for LocalBackend {
     }
 
     async fn close(&self) {}
+
+    async fn leave(&self) {}
 }
 
 impl LocalBackend {
