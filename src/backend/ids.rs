@@ -89,7 +89,9 @@ impl fmt::Display for IdRange {
 impl Drop for IdRange {
     fn drop(&mut self) {
         let mut taken = lock(&self.taken);
-        self.parts.iter().for_each(|start| drop(taken.remove(start)));
+        for start in &self.parts {
+            taken.remove(start);
+        }
     }
 }
 
