@@ -48,7 +48,8 @@ pub(super) enum Control {
     Cancel,
     /// More live output, in bytes.
     Grant(u32),
-    /// Another executor listens: what the one before it has not granted it will never grant.
+    /// Another executor listens, and what the one before it has not granted it will never grant: the window of live
+    /// output begins anew.
     Anew,
 }
 

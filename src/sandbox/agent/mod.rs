@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
-pub use self::config::{Config, ConfigError, Profile};
+pub use self::config::{CONFIG_FILE, Config, ConfigError, Profile};
 use self::{
     handle::SlotHandle,
     listener::Listener,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::{self, JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use super::{
     call::{Call, Control},
     calls::{Calls, agent_failed},
     files,
-    handle::{Asked, Seen, SlotHandle},
+    handle::{Asked, SlotHandle},
     state::{Holder, State},
     sweeper::Sweeper,
 };
@@ -63,7 +63,7 @@ pub(super) struct SlotTask {
     config: SlotConfig,
     agent: Agent,
     requests: mpsc::UnboundedReceiver<Asked>,
-    seen: Arc<Mutex<Seen>>,
+    snapshot: Arc<Mutex<SlotSnapshot>>,
     state: State,
     /// None only where it could not be made.
     slot: Option<Slot>,
@@ -76,13 +76,13 @@ pub(super) struct SlotTask {
 impl SlotTask {
     /// Makes the slot and its first runner.
     pub(super) async fn new(index: u32, config: SlotConfig, agent: Agent) -> Result<(Self, SlotHandle), SlotError> {
-        let (handle, requests, seen) = SlotHandle::new();
+        let (handle, requests, snapshot) = SlotHandle::new();
         let mut task = Self {
             index,
             config,
             agent,
             requests,
-            seen,
+            snapshot,
             state: State::Clean,
             slot: None,
             idle: Vec::new(),
@@ -101,12 +101,7 @@ impl SlotTask {
             tokio::select! {
                 asked = self.requests.recv() => match asked {
                     Some(Asked::Request(request)) => self.on_request(request).await,
-                    Some(Asked::Settle(done)) => {
-                        self.calls.tell_all(|| Control::Anew);
-                        self.picture();
-                        // Whoever asked may be gone.
-                        let _ = done.send(());
-                    }
+                    Some(Asked::Settle(done)) => self.settle(done),
                     None => break,
                 },
                 Some(ended) = self.running.join_next_with_id() => self.on_ended(ended),
@@ -119,6 +114,14 @@ impl SlotTask {
         if let Err(error) = self.clear().await {
             warn!(slot = self.index, error = &error as &dyn Error, "could not end the slot");
         }
+    }
+
+    /// All that was asked before has been dealt with.
+    fn settle(&self, done: oneshot::Sender<()>) {
+        self.calls.tell_all(|| Control::Anew);
+        self.picture();
+        // Whoever asked may be gone.
+        let _ = done.send(());
     }
 
     async fn on_request(&mut self, request: Request) {
@@ -362,8 +365,7 @@ impl SlotTask {
     fn picture(&self) {
         let snapshot = self.state.snapshot(self.calls.numbers());
         let last_event = self.agent.events.last();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.snapshot = SlotSnapshot { last_event, ..snapshot };
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = SlotSnapshot { last_event, ..snapshot };
     }
 }
 
