@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 use tool_executor::pb::toolexecutor::{
-    Batch, Call, CallResult, Command, Open, ReleaseTrajectory, ToolCall, TrajectoryRequest, TrajectoryResponse,
+    Batch, Call, CallResult, Command, Open, ReleaseTrajectory, Reset, ToolCall, TrajectoryRequest, TrajectoryResponse,
     call::Action, command::Program, tool_call::Arguments, tool_executor_client::ToolExecutorClient, trajectory_request,
     trajectory_response,
 };
@@ -63,6 +63,7 @@ pub(crate) struct Trajectory {
     requests: mpsc::Sender<TrajectoryRequest>,
     responses: Streaming<TrajectoryResponse>,
     calls: u64,
+    generation: u64,
 }
 
 impl Trajectory {
@@ -72,7 +73,7 @@ impl Trajectory {
         requests.send(message(trajectory_request::Message::Open(open))).await?;
         let mut client = ToolExecutorClient::new(channel);
         let responses = client.trajectory(ReceiverStream::new(receiver)).await?.into_inner();
-        Ok(Self { requests, responses, calls: 0 })
+        Ok(Self { requests, responses, calls: 0, generation: 0 })
     }
 
     /// Sends one call and waits for its result.
@@ -105,6 +106,26 @@ impl Trajectory {
         let call = Call { action: Some(Action::Command(command)), stream_output, ..Call::default() };
         let printed = self.send(call).await?.stdout.map_or(0, |stdout| stdout.total_bytes);
         if printed == bytes { Ok(()) } else { Err(format!("{printed} bytes were printed").into()) }
+    }
+
+    /// Makes so many files in each of so many directories.
+    pub(crate) async fn fill(&mut self, files: usize, directories: usize) -> Result<()> {
+        let script = format!("for d in $(seq {directories}); do mkdir $d; (cd $d; touch $(seq {files})); done");
+        let command = Command { program: Some(Program::Shell(script)), ..Command::default() };
+        self.send(Call { action: Some(Action::Command(command)), ..Call::default() }).await.map(drop)
+    }
+
+    /// Asks for an empty workspace, and waits until it is there.
+    pub(crate) async fn reset(&mut self) -> Result<()> {
+        self.generation += 1;
+        let reset = Reset { generation: self.generation };
+        self.requests.send(message(trajectory_request::Message::Reset(reset))).await?;
+        loop {
+            let response = self.responses.message().await?.ok_or("the stream ended")?;
+            if let Some(trajectory_response::Message::WorkspaceReset(_)) = response.message {
+                return Ok(());
+            }
+        }
     }
 
     /// Gives its slot back, and waits until it has.

@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use tempfile::TempDir;
@@ -45,6 +46,9 @@ impl Server {
         let state = TempDir::new()?;
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--state-dir"]).arg(state.path());
+        // Servers that are compared run beside one another, and share no user.
+        static USERS: AtomicU32 = AtomicU32::new(70_000);
+        command.env("TOOL_EXECUTOR_UID_BASE", USERS.fetch_add(1_000, Ordering::Relaxed).to_string());
         command.envs(settings.iter().map(|(name, value)| (format!("TOOL_EXECUTOR_{name}"), value)));
         Self::start(command, Some(state))
     }

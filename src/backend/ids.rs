@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -31,13 +32,21 @@ impl UserIds {
 
     /// The lowest that is free.
     pub(super) fn take(&self) -> IdRange {
+        self.take_unless(|_| false)
+    }
+
+    /// The lowest that is free, and that nobody else uses, as `used` says: another executor on this machine may count
+    /// from the same base on, and what an agent leaves that was killed may still be dying.
+    pub(super) fn take_unless(&self, used: impl Fn(Range<u32>) -> bool) -> IdRange {
         let mut taken = lock(&self.taken);
         let starts = (self.base..).step_by(self.width as usize);
         let overlaps = |start: u32| {
             let before = start.saturating_sub(self.width - 1);
             taken.range(before..start.saturating_add(self.width)).next().is_some()
         };
-        let start = starts.into_iter().find(|start| !overlaps(*start)).unwrap_or(self.base);
+        let is_used = |start: u32| used(start..start.saturating_add(self.width));
+        let free = starts.into_iter().find(|start| !overlaps(*start) && !is_used(*start));
+        let start = free.unwrap_or(self.base);
         taken.insert(start);
         IdRange { start, taken: self.taken.clone() }
     }
@@ -79,5 +88,7 @@ mod tests {
         assert_eq!(taken.iter().map(IdRange::start).collect::<Vec<_>>(), [1_000, 1_030, 1_040]);
         drop(adopted);
         assert_eq!(ids.take().start(), 1_010);
+        // Somebody else has 1_015.
+        assert_eq!(ids.take_unless(|range| range.contains(&1_015)).start(), 1_020);
     }
 }

@@ -37,7 +37,7 @@ use crate::{
     sandbox::{
         agent::{self, Profile},
         client::{Address, Token},
-        slot::empty_trash,
+        slot::{empty_trash, have_processes},
     },
     tool::chain,
 };
@@ -132,7 +132,7 @@ impl Backend for LocalBackend {
         };
         let id = ContainerId::random();
         let directory = self.config.directory.join(id.as_str());
-        let ids = self.ids.take();
+        let ids = self.ids.take_unless(have_processes);
         let (agent, endpoint) = match self.launch(&id, pool, profile, &directory, &ids) {
             Ok(launched) => launched,
             Err(error) => {

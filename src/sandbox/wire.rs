@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use crate::{
     pb::sandbox as pb,
-    tool::job::{
-        Captured, End, Ending, Exit, FileFailure, Job, Order, OutputLimits, Phases, Process, ProcessEnd, Program,
-        StartFailure, Stop, Usage,
+    tool::{
+        Executed,
+        job::{
+            Captured, End, Ending, Exit, FileFailure, Job, Order, OutputLimits, Phases, Process, ProcessEnd, Program,
+            StartFailure, Stop, Usage,
+        },
     },
 };
 
@@ -89,7 +92,9 @@ pub(super) fn from_ending(slot: u32, call: u64, ending: Ending) -> pb::CallEnded
         End::NotRun(cause) => Wire::NotRun(cause),
         End::CancelledEarly => Wire::CancelledEarly(pb::CancelledEarly {}),
         End::SlotLost { cause, ran } => Wire::SlotLost(pb::CallLost { cause, ran }),
-        End::AgentFailed(error) => Wire::AgentFailure(error),
+        End::AgentFailed { cause, executed } => {
+            Wire::AgentFailure(pb::AgentFailure { cause, executed: from_executed(executed).into() })
+        }
     };
     let Phases { dispatch, execution, collection } = ending.phases;
     pb::CallEnded {
@@ -115,7 +120,9 @@ pub(super) fn to_ending(ended: pb::CallEnded) -> Result<Ending, Senseless> {
         Wire::NotRun(cause) => End::NotRun(cause),
         Wire::CancelledEarly(pb::CancelledEarly {}) => End::CancelledEarly,
         Wire::SlotLost(pb::CallLost { cause, ran }) => End::SlotLost { cause, ran },
-        Wire::AgentFailure(error) => End::AgentFailed(error),
+        Wire::AgentFailure(failure) => {
+            End::AgentFailed { executed: to_executed(failure.executed()), cause: failure.cause }
+        }
     };
     let phases = Phases {
         dispatch: to_duration(ended.dispatch)?,
@@ -177,6 +184,22 @@ fn from_captured(captured: Captured) -> pb::Captured {
 fn to_captured(captured: Option<pb::Captured>) -> Captured {
     let captured = captured.unwrap_or_default();
     Captured { head: captured.head, tail: captured.tail, total: captured.total_bytes }
+}
+
+fn from_executed(executed: Executed) -> pb::Executed {
+    match executed {
+        Executed::No => pb::Executed::No,
+        Executed::Yes => pb::Executed::Yes,
+        Executed::Unknown => pb::Executed::Unspecified,
+    }
+}
+
+fn to_executed(executed: pb::Executed) -> Executed {
+    match executed {
+        pb::Executed::No => Executed::No,
+        pb::Executed::Yes => Executed::Yes,
+        pb::Executed::Unspecified => Executed::Unknown,
+    }
 }
 
 fn from_start_failure(kind: StartFailure) -> pb::StartFailureKind {
@@ -286,7 +309,9 @@ mod tests {
             End::NotRun(message()),
             End::CancelledEarly,
             End::SlotLost { cause: message(), ran: true },
-            End::AgentFailed(message()),
+            End::AgentFailed { cause: message(), executed: Executed::No },
+            End::AgentFailed { cause: message(), executed: Executed::Yes },
+            End::AgentFailed { cause: message(), executed: Executed::Unknown },
         ];
         ends.extend(
             [StartFailure::NotFound, StartFailure::OutsideWorkspace, StartFailure::Refused, StartFailure::TooLarge]

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::Executed;
+
 /// One thing to run in a slot.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Order {
@@ -117,8 +119,11 @@ pub enum End {
         cause: String,
         ran: bool,
     },
-    /// The agent is at fault; whether it ran is not known.
-    AgentFailed(String),
+    /// Neither the slot nor the call itself is at fault: the slot is as it was, and takes other calls.
+    AgentFailed {
+        cause: String,
+        executed: Executed,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]

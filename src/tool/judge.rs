@@ -79,7 +79,7 @@ pub fn judge(kind: &Kind, end: End, about: &Circumstances<'_>) -> Verdict {
         (End::NotRun(cause), _) => Verdict::slot_lost(Executed::No, &cause),
         (End::SlotLost { cause, ran: true }, _) => Verdict::slot_lost(Executed::Yes, &cause),
         (End::SlotLost { cause, ran: false }, _) => Verdict::slot_lost(Executed::Unknown, &cause),
-        (End::AgentFailed(cause), _) => Verdict::internal(Executed::Unknown, &cause),
+        (End::AgentFailed { cause, executed }, _) => Verdict::internal(executed, &cause),
         (End::CancelledEarly, _) => Verdict::cancelled(about.cancelled, Executed::No),
     };
     Verdict { metadata: with_isolation(verdict.metadata.with("sandboxed", true), about), ..verdict }

@@ -12,7 +12,10 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 
-use super::stdio::{Input, Live, Output, TooMuch};
+use super::{
+    calls::agent_failed,
+    stdio::{Input, Live, Output, TooMuch},
+};
 use crate::{
     pb::sandbox::{CallOutput, Event, event},
     sandbox::{
@@ -20,7 +23,10 @@ use crate::{
         slot::{DEATH, Runner, RunnerEnd, SlotError, Stdio},
         wire,
     },
-    tool::job::{End, Ending, Exit, OutputLimits, Phases, Process, ProcessEnd, Stop, Usage},
+    tool::{
+        Executed, chain,
+        job::{End, Ending, Exit, OutputLimits, Phases, Process, ProcessEnd, Stop, Usage},
+    },
 };
 
 /// How long the end of the output is waited for after every process of the call has ended, once the pipes are empty:
@@ -92,13 +98,15 @@ impl Call {
         let (stdout, stderr, stdin, stdio) = match self.streams() {
             Ok(streams) => streams,
             Err(error) => {
-                self.answer(End::NotRun(format!("no pipes could be made: {error}")), Phases::default());
+                let failed = agent_failed(format!("no pipes could be made: {error}"), Executed::No);
+                self.answer(failed, Phases::default());
                 return Some(runner);
             }
         };
         if let Err(error) = runner.start(&self.process, stdio) {
             let phases = Phases { dispatch: self.arrived.elapsed(), ..Phases::default() };
-            self.answer(End::NotRun(error.to_string()), phases);
+            let cause = chain(&error);
+            self.answer(if error.ends_slot() { End::NotRun(cause) } else { agent_failed(cause, Executed::No) }, phases);
             return None;
         }
         // It has gone to the runner, and may be large.
@@ -289,8 +297,12 @@ impl Running {
                 self.call.answer(End::Process(end), phases(execution));
             }
             Err(error) => {
-                let ran = self.stdout.total() + self.stderr.total() > 0;
-                self.call.answer(End::SlotLost { cause: error.to_string(), ran }, phases(Duration::ZERO));
+                let (cause, ran) = (chain(&error), self.stdout.total() + self.stderr.total() > 0);
+                let end = match error.ends_slot() {
+                    true => End::SlotLost { cause, ran },
+                    false => agent_failed(cause, if ran { Executed::Yes } else { Executed::Unknown }),
+                };
+                self.call.answer(end, phases(Duration::ZERO));
                 return None;
             }
         }

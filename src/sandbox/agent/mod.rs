@@ -9,6 +9,7 @@
 //! parent: while no executor is attached everything goes on, and after `orphan_timeout` it ends itself.
 
 mod call;
+mod calls;
 mod capture;
 mod config;
 mod files;
@@ -128,9 +129,10 @@ async fn serve(place: &Place, mut config: Config) -> Result<(), AgentError> {
 
     let slots_directory = place.directory.join("slots");
     let end = CancellationToken::new();
-    let agent = Agent { events: Arc::new(Outgoing::new()), sweeper: Sweeper::default(), end: end.clone() };
+    let sweeper = Sweeper::new(slots_directory.join("trash"), config.profile.slots, end.clone());
+    let agent = Agent { events: Arc::new(Outgoing::new()), sweeper, end: end.clone() };
     let mut tasks = JoinSet::new();
-    tasks.spawn(agent.sweeper.clone().run(slots_directory.join("trash"), end.clone()));
+    tasks.spawn(agent.sweeper.clone().run());
     let made = tokio::select! {
         made = make_slots(&config, &slots_directory, &agent, &mut tasks) => Some(made),
         // What was made so far ends with its tasks.

@@ -5,7 +5,6 @@
 //! ran in the slot is left, and everything that ran is answered.
 
 use std::{
-    collections::HashMap,
     error::Error,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -20,6 +19,7 @@ use tracing::{error, warn};
 
 use super::{
     call::{Call, Control},
+    calls::{Calls, agent_failed},
     files,
     handle::{Asked, Seen, SlotHandle},
     state::{Holder, State},
@@ -31,11 +31,11 @@ use crate::{
     },
     sandbox::{
         outgoing::Outgoing,
-        slot::{Runner, Slot, SlotConfig, SlotError},
+        slot::{Runner, Slot, SlotConfig, SlotError, have_processes},
         wire,
     },
     tool::{
-        chain,
+        Executed, chain,
         job::{End, Ending, Job, Order, Phases},
     },
 };
@@ -44,6 +44,9 @@ use crate::{
 const IDLE_RUNNERS: usize = 2;
 /// How long cancelled calls may take before the slot is ended under them.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the slot's user may have processes before the slot is made.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// What a slot's task needs of the agent.
 #[derive(Clone)]
@@ -68,13 +71,6 @@ pub(super) struct SlotTask {
     /// The tasks of `calls`.
     running: JoinSet<Option<Runner>>,
     calls: Calls,
-}
-
-/// The calls that run, by number, and the way to each.
-#[derive(Default)]
-struct Calls {
-    controls: HashMap<u64, mpsc::UnboundedSender<Control>>,
-    tasks: HashMap<task::Id, u64>,
 }
 
 impl SlotTask {
@@ -151,7 +147,7 @@ impl SlotTask {
         let number = run.call;
         let order = match wire::to_order(run) {
             Ok(order) => order,
-            Err(error) => return self.answer(number, End::NotRun(error.to_string())),
+            Err(error) => return self.answer(number, agent_failed(error.to_string(), Executed::No)),
         };
         let Some(slot) = self.slot.as_ref().filter(|_| self.state.is_usable()) else {
             return self.answer(number, End::NotRun(format!("the slot is {}", self.state)));
@@ -166,11 +162,18 @@ impl SlotTask {
             }
             Job::Process(process) => process,
         };
+        // One that has been killed took no call along, and is replaced.
+        self.idle.retain(Runner::is_alive);
         let runner = match self.idle.pop() {
             Some(runner) => runner,
             None => match slot.runner().await {
                 Ok(runner) => runner,
-                Err(error) => return self.answer(number, End::NotRun(format!("no runner could be made: {error}"))),
+                Err(error) => {
+                    let cause = format!("no runner could be made: {}", chain(&error));
+                    let lost = error.ends_slot();
+                    let end = if lost { End::NotRun(cause) } else { agent_failed(cause, Executed::No) };
+                    return self.answer(number, end);
+                }
             },
         };
         let call = Call {
@@ -200,7 +203,7 @@ impl SlotTask {
             Err(failed) => {
                 error!(slot = self.index, error = &failed as &dyn Error, "a call's task failed");
                 if let Some(number) = self.calls.remove(failed.id()) {
-                    self.answer(number, End::AgentFailed("the call's task failed".to_owned()));
+                    self.answer(number, agent_failed("the call's task failed".to_owned(), Executed::Unknown));
                 }
             }
         }
@@ -215,7 +218,7 @@ impl SlotTask {
         if self.state.lose() {
             self.tell_lost(cause);
         } else if self.state == State::Clean
-            && let Err(error) = self.make().await
+            && let Err(error) = self.remake().await
         {
             self.quarantine(&error);
         }
@@ -276,10 +279,28 @@ impl SlotTask {
     async fn wipe(&mut self) -> Result<(), SlotError> {
         self.end_calls().await;
         self.clear().await?;
-        self.make().await
+        self.remake().await
     }
 
+    /// Where too many old workspaces are still to be deleted, it waits for some to be: none may fill the disk.
+    async fn remake(&mut self) -> Result<(), SlotError> {
+        self.agent.sweeper.room().await?;
+        match self.make().await {
+            // Perhaps with what is being deleted.
+            Err(error) if error.is_full_disk() => {
+                warn!(slot = self.index, error = &error as &dyn Error, "the disk is full: waits for deletions");
+                self.agent.sweeper.emptied().await?;
+                self.make().await
+            }
+            made => made,
+        }
+    }
+
+    /// The keeper of the new slot verifies from inside that it is clean; what it cannot see is verified here.
     async fn make(&mut self) -> Result<(), SlotError> {
+        if let Some(id) = self.config.host_id {
+            alone(id).await?;
+        }
         let slot = Slot::create(&self.config).await?;
         self.idle.push(slot.runner().await?);
         self.slot = Some(slot);
@@ -339,39 +360,23 @@ impl SlotTask {
 
     /// What an executor that attaches is told of the slot.
     fn picture(&self) {
-        let snapshot = self.state.snapshot(self.calls.controls.keys());
+        let snapshot = self.state.snapshot(self.calls.numbers());
         let last_event = self.agent.events.last();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.snapshot = SlotSnapshot { last_event, ..snapshot };
     }
 }
 
-impl Calls {
-    fn add(&mut self, call: u64, controls: mpsc::UnboundedSender<Control>, task: task::Id) {
-        self.controls.insert(call, controls);
-        self.tasks.insert(task, call);
-    }
-
-    fn remove(&mut self, task: task::Id) -> Option<u64> {
-        let call = self.tasks.remove(&task)?;
-        self.controls.remove(&call);
-        Some(call)
-    }
-
-    fn tell(&self, call: u64, control: Control) {
-        // One that has ended meanwhile needs nothing.
-        if let Some(controls) = self.controls.get(&call) {
-            let _ = controls.send(control);
+/// Waits for what an agent that was killed, and had these users before, has left and is dying.
+async fn alone(user: u32) -> Result<(), SlotError> {
+    let asked = Instant::now();
+    while have_processes(user..user + 1) {
+        if asked.elapsed() > LEAVING {
+            return Err(SlotError::UserHasProcesses(user));
         }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-
-    fn tell_all(&self, control: impl Fn() -> Control) {
-        self.controls.keys().for_each(|call| self.tell(*call, control()));
-    }
-
-    fn cancel(&self) {
-        self.tell_all(|| Control::Cancel);
-    }
+    Ok(())
 }
 
 async fn lost(slot: Option<&Slot>) {

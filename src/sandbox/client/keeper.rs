@@ -23,7 +23,10 @@ use crate::{
         session::{Inbox, Mismatch},
         wire,
     },
-    tool::job::{End, Ending, Phases},
+    tool::{
+        Executed,
+        job::{End, Ending, Phases},
+    },
 };
 
 /// Between attempts to connect.
@@ -235,7 +238,7 @@ impl Keeper {
             event::Event::Ended(ended) => {
                 let (slot, call) = (ended.slot, CallNumber(ended.call));
                 let ending = wire::to_ending(ended).unwrap_or_else(|error| Ending {
-                    end: End::AgentFailed(error.to_string()),
+                    end: End::AgentFailed { cause: error.to_string(), executed: Executed::Unknown },
                     phases: Phases::default(),
                 });
                 self.shared.tell(slot, SlotEvent::Ended { call, ending, receipt });

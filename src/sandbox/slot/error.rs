@@ -28,6 +28,12 @@ pub enum SlotError {
     /// A killed process does not die: the kernel waits for a device or a file system in it.
     #[error("the {0} was killed and does not end")]
     Undying(&'static str),
+    /// Though the slot has none: they are somebody else's, or of an earlier slot that did not end.
+    #[error("user {0}, who is to be the slot's alone, has processes already")]
+    UserHasProcesses(u32),
+    /// What earlier generations have left takes up the disk.
+    #[error("old workspaces cannot be deleted: {0}")]
+    Undeletable(String),
     /// A helper said something that this program never says.
     #[error("the slot's {0} process gave an answer that makes no sense")]
     Senseless(&'static str),
@@ -75,6 +81,7 @@ pub enum Step {
     MapOwners = 34,
     OpenWay = 50,
     ScopeSignals = 51,
+    Verify = 35,
 }
 
 impl fmt::Display for Step {
@@ -116,6 +123,7 @@ impl fmt::Display for Step {
             Self::MapOwners => "map the owners of what the slot sees",
             Self::OpenWay => "let the slot's user through to its workspace",
             Self::ScopeSignals => "enter a Landlock domain that confines signals",
+            Self::Verify => "verify that the new slot is clean",
             Self::RetireWorkspace => "move the workspace out of the way",
         })
     }
@@ -130,6 +138,18 @@ impl fmt::Display for Detail<'_> {
 }
 
 impl SlotError {
+    /// Whether the slot itself is dead, or of no more use; else it is as it was, and serves on.
+    pub fn ends_slot(&self) -> bool {
+        matches!(self, Self::Gone("keeper") | Self::Undying(_))
+    }
+
+    /// There was no room for a file or directory.
+    pub fn is_full_disk(&self) -> bool {
+        let Self::Step { step, source, .. } = self else { return false };
+        // Of namespaces it says that there are too many.
+        *step != Step::Unshare && matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
     /// The failure as it travels from a helper.
     pub(super) fn to_wire(&self) -> Failed {
         match self {

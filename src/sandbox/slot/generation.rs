@@ -35,6 +35,8 @@ pub(super) struct Generation {
     pub(super) workspace: PathBuf,
     /// The name of what the workspace is layered over.
     pub(super) workspace_layer: Option<String>,
+    /// How many names the slot finds in its workspace; none where this process cannot count them.
+    pub(super) workspace_entries: Option<u64>,
     pub(super) root: Root,
 }
 
@@ -80,23 +82,28 @@ pub(super) async fn prepare(config: &SlotConfig, means: &Means) -> Result<Genera
     let source = config.workspace_source.as_deref();
     let has_changes = config.writable_root || (means.layers && source.is_some());
     let workspace = clear(config, has_changes).at_the(Step::PrepareDirectory, config.directory.display())?;
-    let workspace_layer = match source {
-        Some(source) if means.layers => Some(workspace_layer(source, config).await?),
+    let (begins_with, workspace_layer) = match source {
+        Some(source) if means.layers => {
+            let layer = workspace_layer(source, config).await?;
+            (Some(config.directory.join(&layer)), Some(layer))
+        }
         Some(source) => {
             let unused = config.directory.join(layer_name("source", source, config));
             trash::discard(&config.directory, &unused).at(Step::RetireWorkspace)?;
             let rules = Rules { owner: config.host_id, ..Rules::default() };
             copy(vec![(source.to_owned(), workspace.clone(), rules)]).await?;
-            None
+            (Some(workspace.clone()), None)
         }
-        None => None,
+        None => (None, None),
     };
+    let entries = |directory| fs::read_dir(directory).ok().map(|names| names.count() as u64);
+    let workspace_entries = begins_with.map_or(Some(0), entries);
     let root = match config.writable_root {
         false => Root::Nothing,
         true if means.mapped_owners => Root::Image,
         true => Root::Layer(image_layer(config).await?),
     };
-    Ok(Generation { workspace, workspace_layer, root })
+    Ok(Generation { workspace, workspace_layer, workspace_entries, root })
 }
 
 /// What a slot without namespaces begins with. Both paths are absolute, and have no link in them.

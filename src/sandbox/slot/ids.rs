@@ -2,6 +2,8 @@
 
 use std::{fs, ops::Range};
 
+use rustix::{io::Errno, process::Uid};
+
 /// Whether this process can run slots as all of these users and groups: it must be root, and its own user namespace
 /// must have all of them. (Under `unshare --map-root-user`, and in many containers, root has no user but itself.)
 pub fn can_assign_ids(ids: Range<u32>) -> bool {
@@ -11,6 +13,29 @@ pub fn can_assign_ids(ids: Range<u32>) -> bool {
 
 pub(super) fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
+}
+
+/// Whether any process of this machine, as far as this one sees it, is one of these users'. One that has ended and waits
+/// for its parent to notice is none any more. Mostly one system call for each user, whatever else runs.
+pub fn have_processes(mut users: Range<u32>) -> bool {
+    // All that is asked is whether there is anybody whose priority could be told.
+    let somebody = |id| !matches!(rustix::process::getpriority_user(Uid::from_raw(id)), Err(Errno::SRCH));
+    let all = users.clone();
+    users.any(somebody) && live_processes().any(|user| all.contains(&user))
+}
+
+/// The users of all processes that have not ended.
+fn live_processes() -> impl Iterator<Item = u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|process| live_user(&fs::read_to_string(process.path().join("status")).ok()?))
+}
+
+/// Whose a process is, by its status; nobody's if it has ended, with all of its threads.
+fn live_user(status: &str) -> Option<u32> {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+    let has_ended = field("State:").is_some_and(|state| ["Z", "X"].contains(&state));
+    let several = field("Threads:").is_some_and(|threads| !["0", "1"].contains(&threads));
+    field("Uid:").filter(|_| !has_ended || several)?.parse().ok()
 }
 
 /// Whether user 0 here is user 0 outside too: not so in a user namespace that an ordinary user has made.
@@ -44,6 +69,26 @@ fn covers(map: &str, ids: &Range<u32>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_has_processes_or_has_none() {
+        let own = rustix::process::getuid().as_raw();
+        assert!(have_processes(own..own + 1));
+        // Above all ids that are given to anybody, the one that means nobody aside.
+        assert!(!have_processes(u32::MAX - 3..u32::MAX - 1));
+        assert!(!have_processes(own..own));
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_nobodys() {
+        let status =
+            |state, threads| format!("Name:\tsh\nState:\t{state}\nUid:\t70001\t0\t0\t0\nThreads:\t{threads}\n");
+        assert_eq!(live_user(&status("S (sleeping)", 1)), Some(70_001));
+        assert_eq!(live_user(&status("Z (zombie)", 1)), None);
+        // Its first thread has ended, and the others have not.
+        assert_eq!(live_user(&status("Z (zombie)", 2)), Some(70_001));
+        assert_eq!(live_user("no status"), None);
+    }
 
     #[test]
     fn a_map_covers_what_one_extent_has() {

@@ -57,7 +57,7 @@ pub(super) fn mounts_below(path: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Spaces and the like are octal numbers in a table of mounts.
-fn unescape(field: &[u8]) -> PathBuf {
+pub(super) fn unescape(field: &[u8]) -> PathBuf {
     let (mut path, mut rest) = (Vec::new(), field);
     while let Some((first, after)) = rest.split_first() {
         let code = after.get(..3).filter(|_| *first == b'\\').and_then(|code| std::str::from_utf8(code).ok());

@@ -5,15 +5,25 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::Path,
     process::Child,
+    time::Duration,
 };
 
 use rustix::{
     mount::OpenTreeFlags,
     process::{Pid, PidfdFlags},
 };
-use tokio::io::unix::AsyncFd;
+use tokio::{io::unix::AsyncFd, time::timeout};
 
-use super::{helper, ids::own_uid, socket::watch, sys};
+use super::{
+    error::SlotError,
+    helper,
+    ids::own_uid,
+    socket::{Socket, watch},
+    sys,
+};
+
+/// How long what a process has said may take to arrive after its end: it is there already.
+const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// Killed and reaped when dropped, if it has not ended.
 pub(super) struct Maker {
@@ -33,6 +43,17 @@ impl Maker {
                 Err(error)
             }
         }
+    }
+
+    /// Its answer, unless it ends without one. Its end alone would not close the socket: the keeper has that, too, and
+    /// waits for a word on it.
+    pub(super) async fn ready(&self, control: &Socket) -> Result<Vec<OwnedFd>, SlotError> {
+        tokio::select! {
+            biased;
+            ready = control.ready("maker") => return ready,
+            _ = self.pidfd.readable() => {}
+        }
+        timeout(LAST_WORD, control.ready("maker")).await.unwrap_or(Err(SlotError::Gone("maker")))
     }
 
     /// 0 inside is `host_id`, or else this process's own user; the maker waits for this in its new namespace.

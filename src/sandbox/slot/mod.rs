@@ -52,12 +52,12 @@ mod workspace;
 pub use crate::tool::Isolation;
 pub use config::{SlotConfig, View};
 pub use error::{SlotError, Step};
-pub use ids::can_assign_ids;
+pub use ids::{can_assign_ids, have_processes};
 pub use keeper::DEATH;
 pub use probe::{Unavailable, probe};
 pub use runner::{Runner, RunnerEnd, Stdio};
 pub use slot::Slot;
-pub use trash::{empty_trash, trash_beside};
+pub use trash::{delete_one, empty_trash, old_workspaces, prepare_trash, trash_beside};
 pub use workspace::Workspace;
 
 /// The part that this process plays in a slot, if `name`, its first argument, is one.

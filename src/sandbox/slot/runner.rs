@@ -7,6 +7,7 @@ use std::{
         unix::process::ExitStatusExt,
     },
     process::ExitStatus,
+    sync::Arc,
     time::Duration,
 };
 
@@ -48,11 +49,26 @@ pub enum RunnerEnd {
 #[derive(Debug)]
 pub struct Runner {
     socket: Socket,
+    /// The slot's keeper.
+    keeper: Arc<Socket>,
 }
 
 impl Runner {
-    pub(super) fn new(socket: Socket) -> Self {
-        Self { socket }
+    pub(super) fn new(socket: Socket, keeper: Arc<Socket>) -> Self {
+        Self { socket, keeper }
+    }
+
+    /// Waits until it can be given a call.
+    pub(super) async fn ready(&self) -> Result<(), SlotError> {
+        match self.socket.ready("runner").await {
+            Err(SlotError::Gone(_)) => Err(self.gone()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Whether it can be given a call. One that dies alone leaves the slot as it was.
+    pub fn is_alive(&self) -> bool {
+        !self.socket.is_closed()
     }
 
     /// Hands a call over. [`Self::ended`] must have answered the one before.
@@ -75,9 +91,15 @@ impl Runner {
 
     fn send(&self, request: RequestKind, descriptors: &[BorrowedFd<'_>]) -> Result<(), SlotError> {
         match self.socket.send(&Request::from(request), descriptors) {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(SlotError::Gone("runner")),
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(self.gone()),
             other => other.at(Step::StartCall),
         }
+    }
+
+    /// Who has died: this runner alone, or the keeper and all else with it. A process that dies closes what it has open
+    /// before its children are killed.
+    fn gone(&self) -> SlotError {
+        SlotError::Gone(if self.keeper.is_closed() { "keeper" } else { "runner" })
     }
 
     /// Kills all of the running call's processes; its end then arrives as usual. Never blocks, may be said again, and
@@ -91,9 +113,13 @@ impl Runner {
     /// Waits until the call has ended and nothing of it is left. Cancel-safe.
     ///
     /// # Errors
-    /// The runner, or the whole slot, has died under the call.
+    /// The runner, or the whole slot, has died under the call: [`SlotError::Gone`] says which.
     pub async fn ended(&self) -> Result<RunnerEnd, SlotError> {
-        match self.socket.receive("runner").await?.0 {
+        let reply = match self.socket.receive("runner").await {
+            Err(SlotError::Gone(_)) => return Err(self.gone()),
+            other => other?.0,
+        };
+        match reply {
             ReplyKind::NotStarted(refusal) => {
                 let kind = match refusal.fault() {
                     StartFault::NotFound => StartFailure::NotFound,

@@ -1,14 +1,13 @@
 //! The agent's side of a slot: making it, and ending it.
 
 use std::{
-    fs,
-    io::{self, ErrorKind},
+    fs, io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
 };
 
 use rustix::fs::{Mode, OFlags};
@@ -31,7 +30,7 @@ use super::{
 pub struct Slot {
     // Before `control`: the keeper is ended, not left to see its socket close.
     keeper: Keeper,
-    control: Socket,
+    control: Arc<Socket>,
     workspace: Workspace,
     directory: PathBuf,
     runners: RunnerSpec,
@@ -63,13 +62,11 @@ impl Slot {
     pub async fn runner(&self) -> Result<Runner, SlotError> {
         let (ours, theirs) = Socket::pair().at(Step::StartRunner)?;
         ours.send(&self.runners, &[]).at(Step::Talk)?;
-        match self.control.send(&Nothing {}, &[theirs.as_fd()]) {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Err(SlotError::Gone("keeper")),
-            other => other.at(Step::Talk)?,
-        }
+        self.control.tell("keeper", &Nothing {}, &[theirs.as_fd()])?;
         drop(theirs);
-        ours.ready("runner").await?;
-        Ok(Runner::new(ours))
+        let runner = Runner::new(ours, self.control.clone());
+        runner.ready().await?;
+        Ok(runner)
     }
 
     /// Resolves once the keeper, and with it every process of the slot, has died.
@@ -113,8 +110,8 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
     let (control, theirs) = Socket::pair().at(Step::StartMaker)?;
     let mut maker = Maker::start(&config.program, &generation.workspace, theirs).at(Step::StartMaker)?;
     let spec = slot_spec(config, generation).at_the(Step::PrepareDirectory, config.directory.display())?;
-    control.send(&spec, &[]).at(Step::Talk)?;
-    control.ready("maker").await?;
+    control.tell("maker", &spec, &[])?;
+    maker.ready(&control).await?;
     if config.isolation != Isolation::L1B {
         maker.map_user(config.host_id).at(Step::MapUser)?;
     }
@@ -123,8 +120,8 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
         Root::Nothing | Root::Layer(_) => None,
     };
     let image: Vec<BorrowedFd<'_>> = image.iter().map(AsFd::as_fd).collect();
-    control.send(&Nothing {}, &image).at(Step::Talk)?;
-    let Ok([keeper, workspace]) = <[OwnedFd; 2]>::try_from(control.ready("maker").await?) else {
+    control.tell("maker", &Nothing {}, &image)?;
+    let Ok([keeper, workspace]) = <[OwnedFd; 2]>::try_from(maker.ready(&control).await?) else {
         return Err(SlotError::Senseless("maker"));
     };
     // With the maker's end the keeper becomes this process's child.
@@ -135,12 +132,13 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
         Isolation::L1 => Proc::Agents,
         Isolation::L1B | Isolation::L2 | Isolation::L2Minus => Proc::OwnIfPossible,
     } as i32;
-    control.send(&KeeperSpec { proc }, &[]).at(Step::Talk)?;
+    let workspace_entries = generation.workspace_entries;
+    control.tell("keeper", &KeeperSpec { proc, workspace_entries, writable_root: config.writable_root }, &[])?;
     control.ready("keeper").await?;
     let user = config.host_id.filter(|_| config.isolation == Isolation::L1B);
     let runners = RunnerSpec { scope_sockets: config.network, proc, user, ..limits(config) };
     let workspace = Workspace::new(workspace, config.host_id, config.workspace_source.as_deref());
-    Ok(Slot { keeper, control, workspace, directory: config.directory.clone(), runners })
+    Ok(Slot { keeper, control: Arc::new(control), workspace, directory: config.directory.clone(), runners })
 }
 
 async fn make_without_namespaces(config: &SlotConfig) -> Result<Slot, SlotError> {
@@ -156,7 +154,7 @@ async fn make_without_namespaces(config: &SlotConfig) -> Result<Slot, SlotError>
     let ours = control.try_clone().at(Step::StartKeeper)?;
     let keeper =
         Keeper::start_warden(&config.program, &workspace, config.host_id, ours, theirs).at(Step::StartKeeper)?;
-    control.send(&WardenSpec { user: config.host_id }, &[]).at(Step::Talk)?;
+    control.tell("warden", &WardenSpec { user: config.host_id }, &[])?;
     control.ready("warden").await?;
     let shown = Shown {
         workspace: bytes(&workspace),
@@ -168,7 +166,7 @@ async fn make_without_namespaces(config: &SlotConfig) -> Result<Slot, SlotError>
     };
     let runners = RunnerSpec { shown: Some(shown), ..limits(config) };
     let workspace = Workspace::new(directory, config.host_id, Some(&workspace));
-    Ok(Slot { keeper, control, workspace, directory: config.directory.clone(), runners })
+    Ok(Slot { keeper, control: Arc::new(control), workspace, directory: config.directory.clone(), runners })
 }
 
 fn limits(config: &SlotConfig) -> RunnerSpec {

@@ -6,7 +6,10 @@ use std::{
 };
 
 use prost::Message;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    net::{AddressFamily, SocketFlags, SocketType},
+};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
@@ -34,9 +37,29 @@ impl Socket {
         self.0.get_ref().try_clone()
     }
 
+    /// Whether the other side has closed it, which the kernel does when its process dies.
+    pub(super) fn is_closed(&self) -> bool {
+        let mut ready = [PollFd::new(&self.0, PollFlags::empty())];
+        let polled = rustix::event::poll(&mut ready, Some(&Timespec::default()));
+        polled.is_ok() && ready[0].revents().contains(PollFlags::HUP)
+    }
+
     /// Sends now or not at all.
     pub(super) fn send(&self, message: &impl Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         helper::send(&self.0, &wire::encode(message), descriptors)
+    }
+
+    /// Sends now, to a helper that is there to hear it.
+    pub(super) fn tell(
+        &self,
+        helper: &'static str,
+        message: &impl Message,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), SlotError> {
+        match self.send(message, descriptors) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(SlotError::Gone(helper)),
+            other => other.at(Step::Talk),
+        }
     }
 
     /// The helper's next answer, with what came with it. Cancel-safe.

@@ -41,6 +41,41 @@ pub(super) fn discard(directory: &Path, unwanted: &Path) -> io::Result<()> {
     fs::rename(unwanted, trash.join(uuid::Uuid::now_v7().to_string()))
 }
 
+/// Makes what deleting needs, so that it needs no room on a disk that is full.
+pub fn prepare_trash(trash: &Path) -> io::Result<()> {
+    let make = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    make(trash).and_then(|()| make(&apart(trash)))
+}
+
+/// How many old workspaces there still are, the one that is being deleted among them.
+pub fn old_workspaces(trash: &Path) -> io::Result<usize> {
+    let names = |directory: &Path| -> io::Result<usize> {
+        match fs::read_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            other => Ok(other?.count()),
+        }
+    };
+    Ok(names(trash)? + names(&apart(trash))?.min(1))
+}
+
+/// Deletes one old workspace; `false` if there is none. Blocks for as long as that takes; one thread at a time may do it.
+///
+/// # Errors
+/// If some of it cannot be deleted. Nothing else is then before that has been.
+pub fn delete_one(trash: &Path) -> io::Result<bool> {
+    let apart = apart(trash);
+    empty_trash(&apart)?;
+    let Some(old) = fs::read_dir(trash)?.next().transpose()? else { return Ok(false) };
+    fs::rename(old.path(), apart.join(old.file_name()))?;
+    empty_trash(&apart)?;
+    Ok(true)
+}
+
+/// Where the one lies that is being deleted, in pieces: what lies in the trash is whole, and can be counted.
+fn apart(trash: &Path) -> PathBuf {
+    trash.with_file_name("deleting")
+}
+
 /// Deletes all that is in the trash. Blocks for as long as that takes; one thread at a time may do it.
 ///
 /// A workspace may be nested deeper than paths, stack or open files allow. So nothing is walked down: a directory
@@ -146,6 +181,47 @@ mod tests {
         empty_trash(&trash_beside(&slot)).unwrap();
         assert_eq!(fs::read_dir(trash_beside(&slot)).unwrap().count(), 0);
         assert!(Path::new("/etc/passwd").exists());
+    }
+
+    #[test]
+    fn old_workspaces_are_counted_and_deleted_one_by_one() {
+        let home = tempfile::tempdir().unwrap();
+        let slot = home.path().join("slot");
+        let trash = trash_beside(&slot);
+        assert_eq!(old_workspaces(&trash).unwrap(), 0);
+        prepare_trash(&trash).unwrap();
+        for old in 1..=3 {
+            fs::create_dir_all(slot.join(generation::WORKSPACE).join("many/directories/deep")).unwrap();
+            retire(&slot).unwrap();
+            assert_eq!(old_workspaces(&trash).unwrap(), old);
+        }
+        // One that was begun by an agent that died counts, and goes first.
+        let begun = apart(&trash).join("a/b");
+        fs::create_dir_all(&begun).unwrap();
+        fs::create_dir_all(apart(&trash).join("c")).unwrap();
+        assert_eq!(old_workspaces(&trash).unwrap(), 4);
+        for left in [2, 1, 0] {
+            assert!(delete_one(&trash).unwrap());
+            assert!(!begun.exists());
+            assert_eq!(old_workspaces(&trash).unwrap(), left);
+        }
+        assert!(!delete_one(&trash).unwrap());
+    }
+
+    #[test]
+    fn what_cannot_be_deleted_holds_up_the_rest_and_is_counted() {
+        let home = tempfile::tempdir().unwrap();
+        let slot = home.path().join("slot");
+        let trash = trash_beside(&slot);
+        prepare_trash(&trash).unwrap();
+        fs::create_dir_all(slot.join(generation::WORKSPACE)).unwrap();
+        retire(&slot).unwrap();
+        // A file where the directory should be: to anybody, root too.
+        fs::remove_dir(apart(&trash)).unwrap();
+        fs::write(apart(&trash), "").unwrap();
+        assert!(delete_one(&trash).is_err());
+        assert!(old_workspaces(&trash).is_err());
+        assert_eq!(fs::read_dir(&trash).unwrap().count(), 1);
     }
 
     #[test]

@@ -80,6 +80,12 @@ pub(super) struct SlotSpec {
 pub(super) struct KeeperSpec {
     #[prost(enumeration = "Proc", tag = "1")]
     pub(super) proc: i32,
+    /// How many names are in the workspace that was made; what nobody could count is not verified.
+    #[prost(uint64, optional, tag = "2")]
+    pub(super) workspace_entries: Option<u64>,
+    /// What the image has can be written to.
+    #[prost(bool, tag = "3")]
+    pub(super) writable_root: bool,
 }
 
 /// What the slot has as its /proc, and each runner as its.

@@ -163,7 +163,9 @@ fn every_end() -> Vec<End> {
         End::CancelledEarly,
         End::SlotLost { cause: "died".into(), ran: true },
         End::SlotLost { cause: "died".into(), ran: false },
-        End::AgentFailed("broken".into()),
+        End::AgentFailed { cause: "broken".into(), executed: Executed::No },
+        End::AgentFailed { cause: "broken".into(), executed: Executed::Yes },
+        End::AgentFailed { cause: "broken".into(), executed: Executed::Unknown },
     ];
     for kind in [StartFailure::NotFound, StartFailure::OutsideWorkspace, StartFailure::Refused, StartFailure::TooLarge]
     {
@@ -249,7 +251,7 @@ fn no_result_is_too_large_whatever_an_agent_sends() {
     for verdict in [
         judge(&read_of(&path), End::Read(huge.clone()), &ABOUT),
         judge(&write_of(&path), End::FileFailed(FileFailure::Other(text.clone())), &ABOUT),
-        shell(End::AgentFailed(text.clone())),
+        shell(End::AgentFailed { cause: text.clone(), executed: Executed::Unknown }),
         shell(End::SlotLost { cause: text.clone(), ran: true }),
         Verdict::container_lost(
             Executed::Unknown,

@@ -7,5 +7,6 @@ mod epochs;
 mod network;
 mod raw;
 mod requests;
+mod resets;
 mod slots;
 mod speed;

@@ -6,8 +6,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tool_executor::{
     id::{CallNumber, Generation},
     pb::sandbox::{
-        AssignSlot, CallEnded, CancelCall, Process, ReadFile, ReleaseSlot, RunCall, SlotReady, call_ended, event,
-        process::Program, request::Request, run_call::Job,
+        AssignSlot, CallEnded, CancelCall, Executed, Process, ReadFile, ReleaseSlot, RunCall, SlotReady, call_ended,
+        event, process::Program, request::Request, run_call::Job,
     },
     sandbox::client::{LinkEvent, SlotEvent, SlotHandle},
     tool::job::{End, Exit, Order, OutputLimits, Stop},
@@ -61,9 +61,12 @@ async fn every_run_is_answered_whatever_the_slot() {
         ends.push((ended.call, ended.end.expect("every answer says how it ended")));
     }
     ends.sort_by_key(|(call, _)| *call);
-    for (call, end) in &ends[..3] {
+    for (call, end) in &ends[..2] {
         assert!(matches!(end, call_ended::End::NotRun(_)), "{call}: {end:?}");
     }
+    // The slot is as it was.
+    let (3, call_ended::End::AgentFailure(failure)) = &ends[2] else { panic!("{ends:?}") };
+    assert_eq!(failure.executed(), Executed::No, "{failure:?}");
     assert!(matches!(ends[3], (4, call_ended::End::CancelledEarly(_))), "{ends:?}");
     assert!(!agent.workspace(0).join("ran").exists());
 }
@@ -160,81 +163,6 @@ async fn a_call_that_does_not_die_is_given_up_with_its_slot() {
     slot.reset(Generation(2));
     assert!(matches!(next(&mut slot).await, SlotEvent::Reset));
     assert_eq!(&run(&mut slot, 2, shell("ls -A; echo on")).await.stdout.head[..], b"on\n");
-}
-
-/// What made a reset fail may be gone a moment later; what it left half done is not.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_slot_that_a_reset_could_not_empty_is_not_tried_again() {
-    let agent = Agent::start(1);
-    let mut connected = attach(agent.socket()).await;
-    let mut slot = assign(&connected.link, 0);
-    run(&mut slot, 1, shell("echo mine > file")).await;
-    let trash = agent.workspace(0).ancestors().nth(2).expect("the slots' directory").join("trash");
-    let _ = fs::remove_dir_all(&trash);
-    fs::write(&trash, "in the way").expect("it can be written");
-    slot.reset(Generation(2));
-    let told = next(&mut slot).await;
-    assert!(matches!(&told, SlotEvent::SlotLost { cause } if cause.contains("move the workspace")), "{told:?}");
-    fs::remove_file(&trash).expect("it can be removed");
-    slot.run(CallNumber(2), shell("true"));
-    assert!(matches!(not_a_process(&mut slot).await, End::NotRun(_)));
-    for _ in 0..2 {
-        connected.link.release(0, false);
-        let told = link_event(&mut connected).await;
-        let why =
-            matches!(&told, LinkEvent::SlotQuarantined { slot: 0, cause } if cause.contains("move the workspace"));
-        assert!(why, "{told:?}");
-    }
-}
-
-/// It could not be handed over, so that it is known not to have run; the slot's files are still there.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_runner_that_dies_idle_takes_no_call_along() {
-    let agent = Agent::start(1);
-    let connected = attach(agent.socket()).await;
-    let mut slot = assign(&connected.link, 0);
-    run(&mut slot, 1, shell("echo mine > file")).await;
-    let keeper = children(agent.pid())[0];
-    let runners = children(keeper);
-    for runner in &runners {
-        let pid = Pid::from_raw(runner.cast_signed()).expect("it is a process id");
-        kill_process(pid, Signal::KILL).expect("it can be killed");
-    }
-    let asked = std::time::Instant::now();
-    while runners.iter().any(|runner| is_alive(*runner)) {
-        assert!(asked.elapsed() < crate::support::client::PATIENCE, "they should have died");
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
-    for call in 0..runners.len() as u64 {
-        slot.run(CallNumber(10 + call), shell("echo never > file"));
-        assert!(matches!(not_a_process(&mut slot).await, End::NotRun(_)));
-    }
-    assert_eq!(&run(&mut slot, 2, shell("cat file")).await.stdout.head[..], b"mine\n");
-}
-
-/// Slots that are emptied at the same time have their old files deleted, by one thread.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_resets_leave_is_deleted() {
-    const SLOTS: u32 = 4;
-    let agent = Agent::start(SLOTS);
-    let connected = attach(agent.socket()).await;
-    let mut slots: Vec<SlotHandle> = (0..SLOTS).map(|slot| assign(&connected.link, slot)).collect();
-    for slot in &mut slots {
-        slot.run(CallNumber(1), shell("mkdir -p a/b && cd a/b && for i in 1 2 3 4 5 6 7 8 9; do mkdir $i; done"));
-    }
-    for slot in &mut slots {
-        assert_eq!(end_of(slot, 1).await.exit, Exit::Code(0));
-    }
-    slots.iter().for_each(|slot| slot.reset(Generation(2)));
-    for slot in &mut slots {
-        assert!(matches!(next(slot).await, SlotEvent::Reset));
-    }
-    let trash = agent.workspace(0).ancestors().nth(2).expect("the slots' directory").join("trash");
-    let asked = std::time::Instant::now();
-    while fs::read_dir(&trash).expect("there is a trash").count() > 0 {
-        assert!(asked.elapsed() < crate::support::client::PATIENCE, "old workspaces are left");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -353,7 +281,7 @@ async fn files_need_an_owner_too() {
 }
 
 /// The end of the next call that ends, which must have no process.
-async fn not_a_process(slot: &mut SlotHandle) -> End {
+pub(super) async fn not_a_process(slot: &mut SlotHandle) -> End {
     match any_end(slot).await {
         End::Process(end) => panic!("it ran: {end:?}"),
         other => other,
@@ -371,7 +299,7 @@ async fn any_end(slot: &mut SlotHandle) -> End {
 }
 
 /// The first process of the slot that runs a program of this name.
-fn keeper_of(agent: &Agent, program: &str) -> Pid {
+pub(super) fn keeper_of(agent: &Agent, program: &str) -> Pid {
     let runs = |pid: &u32| {
         let name = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         tree(*pid).into_iter().any(|pid| name(pid).trim() == program)

@@ -4,6 +4,7 @@ mod bad_input;
 mod calls;
 mod clients;
 mod counts;
+mod deaths;
 mod drain;
 mod endings;
 mod faults;

@@ -38,7 +38,7 @@ async fn a_slot_that_is_dropped_leaves_no_process() {
     drop(slot);
     // Whoever could write to it is gone.
     output.read_to_end(&mut Vec::new()).unwrap();
-    assert!(matches!(runner.ended().await, Err(SlotError::Gone("runner"))));
+    assert!(matches!(runner.ended().await, Err(SlotError::Gone("keeper"))));
     assert_eq!(id.map(bed::processes_of).unwrap_or_default(), Vec::<String>::new());
     empty_trash(&trash_beside(&config.directory)).unwrap();
 }
@@ -68,10 +68,11 @@ async fn the_death_of_the_keeper_is_noticed_by_everybody() {
     rustix::process::kill_process(rustix::process::Pid::from_raw(keeper).unwrap(), rustix::process::Signal::KILL)
         .unwrap();
     bed.slot.lost().await;
-    assert!(matches!(bed.runner.ended().await, Err(SlotError::Gone("runner"))));
+    assert!(matches!(bed.runner.ended().await, Err(SlotError::Gone("keeper"))));
+    assert!(!bed.runner.is_alive());
     let (stdio, ..) = bed::pipes(None);
-    assert!(matches!(bed.runner.start(&shell("true"), stdio), Err(SlotError::Gone("runner"))));
-    assert!(matches!(bed.slot.runner().await, Err(SlotError::Gone(_))));
+    assert!(matches!(bed.runner.start(&shell("true"), stdio), Err(SlotError::Gone("keeper"))));
+    assert!(matches!(bed.slot.runner().await, Err(SlotError::Gone("keeper"))));
     bed.slot.lost().await;
     drop(output);
     bed.end().await;

@@ -2,7 +2,7 @@
 
 use std::{
     os::{fd::OwnedFd, unix::net::UnixListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::{
         LazyLock,
@@ -34,6 +34,7 @@ pub(crate) struct Agent {
     child: Child,
     pid: Pid,
     directory: TempDir,
+    uid_base: Option<u32>,
 }
 
 impl Agent {
@@ -49,6 +50,16 @@ impl Agent {
     /// On this port of the machine's network, encrypted.
     pub(crate) fn on(port: u16, slots: u32) -> Self {
         Self::launch(Command::new(PROGRAM), slots, Some(port), |config| config.tls = true)
+    }
+
+    /// Whose slots are on a disk of their own that has room for so many files and directories. Only for root.
+    pub(crate) fn on_small_disk(slots: u32, inodes: u32) -> Self {
+        let mut command = Command::new("unshare");
+        let mount = format!(
+            "mkdir \"$3/slots\" && mount -t tmpfs -o mode=700,nr_inodes={inodes} tmpfs \"$3/slots\" && exec {PROGRAM} \"$@\""
+        );
+        command.args(["--mount", "sh", "-c", &mount, "sh"]);
+        Self::launch(command, slots, None, |_| ())
     }
 
     /// As the first process of a container: the one below [`Agent::pid`].
@@ -82,6 +93,7 @@ impl Agent {
         };
         change(&mut config);
         let directory = TempDir::new().expect("a directory for the agent");
+        let uid_base = config.uid_base;
         config.store(directory.path()).expect("its configuration can be written");
         let listener = UnixListener::bind(directory.path().join("agent.sock")).expect("its socket can be bound");
         let child = command
@@ -98,7 +110,7 @@ impl Agent {
             .spawn()
             .expect("the agent starts");
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).expect("it has an id");
-        Self { child, pid, directory }
+        Self { child, pid, directory, uid_base }
     }
 
     /// Where it listens, from the moment of its start.
@@ -106,9 +118,24 @@ impl Agent {
         self.directory.path().join("agent.sock")
     }
 
+    /// Of all that its slots have on this side.
+    pub(crate) fn slots(&self) -> PathBuf {
+        self.directory.path().join("slots")
+    }
+
     /// Of one slot's workspace, on this side.
     pub(crate) fn workspace(&self, slot: u32) -> PathBuf {
-        self.directory.path().join(format!("slots/{slot}/workspace"))
+        self.slots().join(format!("{slot}/workspace"))
+    }
+
+    /// What it sees at the path, where it has mounts of its own.
+    pub(crate) fn seen(&self, path: &Path) -> PathBuf {
+        Path::new("/proc").join(self.pid().to_string()).join("root").join(path.strip_prefix("/").expect("absolute"))
+    }
+
+    /// The user id of a slot, where slots have users of their own.
+    pub(crate) fn user_id(&self, slot: u32) -> Option<u32> {
+        self.uid_base.map(|base| base + slot)
     }
 
     pub(crate) fn pid(&self) -> u32 {

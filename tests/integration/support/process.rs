@@ -23,6 +23,22 @@ pub(crate) fn tree(pid: u32) -> Vec<u32> {
     found
 }
 
+/// The parent of a process.
+pub(crate) fn parent(pid: u32) -> Option<u32> {
+    status(pid, "PPid:")
+}
+
+/// The real user of a process, as this machine's root sees it.
+pub(crate) fn user(pid: u32) -> Option<u32> {
+    status(pid, "Uid:")
+}
+
+/// The first number on a line of its status.
+fn status(pid: u32, line: &str) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|text| text.strip_prefix(line)?.split_whitespace().next()?.parse().ok())
+}
+
 /// Whether there is such a process, a zombie not counted.
 pub(crate) fn is_alive(pid: u32) -> bool {
     state(Path::new(&format!("/proc/{pid}"))).is_some_and(|state| state != 'Z')

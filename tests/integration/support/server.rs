@@ -52,6 +52,8 @@ impl Server {
             .current_dir(state.path())
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
+            // No two servers of a machine may share any.
+            .env("TOOL_EXECUTOR_UID_BASE", super::agent::user_ids(1_000).to_string())
             .env("TOOL_EXECUTOR_SLOTS", "4")
             .env("TOOL_EXECUTOR_MAX_CONTAINERS", "2");
         command

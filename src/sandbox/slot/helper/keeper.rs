@@ -20,7 +20,7 @@ use super::{
         sys,
         wire::{self, KeeperSpec, Nothing, Proc, Reply, ReplyKind},
     },
-    Socket, THIS_PROGRAM, command, mounts, send,
+    Socket, THIS_PROGRAM, clean, command, mounts, send,
 };
 
 pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
@@ -28,8 +28,9 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     let (spec, _) = agent.expect::<KeeperSpec>().at(Step::Talk)?;
     // Calls have the same user: they must not trace this process or look into it.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Step::PrepareHelper)?;
-    show_proc(spec.proc()).at(Step::MountProc)?;
+    let own_proc = show_proc(spec.proc()).at(Step::MountProc)?;
     enter_root().at(Step::EnterRoot)?;
+    clean::verify(&spec, own_proc)?;
     let own =
         rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at(Step::StartRunner)?;
     agent.send(&Reply::from(ReplyKind::Ready(Nothing {})), &[]).at(Step::Talk)?;
@@ -53,12 +54,13 @@ pub(super) fn answer(socket: OwnedFd, start: impl FnOnce(OwnedFd) -> Result<(), 
     }
 }
 
-fn show_proc(proc: Proc) -> io::Result<()> {
+/// Whether it is that of this pid namespace.
+fn show_proc(proc: Proc) -> io::Result<bool> {
     let own = || mount_proc("proc").map_err(io::Error::from);
     match proc {
-        Proc::Own => own(),
-        Proc::Agents => bind_proc(),
-        Proc::OwnIfPossible => own().or_else(|_| bind_proc()),
+        Proc::Own => own().map(|()| true),
+        Proc::Agents => bind_proc().map(|()| false),
+        Proc::OwnIfPossible => own().map(|()| true).or_else(|_| bind_proc().map(|()| false)),
     }
 }
 

@@ -26,6 +26,7 @@ use super::{
 };
 
 mod call;
+mod clean;
 mod confine;
 mod domain;
 mod enter;
