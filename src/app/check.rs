@@ -51,7 +51,13 @@ pub(super) fn run(flags: ServeFlags) -> Done {
             }
             (None, Ok(state)) => {
                 let probed = rooms::probe(&settings, state.path()).await;
+                let level = probed.as_ref().ok().copied();
                 say("isolation", probed.map(|level| level.to_string()).map_err(|error| error.to_string()));
+                if let Some(level) = level {
+                    for limit in rooms::probe_limits(&settings, level, state.path()).await {
+                        println!("limit: {limit}");
+                    }
+                }
             }
             (None, Err(_)) => {}
         }

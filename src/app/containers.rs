@@ -67,6 +67,10 @@ fn source(settings: &Settings, address: SocketAddr, program: &AgentProgram) -> P
 async fn local(settings: &Settings, state: &StateDir, link: &LinkOptions) -> Result<Containers, Box<dyn Error>> {
     let isolation = rooms::probe(settings, state.path()).await?;
     info!(%isolation, network = settings.sandbox.network, state = %state.path().display(), "slots can be made");
+    // Here, too, since under version 2 of control groups agents can have some only if this process has moved aside.
+    for limit in rooms::probe_limits(settings, isolation, state.path()).await {
+        info!("{limit}");
+    }
     let containers = state.path().join("containers");
     end_leftovers(&containers, link).await?;
     let backend = LocalBackend::new(rooms::local_config(settings, containers));

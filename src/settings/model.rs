@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Machine, NomadSettings, PoolSettings, convert, nomad, pools, reader::Reader};
+use super::{Machine, NomadSettings, PoolSettings, SandboxSettings, convert, nomad, pools, reader::Reader, sandbox};
 use crate::tool::MAX_CAPTURED_BYTES;
 
 /// All settings of a start. Durations and sizes are within bounds, and nothing contradicts anything else.
@@ -69,21 +69,6 @@ pub struct CallSettings {
     pub lease: Duration,
     /// How long accepted calls may go on once the service ends.
     pub drain_timeout: Duration,
-}
-
-/// Of every slot.
-#[derive(Debug, Clone)]
-pub struct SandboxSettings {
-    /// Slots share the machine's network: `allow_network`, held to the rule that it needs a token.
-    pub network: bool,
-    /// The first kernel user id of slots, where the executor is root.
-    pub uid_base: u32,
-    /// Shown read-only beside the system's directories.
-    pub read_only: Vec<PathBuf>,
-    /// Of /tmp.
-    pub tmp_bytes: u64,
-    pub max_open_files: u64,
-    pub max_processes: u64,
 }
 
 /// Names of toolsets.
@@ -193,14 +178,7 @@ pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
             lease: duration(r, "lease", SECOND..=WEEK),
             drain_timeout: duration(r, "drain_timeout", ZERO..=DAY),
         },
-        sandbox: SandboxSettings {
-            network: r.optional("allow_network", convert::boolean).unwrap_or_default(),
-            uid_base: number(r, "uid_base", 1_000..=u64::from(u32::MAX) - 1),
-            read_only: r.value("sandbox.read_only", convert::absolute_paths),
-            tmp_bytes: size(r, "sandbox.tmp_size", MIB..=1 << 40),
-            max_open_files: number(r, "sandbox.max_open_files", 64..=1 << 20),
-            max_processes: number(r, "sandbox.max_processes", 16..=1 << 22),
-        },
+        sandbox: sandbox::build(r),
         tools: ToolSettings {
             enabled: r.value("tools.enabled", convert::list),
             disabled: r.value("tools.disabled", convert::list),

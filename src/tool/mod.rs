@@ -10,6 +10,7 @@ mod arguments;
 mod command;
 pub mod job;
 mod judge;
+pub mod limit;
 mod metadata;
 mod registry;
 mod result;

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::sandbox::slot::View;
+use crate::sandbox::slot::{Limits, View};
 
 /// The settings of one agent.
 #[derive(Clone, Serialize, Deserialize)]
@@ -50,6 +50,7 @@ pub struct Profile {
     pub tmp_bytes: u64,
     pub max_open_files: u64,
     pub max_processes: Option<u64>,
+    pub limits: Limits,
 }
 
 /// Why the file cannot be read or written.

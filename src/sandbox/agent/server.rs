@@ -31,7 +31,10 @@ use crate::{
         session::{Inbox, Mismatch, Told},
         wire,
     },
-    tool::job::{End, Ending, Phases},
+    tool::{
+        job::{End, Ending, Phases},
+        limit::SlotLimit,
+    },
 };
 
 const LIMITS: BatchLimits = BatchLimits { messages: 1024, bytes: MAX_BATCH_BYTES };
@@ -49,6 +52,8 @@ pub(super) struct Identity {
     /// Its container's name.
     pub(super) container: String,
     pub(super) isolation: String,
+    /// Of each slot.
+    pub(super) limits: Vec<SlotLimit>,
     pub(super) config: Config,
 }
 
@@ -183,6 +188,7 @@ impl Shared {
             requests_received,
             slots: self.slots.iter().map(SlotHandle::snapshot).collect(),
             events_acknowledged,
+            limits: wire::from_limits(&self.identity.limits),
         };
         Ok((connection, session.fence.clone(), attached))
     }

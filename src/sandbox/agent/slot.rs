@@ -21,6 +21,7 @@ use tracing::{error, warn};
 use super::{
     call::{Call, Control},
     files,
+    gauge::Gauge,
     state::{Holder, State},
     sweeper::Sweeper,
 };
@@ -76,6 +77,7 @@ pub(super) struct Agent {
 pub(super) struct SlotTask {
     index: u32,
     config: SlotConfig,
+    gauge: Gauge,
     agent: Agent,
     requests: mpsc::UnboundedReceiver<Request>,
     snapshot: Arc<Mutex<SlotSnapshot>>,
@@ -88,6 +90,8 @@ pub(super) struct SlotTask {
     calls: Calls,
 }
 
+type New = (SlotTask, SlotHandle);
+
 /// The calls that run, by number, and the way to each.
 #[derive(Default)]
 struct Calls {
@@ -97,13 +101,14 @@ struct Calls {
 
 impl SlotTask {
     /// Makes the slot and its first runner.
-    pub(super) async fn new(index: u32, config: SlotConfig, agent: Agent) -> Result<(Self, SlotHandle), SlotError> {
+    pub(super) async fn new(index: u32, config: SlotConfig, gauge: Gauge, agent: Agent) -> Result<New, SlotError> {
         let (sender, requests) = mpsc::unbounded_channel();
         let snapshot = Arc::new(Mutex::new(SlotSnapshot::default()));
         let handle = SlotHandle { requests: sender, snapshot: snapshot.clone() };
         let mut task = Self {
             index,
             config,
+            gauge,
             agent,
             requests,
             snapshot,
@@ -198,6 +203,7 @@ impl SlotTask {
             max_pending_input: max_pending_input as usize,
             arrived,
             events: self.agent.events.clone(),
+            gauge: self.gauge.clone(),
         };
         // Bounded by what may be sent to one call before it has received it.
         let (controls, control) = mpsc::unbounded_channel();
@@ -296,6 +302,7 @@ impl SlotTask {
     async fn make(&mut self) -> Result<(), SlotError> {
         let slot = Slot::create(&self.config).await?;
         self.idle.push(slot.runner().await?);
+        self.gauge.renew(&self.config, slot.workspace());
         self.slot = Some(slot);
         Ok(())
     }

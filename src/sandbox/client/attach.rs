@@ -14,6 +14,8 @@ use super::{
 use crate::{
     id::ContainerId,
     pb::sandbox::{self as pb, LinkResponse, link_response, sandbox_service_client::SandboxServiceClient},
+    sandbox::wire,
+    tool::limit::SlotLimit,
 };
 
 /// For one attempt.
@@ -29,6 +31,8 @@ pub struct Attached {
     pub slots: u32,
     /// Those of them that an earlier executor has left in use, or in no state to be used.
     pub used: Vec<u32>,
+    /// Of each of its slots.
+    pub limits: Vec<SlotLimit>,
 }
 
 /// Why a link was not made.
@@ -115,6 +119,7 @@ pub(super) async fn attach(
                 isolation: attached.isolation,
                 network_isolated: attached.network_isolated,
                 slots,
+                limits: wire::to_limits(attached.limits),
             },
             requests_received: attached.requests_received,
             events_acknowledged: attached.events_acknowledged,

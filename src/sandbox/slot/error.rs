@@ -70,6 +70,7 @@ pub enum Step {
     LayerWorkspace = 32,
     WritableRoot = 33,
     MapOwners = 34,
+    EnterCgroups = 35,
 }
 
 impl fmt::Display for Step {
@@ -108,6 +109,7 @@ impl fmt::Display for Step {
             Self::Hide => "hide what the slot is not to see",
             Self::LayerWorkspace => "mount the workspace over its source",
             Self::WritableRoot => "make what the slot sees writable",
+            Self::EnterCgroups => "enter the slot's control groups",
             Self::MapOwners => "map the owners of what the slot sees",
             Self::RetireWorkspace => "move the workspace out of the way",
         })

@@ -26,6 +26,8 @@ use super::{
 
 pub(super) const WORKSPACE: &str = "workspace";
 pub(super) const CHANGES: &str = "changes";
+/// What a generation writes is in these of the slot's directory.
+pub const GENERATION: [&str; 2] = [WORKSPACE, CHANGES];
 
 /// See the module.
 pub(super) struct Generation {

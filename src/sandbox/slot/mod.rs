@@ -17,6 +17,7 @@
 
 use std::process::ExitCode;
 
+mod cgroup;
 mod config;
 mod copy;
 mod error;
@@ -24,6 +25,7 @@ mod generation;
 mod helper;
 mod ids;
 mod image;
+mod limits;
 mod probe;
 mod runner;
 #[allow(clippy::module_inception)]
@@ -34,11 +36,16 @@ mod trash;
 mod wire;
 mod workspace;
 
+pub use cgroup::{Cgroups, Controller, Counters, SlotCgroup, Version, sweep_cgroups};
 pub use config::{Isolation, SlotConfig, View};
 pub use error::{SlotError, Step};
+pub use generation::GENERATION;
 pub use ids::can_assign_ids;
+pub use limits::{
+    CPU_TIME, Enforcement, FILE_SIZE, Limits, MEMORY, PROCESSES, Storage, WORKSPACE_INODES, WORKSPACE_SIZE,
+};
 pub use probe::{Unavailable, probe};
-pub use runner::{Runner, RunnerEnd, Stdio};
+pub use runner::{LimitHit, Runner, RunnerEnd, Stdio};
 pub use slot::{DEATH, Slot};
 pub use trash::{empty_trash, trash_beside};
 pub use workspace::Workspace;

@@ -28,7 +28,7 @@ pub struct Unavailable {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Problem {
+pub(super) enum Problem {
     #[error(transparent)]
     Slot(#[from] SlotError),
     #[error("a command in the test slot did not end as it should: {0}")]
@@ -70,11 +70,15 @@ pub async fn probe(config: &SlotConfig) -> Result<Isolation, Unavailable> {
     if result.as_ref().is_err_and(is_for_proc) {
         result = test_at(Isolation::L1, config).await;
     }
-    // Leftovers are no failure: the directory's owner clears it anyway.
-    let _ = empty_trash(&config.directory);
-    let _ = empty_trash(&trash_beside(&config.directory));
-    let _ = fs::remove_dir(&config.directory);
+    clear(&config.directory);
     result.map_err(|problem| Unavailable { remedies: remedies(&problem, config), problem })
+}
+
+/// Removes a throw-away slot's directory. Leftovers are no failure: the directory's owner clears it anyway.
+pub(super) fn clear(directory: &Path) {
+    let _ = empty_trash(directory);
+    let _ = empty_trash(&trash_beside(directory));
+    let _ = fs::remove_dir(directory);
 }
 
 /// The kernel refuses a /proc of one's own to whoever has only a masked one.
@@ -114,7 +118,7 @@ async fn test(config: &SlotConfig) -> Result<(), Problem> {
 }
 
 /// Runs a program of few words: they must fit the pipe.
-async fn run(runner: &mut Runner, program: Program) -> Result<(Exit, String), Problem> {
+pub(super) async fn run(runner: &mut Runner, program: Program) -> Result<(Exit, String), Problem> {
     let (mut read, write) = io::pipe().at(Step::StartCall)?;
     let stdio = Stdio { stdin: None, stderr: write.try_clone().at(Step::StartCall)?.into(), stdout: write.into() };
     runner.start(&Process { program, ..Process::default() }, stdio)?;

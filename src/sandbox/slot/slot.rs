@@ -21,14 +21,14 @@ use rustix::{
 use tokio::{io::unix::AsyncFd, time::timeout};
 
 use super::{
-    Isolation, Runner, SlotConfig, View, Workspace,
+    Isolation, Runner, SlotConfig, Storage, View, Workspace,
     error::{At as _, SlotError, Step},
     generation::{self, Generation, Means, Root},
     helper,
     ids::root_is_the_hosts,
     socket::{Socket, watch},
     sys, trash,
-    wire::{KeeperSpec, Nothing, RunnerSpec, SlotSpec},
+    wire::{KeeperSpec, Nothing, RunnerSpec, Size, SlotSpec},
 };
 
 /// How long a killed process may take to end. A thousand take hundredths of a second; one that the kernel holds, in a
@@ -119,6 +119,7 @@ async fn make(config: SlotConfig) -> Result<Slot, SlotError> {
 async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, SlotError> {
     let (control, theirs) = Socket::pair().at(Step::StartMaker)?;
     let mut maker = Maker::start(&config.program, &generation.workspace, theirs).at(Step::StartMaker)?;
+    maker.enter(&config.entrances).await.at(Step::EnterCgroups)?;
     let spec = slot_spec(config, generation).at_the(Step::PrepareDirectory, config.directory.display())?;
     control.send(&spec, &[]).at(Step::Talk)?;
     control.ready("maker").await?;
@@ -140,9 +141,12 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
     control.ready("keeper").await?;
     let runners = RunnerSpec {
         max_open_files: config.max_open_files,
-        max_processes: config.max_processes.filter(|_| config.host_id.is_some()),
+        max_processes: config.max_processes,
         scope_sockets: config.network,
         bound_proc,
+        cpu_time_us: config.limits.cpu_time.map(|time| time.as_micros() as u64),
+        file_bytes: config.limits.file_bytes,
+        memory_bytes: config.process_memory_bytes,
     };
     let workspace = Workspace::new(workspace, config.host_id, config.workspace_source.as_deref());
     Ok(Slot { keeper, control, workspace, directory: config.directory.clone(), runners })
@@ -166,6 +170,10 @@ fn slot_spec(config: &SlotConfig, generation: &Generation) -> io::Result<SlotSpe
             Root::Layer(name) => Some(name.clone()),
             Root::Nothing | Root::Image => None,
         },
+        workspace_in_memory: (config.limits.workspace == Storage::Tmpfs).then(|| Size {
+            bytes: config.limits.workspace_bytes.unwrap_or_default(),
+            inodes: config.limits.workspace_inodes.unwrap_or_default(),
+        }),
     })
 }
 
@@ -203,6 +211,17 @@ impl Maker {
                 Err(error)
             }
         }
+    }
+
+    /// Brings it into the slot's control groups, and with it all that it starts. The kernel may take some
+    /// hundredths of a second: it waits until no process anywhere is just being made.
+    async fn enter(&self, entrances: &[PathBuf]) -> io::Result<()> {
+        if entrances.is_empty() {
+            return Ok(());
+        }
+        let (entrances, pid) = (entrances.to_vec(), self.process.id().to_string());
+        let entering = move || entrances.iter().try_for_each(|entrance| fs::write(entrance, &pid));
+        tokio::task::spawn_blocking(entering).await?
     }
 
     /// 0 inside is `host_id`, or else this process's own user; the maker waits for this in its new namespace.

@@ -70,6 +70,18 @@ pub(super) struct SlotSpec {
     /// The name of the one, also there, that is layered over the image to make that writable.
     #[prost(string, optional, tag = "9")]
     pub(super) image_layer: Option<String>,
+    /// The workspace is in memory, and this its size.
+    #[prost(message, optional, tag = "10")]
+    pub(super) workspace_in_memory: Option<Size>,
+}
+
+/// Of a file system in memory; 0 is what the kernel gives.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Size {
+    #[prost(uint64, tag = "1")]
+    pub(super) bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) inodes: u64,
 }
 
 /// To the keeper, once it is alone.
@@ -93,6 +105,15 @@ pub(super) struct RunnerSpec {
     /// The slot's /proc stays; it is not this runner's own.
     #[prost(bool, tag = "4")]
     pub(super) bound_proc: bool,
+    /// Of all processes of a call.
+    #[prost(uint64, optional, tag = "5")]
+    pub(super) cpu_time_us: Option<u64>,
+    /// Of a file.
+    #[prost(uint64, optional, tag = "6")]
+    pub(super) file_bytes: Option<u64>,
+    /// Of each process.
+    #[prost(uint64, optional, tag = "7")]
+    pub(super) memory_bytes: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -208,6 +229,18 @@ pub(super) struct Ended {
     /// From the start until the process itself had ended.
     #[prost(uint64, tag = "5")]
     pub(super) execution_us: u64,
+    /// The limit that the call ran into, as far as the runner sees.
+    #[prost(enumeration = "LimitHit", tag = "6")]
+    pub(super) limit: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub(super) enum LimitHit {
+    None = 0,
+    CpuTime = 1,
+    Processes = 2,
+    FileSize = 3,
 }
 
 impl From<RequestKind> for Request {

@@ -32,9 +32,10 @@ impl Driver {
             }
             Report::Ready { link, location, attached } => {
                 let Some(watched) = watched else { return };
-                let Attached { isolation, network_isolated, slots, .. } = attached;
+                let Attached { isolation, network_isolated, slots, limits, .. } = attached;
                 info!(container = %location.container, slots, isolation, network_isolated, "a container is ready");
-                watched.agent = Some(Arc::new(Agent { link, location, isolation: isolation.into(), network_isolated }));
+                let isolation = isolation.into();
+                watched.agent = Some(Arc::new(Agent { link, location, isolation, network_isolated, limits }));
                 watched.since = SystemTime::now();
                 if let Some(pool) = self.pools.get_mut(usize::from(container.pool().0)) {
                     pool.last_start_failure = None;

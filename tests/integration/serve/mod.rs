@@ -9,6 +9,7 @@ mod endings;
 mod faults;
 mod http;
 mod leases;
+mod limits;
 mod load;
 mod once;
 mod outcomes;

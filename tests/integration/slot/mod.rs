@@ -10,4 +10,5 @@ mod image;
 mod isolation;
 mod level;
 mod lifetime;
+mod limits;
 mod speed;

@@ -4,22 +4,19 @@
 use std::io;
 
 use landlock::{CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
-use rustix::{
-    process::{Resource, Rlimit},
-    thread::{CapabilitySet, CapabilitySets},
-};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::{
     super::{
         error::{At as _, SlotError, Step},
         wire::RunnerSpec,
     },
-    policy,
+    limits, policy,
 };
 
 /// Irreversible.
 pub(super) fn confine(spec: &RunnerSpec) -> Result<(), SlotError> {
-    set_limits(spec).at(Step::SetLimits)?;
+    limits::set(spec).at(Step::SetLimits)?;
     drop_capabilities().at(Step::DropCapabilities)?;
     rustix::thread::set_no_new_privs(true).at(Step::DropCapabilities)?;
     if spec.scope_sockets {
@@ -30,21 +27,6 @@ pub(super) fn confine(spec: &RunnerSpec) -> Result<(), SlotError> {
     }
     let filter = policy::filter().map_err(io::Error::other).at(Step::Seccomp)?;
     seccompiler::apply_filter(&filter).map_err(io::Error::other).at(Step::Seccomp)
-}
-
-fn set_limits(spec: &RunnerSpec) -> io::Result<()> {
-    let limits = [
-        (Resource::Core, Some(0)),
-        (Resource::Nofile, Some(spec.max_open_files)),
-        (Resource::Nproc, spec.max_processes),
-    ];
-    for (resource, limit) in limits {
-        let Some(limit) = limit else { continue };
-        // A hard limit below ours stands: it cannot be raised, and is stricter.
-        let limit = rustix::process::getrlimit(resource).maximum.map_or(limit, |hard| hard.min(limit));
-        rustix::process::setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
-    }
-    Ok(())
 }
 
 fn drop_capabilities() -> rustix::io::Result<()> {

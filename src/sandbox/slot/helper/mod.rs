@@ -30,6 +30,7 @@ mod confine;
 mod inspect;
 mod keeper;
 mod layers;
+mod limits;
 mod loopback;
 mod maker;
 mod mounts;

@@ -6,12 +6,13 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     os::fd::{AsFd, OwnedFd},
-    process::Child,
-    time::Instant,
+    os::unix::process::ExitStatusExt,
+    process::{Child, ExitStatus},
+    time::{Duration, Instant},
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec},
+    event::{PollFd, PollFlags},
     process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions},
     thread::UnshareFlags,
 };
@@ -20,16 +21,14 @@ use super::{
     super::{
         error::{At as _, SlotError, Step},
         sys,
-        wire::{self, Ended, MAX_START, Nothing, Reply, ReplyKind, Request, RequestKind, RunnerSpec, Start},
+        wire::{self, Ended, LimitHit, MAX_START, Nothing, Reply, ReplyKind, Request, RequestKind, RunnerSpec, Start},
     },
     Socket, call,
     confine::confine,
     keeper::mount_proc,
+    limits::Watch,
     mounts,
 };
-
-/// How often a running call's ended orphans are reaped, so that they do not use up its process numbers.
-const REAP_INTERVAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     // Calls have the same user: they must not trace this process or look into it.
@@ -43,7 +42,7 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     confine(&spec)?;
     agent.send(&Reply::from(ReplyKind::Ready(Nothing {})), &[]).at(Step::Talk)?;
 
-    let mut runner = Runner { agent, oom_score };
+    let mut runner = Runner { agent, oom_score, watch: Watch::new(&spec) };
     while let Some((request, descriptors)) = agent.receive::<Request>().at(Step::Talk)? {
         let start = match request.kind {
             Some(RequestKind::Start(start)) => Ok((start, descriptors)),
@@ -109,6 +108,7 @@ struct Runner<'a> {
     agent: &'a Socket,
     /// Of this process; `None` where it cannot be set.
     oom_score: Option<File>,
+    watch: Watch,
 }
 
 impl Runner<'_> {
@@ -141,9 +141,10 @@ impl Runner<'_> {
         // The child is not reaped before this, so the number is still its own.
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
         let mut tally = Tally { child: pid.as_raw_nonzero().get(), ended: Ended::default() };
+        self.watch.begin(pid);
         loop {
             let mut ready = [PollFd::new(&pidfd, PollFlags::IN), PollFd::from_borrowed_fd(self.agent.0, PollFlags::IN)];
-            rustix::io::retry_on_intr(|| rustix::event::poll(&mut ready, Some(&REAP_INTERVAL)))?;
+            rustix::io::retry_on_intr(|| rustix::event::poll(&mut ready, Some(self.watch.interval())))?;
             let (ended, word) = (!ready[0].revents().is_empty(), ready[1].revents());
             if ended {
                 break;
@@ -155,8 +156,18 @@ impl Runner<'_> {
                 return Ok(None);
             }
             while tally.add(sys::reap(false)) {}
+            if tally.ended.limit() == LimitHit::None {
+                tally.ended.set_limit(self.watch.exceeded(tally.cpu_time()));
+                if tally.ended.limit() != LimitHit::None {
+                    kill_all();
+                }
+            }
         }
         let execution = started.elapsed();
+        // Before it is reaped: it counts until then.
+        if tally.ended.limit() == LimitHit::None && has_failed(&pidfd) && self.watch.is_full() {
+            tally.ended.set_limit(LimitHit::Processes);
+        }
         while tally.add(sys::reap(false)) {}
         // Whatever the process has left behind is a child of this one by now. The kill looks at every process of the
         // machine, so it is spared where nobody is left, as after most calls.
@@ -165,7 +176,21 @@ impl Runner<'_> {
             while tally.add(sys::reap(true)) {}
         }
         tally.ended.execution_us = execution.as_micros() as u64;
+        if tally.ended.limit() == LimitHit::None {
+            tally.ended.set_limit(self.seen_at_the_end(&tally));
+        }
         Ok(Some(tally.ended))
+    }
+
+    /// The kernel ends a process with these signals at its limits, and few others do.
+    fn seen_at_the_end(&self, tally: &Tally) -> LimitHit {
+        if self.watch.exceeded_in_all(tally.cpu_time()) {
+            return LimitHit::CpuTime;
+        }
+        match ExitStatus::from_raw(tally.ended.status).signal() {
+            Some(signal) if signal == Signal::XFSZ.as_raw() => LimitHit::FileSize,
+            _ => LimitHit::None,
+        }
     }
 }
 
@@ -173,6 +198,12 @@ impl Runner<'_> {
 fn kill_all() {
     // An error means that nobody is left.
     let _ = rustix::process::kill_process_group(Pid::INIT, Signal::KILL);
+}
+
+/// Of a child that has ended and is not reaped.
+fn has_failed(child: &OwnedFd) -> bool {
+    let status = rustix::process::waitid(WaitId::PidFd(child.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+    status.is_ok_and(|status| status.is_some_and(|status| status.exit_status() != Some(0)))
 }
 
 /// Whether there is any child, ended or not. Whoever cannot ask takes it that there is one.
@@ -188,6 +219,10 @@ struct Tally {
 }
 
 impl Tally {
+    fn cpu_time(&self) -> Duration {
+        Duration::from_micros(self.ended.user_cpu_us + self.ended.system_cpu_us)
+    }
+
     /// Whether there was somebody to add.
     fn add(&mut self, reaped: Option<sys::Reaped>) -> bool {
         let Some(reaped) = reaped else { return false };

@@ -14,6 +14,7 @@ use tool_executor::pb::toolexecutor::{
 };
 
 use super::{By, Case, impostor};
+pub(super) use super::limits::{cpu_limit, disk_limit, machine_memory, out_of_memory, process_limit};
 use crate::support::{
     client::{PATIENCE, Stream, argv, bash, command, open, seconds, shell, tool},
     dying::{BLOCKER, Cue, kill, kill_agents},
