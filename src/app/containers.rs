@@ -14,6 +14,7 @@ use crate::{
     id::PoolName,
     sandbox::client::LinkOptions,
     settings::Settings,
+    tool::limit,
 };
 
 /// Between attempts to learn from a cluster what runs there.
@@ -68,9 +69,8 @@ async fn local(settings: &Settings, state: &StateDir, link: &LinkOptions) -> Res
     let isolation = rooms::probe(settings, state.path()).await?;
     info!(%isolation, network = settings.sandbox.network, state = %state.path().display(), "slots can be made");
     // Here, too, since under version 2 of control groups agents can have some only if this process has moved aside.
-    for limit in rooms::probe_limits(settings, isolation, state.path()).await {
-        info!("{limit}");
-    }
+    let limits = rooms::probe_limits(settings, isolation, state.path()).await;
+    info!(limits = %limit::list(&limits), "slots have limits");
     let containers = state.path().join("containers");
     end_leftovers(&containers, link).await?;
     let backend = LocalBackend::new(rooms::local_config(settings, containers));

@@ -23,6 +23,11 @@ impl std::fmt::Display for SlotLimit {
     }
 }
 
+/// All of them in one line.
+pub fn list(limits: &[SlotLimit]) -> String {
+    limits.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// A number of bytes for people, exact: `4 GiB`, `1536 KiB`, `1000 bytes`.
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [(u32, &str); 3] = [(30, "GiB"), (20, "MiB"), (10, "KiB")];

@@ -137,10 +137,10 @@ impl Mark {
         if self.is_alone() { self.counted(true).or_else(|| self.filled()) } else { self.filled() }
     }
 
-    /// What the call has run into, now that all of its processes are gone.
-    pub(super) async fn conclude(self, exit: Exit, seen: Option<LimitHit>) -> Option<Exceeded> {
+    /// What the call has run into, now that all of its processes are gone; `written`: its bytes to disks.
+    pub(super) async fn conclude(self, exit: Exit, seen: Option<LimitHit>, written: u64) -> Option<Exceeded> {
         if let Some(Space::Measured(meter)) = &self.space {
-            meter.settle().await;
+            meter.settle(written).await;
         }
         let failed = exit != Exit::Code(0);
         let seen = seen.map(|hit| self.seen(hit));

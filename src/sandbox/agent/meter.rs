@@ -1,5 +1,6 @@
-//! How much a workspace on a disk holds. To count costs as much as there are files, so it is done only when the file
-//! system as a whole has taken so much since the last time that the workspace may have passed its limit.
+//! How much a workspace on a disk holds. To count costs as much as there are files, so it is done only when calls have
+//! written, or the file system as a whole has taken, so much since the last time that the workspace may have passed its
+//! limit; and now and then while a call runs, since what others delete meanwhile hides what it takes.
 //!
 //! What this does not see: a file that has no name any more and is still open, which ends with its call; and what lies
 //! deeper than [`MAX_DEPTH`] directories, or in one that an agent without rights of its own may not read.
@@ -20,6 +21,8 @@ use crate::sandbox::slot::GENERATION;
 const MAX_DEPTH: usize = 64;
 /// Counting takes at most this part of the time while a call runs.
 const SHARE: u32 = 20;
+/// How often it is counted at most without a reason.
+const ROUTINE: Duration = Duration::from_secs(2);
 
 /// Bytes on the disk, and files and directories.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -66,14 +69,25 @@ struct Known {
     used: Use,
     /// All of the file system, as it was before this was counted.
     everybody: Use,
+    /// By calls that have ended since, in bytes.
+    written: u64,
     /// Not before this again, while a call runs.
     next: Instant,
+    /// Then again in any case, while a call runs.
+    routine: Instant,
+}
+
+impl Known {
+    fn new(used: Use, everybody: Use, took: Duration) -> Self {
+        let (now, pause) = (Instant::now(), took * SHARE);
+        Self { used, everybody, written: 0, next: now + pause, routine: now + pause.max(ROUTINE) }
+    }
 }
 
 impl Meter {
     /// `directory`: the slot's. What its workspace begins with counts, once there is reason to count.
     pub(super) fn new(directory: PathBuf, limits: Use) -> Self {
-        let known = Known { used: Use::default(), everybody: used_by_everybody(&directory), next: Instant::now() };
+        let known = Known::new(Use::default(), used_by_everybody(&directory), Duration::ZERO);
         Self { shared: Arc::new(Shared { directory, limits, known: Mutex::new(known), counting: AsyncMutex::new(()) }) }
     }
 
@@ -84,14 +98,18 @@ impl Meter {
 
     /// Begins to count, if there is reason to and nobody does.
     pub(super) fn measure_if_need_be(&self) {
-        if self.may_be_over() && Instant::now() >= self.known().next && self.shared.counting.try_lock().is_ok() {
+        let now = Instant::now();
+        let is_due = |known: &Known| (now >= known.next, now >= known.routine);
+        let (may_count, must_count) = is_due(&self.known());
+        if (must_count || (may_count && self.may_be_over())) && self.shared.counting.try_lock().is_ok() {
             let meter = self.clone();
             tokio::spawn(async move { meter.count().await });
         }
     }
 
-    /// Counts now, if there is reason to.
-    pub(super) async fn settle(&self) {
+    /// A call has ended that has written so many bytes: counts now, if there is reason to.
+    pub(super) async fn settle(&self, written: u64) {
+        self.known().written += written;
         if self.may_be_over() {
             self.count().await;
         }
@@ -101,7 +119,9 @@ impl Meter {
     fn may_be_over(&self) -> bool {
         let everybody = used_by_everybody(&self.shared.directory);
         let known = self.known();
-        !known.used.and(everybody.since(known.everybody)).is_within(self.shared.limits)
+        let mut taken = everybody.since(known.everybody);
+        taken.bytes = taken.bytes.max(known.written);
+        !known.used.and(taken).is_within(self.shared.limits)
     }
 
     async fn count(&self) {
@@ -116,17 +136,13 @@ impl Meter {
         });
         // An error means that the agent ends.
         if let Ok((used, everybody, took)) = counted.await {
-            *self.known() = Known { used, everybody, next: next(took) };
+            *self.known() = Known::new(used, everybody, took);
         }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.shared.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn next(took: Duration) -> Instant {
-    Instant::now() + took * SHARE
 }
 
 /// Nothing where it cannot be asked.
@@ -221,16 +237,12 @@ mod tests {
         fs::create_dir(&root).unwrap();
         fs::write(root.join("file"), vec![1; 1 << 20]).unwrap();
         let roomy = Meter::new(home.path().to_owned(), Use::limits(Some(1 << 50), None));
-        roomy.settle().await;
+        roomy.settle(1 << 30).await;
         assert_eq!(roomy.last(), Use::default());
         // Whatever others do to the file system meanwhile, this is over.
         let tight = Meter::new(home.path().to_owned(), Use::limits(Some(0), None));
-        fs::write(root.join("more"), vec![1; 1 << 20]).unwrap();
-        fs::File::open(root.join("more")).unwrap().sync_all().unwrap();
-        while tight.last() == Use::default() {
-            fs::write(root.join("more"), vec![1; 8 << 20]).unwrap();
-            tight.settle().await;
-        }
-        assert!(tight.last().bytes > 1 << 20 && tight.last().inodes == 2);
+        fs::write(root.join("more"), vec![1; 8 << 20]).unwrap();
+        tight.settle(8 << 20).await;
+        assert!(tight.last().bytes > 8 << 20 && tight.last().inodes == 2, "{:?}", tight.last());
     }
 }

@@ -54,7 +54,7 @@ use super::{
     },
     tls::{self, CertificateError},
 };
-use crate::tool::limit::SlotLimit;
+use crate::tool::limit::{self, SlotLimit};
 
 /// Why an agent ends before its time.
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +140,7 @@ async fn serve(place: &Place, mut config: Config) -> Result<(), AgentError> {
     let outcome = match made {
         Some(Ok(Made { isolation, slots, enforcement, limits })) => {
             info!(container = place.container, slots = config.profile.slots, %isolation, "ready");
-            limits.iter().for_each(|limit| info!("{limit}"));
+            info!(limits = %limit::list(&limits), "slots have limits");
             // For as long as there are slots.
             kept = Some(enforcement);
             let isolation = isolation.to_string();

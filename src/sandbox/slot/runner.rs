@@ -43,6 +43,8 @@ pub enum RunnerEnd {
         execution: Duration,
         /// That its runner has seen it run into.
         limit: Option<LimitHit>,
+        /// To file systems on disks, in bytes; what was preallocated or never reached a page is not in it.
+        written: u64,
     },
 }
 
@@ -123,6 +125,7 @@ impl Runner {
                     max_rss_bytes: ended.max_rss_bytes,
                 },
                 execution: Duration::from_micros(ended.execution_us),
+                written: ended.written_bytes,
                 limit: match ended.limit() {
                     wire::LimitHit::None => None,
                     wire::LimitHit::CpuTime => Some(LimitHit::CpuTime),

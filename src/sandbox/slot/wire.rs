@@ -232,6 +232,9 @@ pub(super) struct Ended {
     /// The limit that the call ran into, as far as the runner sees.
     #[prost(enumeration = "LimitHit", tag = "6")]
     pub(super) limit: i32,
+    /// To file systems on disks.
+    #[prost(uint64, tag = "7")]
+    pub(super) written_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]

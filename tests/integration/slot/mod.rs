@@ -9,6 +9,6 @@ mod hostile;
 mod image;
 mod isolation;
 mod level;
-mod lifetime;
+pub(crate) mod lifetime;
 mod limits;
 mod speed;

@@ -41,7 +41,8 @@ impl Branch {
         }
     }
 
-    /// With what is swapped out: else a hog would but slow the machine down.
+    /// With what is swapped out: else a hog would but slow the machine down. Under version 1 the limit of both together
+    /// must not be the first to be hit, since not every kernel counts that.
     fn limit_memory(&self, bytes: Option<u64>) -> io::Result<()> {
         match self.version {
             Version::V2 => {
@@ -49,9 +50,11 @@ impl Branch {
                 optional(self.write("memory.swap.max", if bytes.is_some() { "0" } else { "max" }))
             }
             Version::V1 => {
-                let limit = max_or(bytes, "-1");
-                self.write("memory.limit_in_bytes", &limit)?;
-                optional(self.write("memory.memsw.limit_in_bytes", &limit))
+                // The limit of both can never be the lower one, not even on the way.
+                optional(self.write("memory.memsw.limit_in_bytes", "-1"))?;
+                self.write("memory.limit_in_bytes", &max_or(bytes, "-1"))?;
+                let both = bytes.map(|bytes| bytes.saturating_add(SWAP));
+                optional(self.write("memory.memsw.limit_in_bytes", &max_or(both, "-1")))
             }
         }
     }
@@ -83,6 +86,8 @@ impl Drop for Branch {
 }
 
 const DEFAULT_WEIGHT: u32 = 100;
+/// What may be swapped out beside a limit of memory, in bytes.
+const SWAP: u64 = 1 << 20;
 
 fn max_or(limit: Option<u64>, none: &str) -> String {
     limit.map_or_else(|| none.to_owned(), |limit| limit.to_string())

@@ -231,6 +231,7 @@ impl Tally {
         }
         self.ended.user_cpu_us += reaped.user_cpu.as_micros() as u64;
         self.ended.system_cpu_us += reaped.system_cpu.as_micros() as u64;
+        self.ended.written_bytes += reaped.written_bytes;
         self.ended.max_rss_bytes = self.ended.max_rss_bytes.max(reaped.max_rss_bytes);
         true
     }
