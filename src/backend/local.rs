@@ -20,6 +20,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -37,10 +38,14 @@ use crate::{
     sandbox::{
         agent::{self, Profile},
         client::{Address, Token},
-        slot::{empty_trash, have_processes},
+        slot::{empty_trash, have_processes, sweep_cgroups},
     },
     tool::chain,
 };
+
+/// How often, and how far apart, what an agent has left is tried to be removed; whoever comes next tries again.
+const SWEEPS: u32 = 10;
+const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What local containers are to be like.
 #[derive(Debug, Clone)]
@@ -210,6 +215,13 @@ impl LocalBackend {
             // Whoever has stopped it does not listen.
             let _ = events.send(ContainerEvent::Lost(evidence)).await;
             let cleared = tokio::task::spawn_blocking(move || remove(&directory)).await;
+            // An agent that was killed has left its control groups; its slots die after it.
+            for _ in 0..SWEEPS {
+                if !sweep_cgroups() {
+                    break;
+                }
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+            }
             if let Err(error) = cleared {
                 warn!(error = &error as &dyn std::error::Error, "could not clear a container's directory away");
             }

@@ -10,7 +10,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{sandbox::slot::View, tool::Isolation};
+use crate::{
+    sandbox::slot::{Limits, View},
+    tool::Isolation,
+};
 
 /// The settings of one agent.
 #[derive(Clone, Serialize, Deserialize)]
@@ -55,6 +58,7 @@ pub struct Profile {
     pub tmp_bytes: u64,
     pub max_open_files: u64,
     pub max_processes: Option<u64>,
+    pub limits: Limits,
 }
 
 /// Why the file cannot be read or written.

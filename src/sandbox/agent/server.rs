@@ -35,7 +35,10 @@ use crate::{
         session::{Inbox, Mismatch, Told},
         wire,
     },
-    tool::job::{End, Ending, Phases},
+    tool::{
+        job::{End, Ending, Phases},
+        limit::SlotLimit,
+    },
 };
 
 const LIMITS: BatchLimits = BatchLimits { messages: 1024, bytes: MAX_BATCH_BYTES };
@@ -53,6 +56,8 @@ pub(super) struct Identity {
     /// Its container's name.
     pub(super) container: String,
     pub(super) isolation: String,
+    /// Of each slot.
+    pub(super) limits: Vec<SlotLimit>,
     pub(super) config: Config,
 }
 
@@ -213,6 +218,7 @@ impl Shared {
             slots: snapshots(&self.slots, &self.events, unsettled),
             events_acknowledged: self.events.acknowledged(),
             version: PROTOCOL_VERSION,
+            limits: wire::from_limits(&self.identity.limits),
         }
     }
 

@@ -21,6 +21,7 @@ use super::{
     call::{Call, Control},
     calls::{Calls, agent_failed},
     files,
+    gauge::Gauge,
     handle::{Asked, SlotHandle},
     state::{Holder, State},
     sweeper::Sweeper,
@@ -61,6 +62,7 @@ pub(super) struct Agent {
 pub(super) struct SlotTask {
     index: u32,
     config: SlotConfig,
+    gauge: Gauge,
     agent: Agent,
     requests: mpsc::UnboundedReceiver<Asked>,
     snapshot: Arc<Mutex<SlotSnapshot>>,
@@ -73,13 +75,16 @@ pub(super) struct SlotTask {
     calls: Calls,
 }
 
+type New = (SlotTask, SlotHandle);
+
 impl SlotTask {
     /// Makes the slot and its first runner.
-    pub(super) async fn new(index: u32, config: SlotConfig, agent: Agent) -> Result<(Self, SlotHandle), SlotError> {
+    pub(super) async fn new(index: u32, config: SlotConfig, gauge: Gauge, agent: Agent) -> Result<New, SlotError> {
         let (handle, requests, snapshot) = SlotHandle::new();
         let mut task = Self {
             index,
             config,
+            gauge,
             agent,
             requests,
             snapshot,
@@ -190,6 +195,7 @@ impl SlotTask {
             max_pending_input: max_pending_input as usize,
             arrived,
             events: self.agent.events.clone(),
+            gauge: self.gauge.clone(),
         };
         // Bounded by what may be sent to one call before it has received it.
         let (controls, control) = mpsc::unbounded_channel();
@@ -306,6 +312,7 @@ impl SlotTask {
         }
         let slot = Slot::create(&self.config).await?;
         self.idle.push(slot.runner().await?);
+        self.gauge.renew(&self.config, slot.workspace());
         self.slot = Some(slot);
         Ok(())
     }

@@ -14,7 +14,8 @@ use super::{
 use crate::{
     id::{CallNumber, ContainerId, Generation},
     pb::sandbox::{self as pb, LinkResponse, link_response, sandbox_service_client::SandboxServiceClient},
-    sandbox::PROTOCOL_VERSION,
+    sandbox::{PROTOCOL_VERSION, wire},
+    tool::limit::SlotLimit,
 };
 
 /// For one attempt.
@@ -35,6 +36,8 @@ pub struct Attached {
     pub is_old: bool,
     /// What it says of the calls in its slots is all there is: no other can have run, and not been heard of.
     pub is_exact: bool,
+    /// Of each of its slots.
+    pub limits: Vec<SlotLimit>,
 }
 
 /// A slot as an earlier executor has left it.
@@ -155,6 +158,7 @@ pub(super) async fn attach(
                 isolation: attached.isolation,
                 network_isolated: attached.network_isolated,
                 slots,
+                limits: wire::to_limits(attached.limits),
             },
             requests_received: attached.requests_received,
             events_acknowledged: attached.events_acknowledged,

@@ -28,6 +28,8 @@ use super::{
 pub(super) const WORKSPACE: &str = "workspace";
 pub(super) const CHANGES: &str = "changes";
 pub(super) const TMP: &str = "tmp";
+/// What a generation writes is in these of the slot's directory.
+pub const GENERATION: [&str; 3] = [WORKSPACE, CHANGES, TMP];
 
 /// See the module.
 pub(super) struct Generation {

@@ -61,9 +61,15 @@ impl Driver {
     fn on_ready(&mut self, container: ContainerKey, ready: Ready) {
         let Some(watched) = self.containers.get_mut(&container) else { return };
         let Ready { link, location, attached, taken_over, draining, held } = ready;
-        let Attached { isolation, network_isolated, slots, .. } = &attached;
+        let Attached { isolation, network_isolated, slots, limits, .. } = &attached;
         info!(container = %location.container, slots, isolation, network_isolated, "a container is ready");
-        let agent = Agent { link, location, isolation: isolation.as_str().into(), network_isolated: *network_isolated };
+        let agent = Agent {
+            link,
+            location,
+            isolation: isolation.as_str().into(),
+            network_isolated: *network_isolated,
+            limits: limits.clone(),
+        };
         watched.agent = Some(Arc::new(agent));
         watched.since = SystemTime::now();
         if let Some(pool) = self.pools.get_mut(usize::from(container.pool().0)) {

@@ -11,6 +11,7 @@ mod faults;
 mod http;
 mod isolation;
 mod leases;
+mod limits;
 mod load;
 mod once;
 mod outcomes;

@@ -10,6 +10,7 @@ mod hostile;
 mod image;
 mod isolation;
 mod level;
-mod lifetime;
+pub(crate) mod lifetime;
+mod limits;
 mod scope;
 mod speed;
