@@ -32,7 +32,7 @@ const SETTINGS: [(&str, &str); 6] = [
 const HOSTILE: [(&str, &str, Outcome, Reason); 6] = [
     ("fork bomb", "b() { b | b & }; b; sleep 60", Outcome::LimitExceeded, Reason::ProcessLimit),
     ("patient bomb", "perl -e 'fork while 1'", Outcome::LimitExceeded, Reason::ProcessLimit),
-    ("memory hog", "tail /dev/zero; sleep 60", Outcome::OutOfMemory, Reason::Unspecified),
+    ("memory hog", "tail /dev/zero && sleep 60", Outcome::OutOfMemory, Reason::Unspecified),
     (
         "disk filler",
         "n=0; while :; do head -c 10000000 /dev/zero > f$n || exit 7; n=$((n+1)); done",
@@ -155,7 +155,7 @@ async fn no_group_is_left() {
         pool.containers.into_iter().map(|container| container.container_id).next().expect("there is one")
     };
     let first = container().await;
-    assert!(named(&first).len() > 1, "one in each hierarchy");
+    assert!(!named(&first).is_empty(), "one in each hierarchy");
     let mut stream = Stream::open(&server, "left").await;
     let place = stream.bash("place", "cat /proc/self/cgroup").await.output;
     assert!(place.contains(&format!("tool-executor.{first}/")), "{place}");

@@ -51,7 +51,7 @@ async fn time_counts_for_the_call_as_a_whole() {
     }
     // Each call has its own.
     for _ in 0..3 {
-        let done = bed.sh("i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo on").await;
+        let done = bed.sh("i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done; echo on").await;
         assert_eq!((limit(&done), &*done.stdout), (None, "on\n"));
     }
     bed.end().await;
@@ -66,7 +66,8 @@ async fn processes_are_counted_by_slot() {
     assert!(!trial.directory.exists(), "nothing is left of the trial");
     let told = enforcement.describe(&trial).into_iter().find(|limit| limit.name == "sandbox.max_processes").unwrap();
     if told.mechanism != "RLIMIT_NPROC" {
-        assert!(told.mechanism.starts_with("nothing"), "{told}");
+        assert!(told.mechanism.starts_with("nothing") && trial.host_id.is_none(), "{told}");
+        eprintln!("skipped: this kernel counts the processes of all slots together");
         return;
     }
     let mut beds = Vec::new();
