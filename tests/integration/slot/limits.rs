@@ -84,6 +84,11 @@ async fn processes_are_counted_by_slot() {
     assert_eq!(beds[1].out("i=0; while [ $i -lt 40 ]; do sleep 9 & i=$((i+1)); done; echo all").await, "all");
     let done = beds[1].sh("i=0; while [ $i -lt 60 ]; do sleep 9 & i=$((i+1)); done; echo all").await;
     assert_eq!(limit(&done), Some(LimitHit::Processes), "{done:?}");
+    // One that bears it, and is at its limit whenever that is looked at, is ended.
+    let bears = "exec perl -e 'while (1) { my $p = fork; if (!defined $p) { select undef, undef, undef, 0.01 } \
+                 elsif (!$p) { sleep 100; exit } }'";
+    let done = beds[1].sh(bears).await;
+    assert_eq!(limit(&done), Some(LimitHit::Processes), "{done:?}");
     assert_eq!(beds[1].out("echo on").await, "on");
     drop(output);
     for bed in beds {
