@@ -15,6 +15,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags},
+    mount::MountFlags,
     process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions},
     thread::UnshareFlags,
 };
@@ -105,10 +106,10 @@ fn parent() -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(parent, PidfdFlags::empty())?)
 }
 
-/// The /proc of this pid namespace over the slot's, with the kernel's settings read-only.
+/// The /proc of this pid namespace over the slot's; read-only, or calls could take themselves out of the way of whoever
+/// looks for memory, and put their runner there.
 fn private_proc() -> io::Result<()> {
-    mount_proc("/proc")?;
-    mounts::attach(mounts::open_read_only("/proc/sys".as_ref())?.as_fd(), "/proc/sys")
+    Ok(mount_proc("/proc", MountFlags::RDONLY)?)
 }
 
 /// The slot's /proc, which is the agent's, over itself: where calls have the agent's user, some files of its processes
