@@ -4,6 +4,7 @@
 pub mod app;
 pub mod backend;
 pub mod edge;
+pub mod external;
 pub mod id;
 pub mod journal;
 pub mod pb;

@@ -7,13 +7,13 @@ use std::{
 
 use super::{
     outcome,
-    record::{AcceptedCall, CallHash, Options, Record, Workspace},
+    record::{AcceptedCall, CallHash, Errand, Options, Record, Workspace},
 };
 use crate::{
     id::{CallId, CallNumber, ContainerId, Generation, PoolName, Sequence},
     pb::journal as pb,
     tool::{
-        ActionHash, CallResult, Evidence, Fault, Kind, Location, Metadata, Stream, Timings,
+        ActionHash, CallResult, Evidence, ExternalCall, Fault, Kind, Location, Metadata, Stream, Timings,
         job::{Captured, Exit, Job, Order, OutputLimits, Process, Program, Usage},
     },
 };
@@ -130,60 +130,81 @@ fn read_opened(opened: pb::Opened) -> Result<Record, Senseless> {
 }
 
 fn write_accepted(call: &AcceptedCall) -> pb::Accepted {
-    let order = &call.order;
-    let kind = match &call.kind {
+    let accepted = pb::Accepted {
+        call_id: call.id.to_string(),
+        number: call.number.0,
+        action: write_hash(call.action.0),
+        concurrent: call.concurrent,
+        received_at: Some(call.received_at.into()),
+        ..pb::Accepted::default()
+    };
+    match &call.errand {
+        Errand::Slot { kind, order } => pb::Accepted {
+            kind: Some(write_kind(kind)),
+            job: Some(write_job(&order.job)),
+            timeout: Some(write_duration(order.timeout)),
+            limits: Some(write_limits(order.limits)),
+            stream_output: order.stream_output,
+            max_pending_input: order.max_pending_input,
+            ..accepted
+        },
+        Errand::External { call, timeout } => {
+            let ExternalCall { source, tool, arguments } = call.clone();
+            let external = pb::External { source: source.to_string(), tool, arguments };
+            let job = Some(pb::accepted::Job::External(external));
+            pb::Accepted { job, timeout: Some(write_duration(*timeout)), ..accepted }
+        }
+    }
+}
+
+fn write_kind(kind: &Kind) -> pb::Kind {
+    let kind = match kind {
         Kind::Shell => pb::kind::Kind::Shell(pb::Nothing {}),
         Kind::ReadFile { path } => pb::kind::Kind::ReadFile(path.clone()),
         Kind::WriteFile { path } => pb::kind::Kind::WriteFile(path.clone()),
         Kind::Command => pb::kind::Kind::Command(pb::Nothing {}),
     };
-    pb::Accepted {
-        call_id: call.id.to_string(),
-        number: call.number.0,
-        action: write_hash(call.action.0),
-        kind: Some(pb::Kind { kind: Some(kind) }),
-        concurrent: call.concurrent,
-        received_at: Some(call.received_at.into()),
-        job: Some(match &order.job {
-            Job::Process(process) => pb::accepted::Job::Process(write_process(process)),
-            Job::ReadFile { path, max_bytes } => {
-                pb::accepted::Job::ReadFile(pb::ReadFile { path: path.clone(), max_bytes: *max_bytes })
-            }
-            Job::WriteFile { path, content } => {
-                pb::accepted::Job::WriteFile(pb::WriteFile { path: path.clone(), content: content.clone() })
-            }
-        }),
-        timeout: Some(write_duration(order.timeout)),
-        limits: Some(write_limits(order.limits)),
-        stream_output: order.stream_output,
-        max_pending_input: order.max_pending_input,
+    pb::Kind { kind: Some(kind) }
+}
+
+fn write_job(job: &Job) -> pb::accepted::Job {
+    match job {
+        Job::Process(process) => pb::accepted::Job::Process(write_process(process)),
+        Job::ReadFile { path, max_bytes } => {
+            pb::accepted::Job::ReadFile(pb::ReadFile { path: path.clone(), max_bytes: *max_bytes })
+        }
+        Job::WriteFile { path, content } => {
+            pb::accepted::Job::WriteFile(pb::WriteFile { path: path.clone(), content: content.clone() })
+        }
     }
 }
 
 fn read_accepted(call: pb::Accepted) -> Result<AcceptedCall, Senseless> {
-    let kind = match call.kind.and_then(|kind| kind.kind).ok_or(Senseless("a kind"))? {
-        pb::kind::Kind::Shell(_) => Kind::Shell,
-        pb::kind::Kind::ReadFile(path) => Kind::ReadFile { path },
-        pb::kind::Kind::WriteFile(path) => Kind::WriteFile { path },
-        pb::kind::Kind::Command(_) => Kind::Command,
+    let timeout = read_duration(call.timeout)?;
+    let slot = |job| -> Result<Errand, Senseless> {
+        let kind = match call.kind.and_then(|kind| kind.kind).ok_or(Senseless("a kind"))? {
+            pb::kind::Kind::Shell(_) => Kind::Shell,
+            pb::kind::Kind::ReadFile(path) => Kind::ReadFile { path },
+            pb::kind::Kind::WriteFile(path) => Kind::WriteFile { path },
+            pb::kind::Kind::Command(_) => Kind::Command,
+        };
+        let limits = read_limits(call.limits)?;
+        let (stream_output, max_pending_input) = (call.stream_output, call.max_pending_input);
+        Ok(Errand::Slot { kind, order: Order { job, timeout, limits, stream_output, max_pending_input } })
     };
-    let job = match call.job.ok_or(Senseless("a job"))? {
-        pb::accepted::Job::Process(process) => Job::Process(read_process(process)?),
-        pb::accepted::Job::ReadFile(pb::ReadFile { path, max_bytes }) => Job::ReadFile { path, max_bytes },
-        pb::accepted::Job::WriteFile(pb::WriteFile { path, content }) => Job::WriteFile { path, content },
+    let errand = match call.job.ok_or(Senseless("a job"))? {
+        pb::accepted::Job::Process(process) => slot(Job::Process(read_process(process)?))?,
+        pb::accepted::Job::ReadFile(pb::ReadFile { path, max_bytes }) => slot(Job::ReadFile { path, max_bytes })?,
+        pb::accepted::Job::WriteFile(pb::WriteFile { path, content }) => slot(Job::WriteFile { path, content })?,
+        pb::accepted::Job::External(pb::External { source, tool, arguments }) => {
+            Errand::External { call: ExternalCall { source: source.into(), tool, arguments }, timeout }
+        }
     };
     Ok(AcceptedCall {
         id: read_call_id(&call.call_id)?,
         number: CallNumber(call.number),
         action: ActionHash(read_hash(&call.action)?),
-        kind,
-        order: Order {
-            job,
-            timeout: read_duration(call.timeout)?,
-            limits: read_limits(call.limits)?,
-            stream_output: call.stream_output,
-            max_pending_input: call.max_pending_input,
-        },
+        errand,
         concurrent: call.concurrent,
         received_at: read_time(call.received_at)?,
     })

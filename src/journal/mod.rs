@@ -23,6 +23,6 @@ mod wanted;
 
 pub use self::{
     log::{Durability, Entry, Journal, Recovered},
-    record::{AcceptedCall, CallHash, Options, Record, Workspace},
+    record::{AcceptedCall, CallHash, Errand, Options, Record, Workspace},
     recovery::JournalError,
 };

@@ -8,6 +8,7 @@
 mod action;
 mod arguments;
 mod command;
+mod external;
 mod isolation;
 pub mod job;
 mod judge;
@@ -23,11 +24,12 @@ mod verdict;
 
 pub use action::{ActionHash, Chooser, Kind};
 pub use arguments::Arguments;
+pub use external::{ExternalCall, ExternalEnd, ExternalEnding, Failure};
 pub use command::{Command, CommandError, FieldError};
 pub use isolation::{Isolation, UnknownLevel};
 pub use judge::{CancelCause, Circumstances, judge};
 pub use metadata::Metadata;
-pub use registry::{ParsedTool, Registry, Rejection, Route, ToolInfo};
+pub use registry::{Listing, ParsedTool, Registry, Rejection, Route, Task, ToolInfo};
 pub use result::{Attribution, CallResult, Evidence, Executed, Fault, Location, Outcome, Reason, Stream, Timings};
 pub use ruling::{Ruling, ruling};
 pub use sandboxed::{MAX_COMMAND_BYTES, MAX_FILE_BYTES, MAX_PATH_BYTES};

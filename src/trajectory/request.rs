@@ -9,8 +9,7 @@ use crate::{
     id::{CallId, Generation, Sequence},
     journal::Options,
     tool::{
-        ActionHash, CallResult, Chooser, Evidence, Kind, Location, Rejection,
-        job::{Job, OutputLimits},
+        ActionHash, CallResult, Chooser, Evidence, Location, Rejection, Task, job::OutputLimits,
     },
 };
 
@@ -64,8 +63,7 @@ impl Call {
 #[derive(Debug)]
 pub struct Work {
     pub action: ActionHash,
-    pub job: Job,
-    pub kind: Kind,
+    pub task: Task,
 }
 
 /// A call that cannot be run as it is, and whose doing that is.

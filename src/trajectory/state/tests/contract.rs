@@ -163,7 +163,7 @@ fn name(id: u8) -> String {
 fn made(sent: &Sent) -> Call {
     let name = name(sent.id);
     let process = Process { program: Program::Shell(name.clone()), ..Process::default() };
-    let work = Work { action: ActionHash([sent.action; 16]), job: Job::Process(process), kind: Kind::Shell };
+    let work = Work { action: ActionHash([sent.action; 16]), task: Task::Slot { job: Job::Process(process), kind: Kind::Shell } };
     Call { work: Ok(work), ..call(&name, sent.concurrent) }
 }
 
