@@ -190,7 +190,7 @@ fn command(sent: pb::Command, field: &str) -> Result<Result<Work, Unfit>, Violat
         Ok((process, action)) => {
             let task = Task::Slot { job: Job::Process(process), kind: Kind::Command };
             Ok(Ok(Work { action, task }))
-        },
+        }
         Err(CommandError::Rejected(rejection)) => Ok(Err(Unfit { rejection, chooser: Chooser::Client })),
         Err(CommandError::Malformed(errors)) => Err(match errors.into_iter().next() {
             Some(error) => Violation::new(format!("{field}.{}", error.field), error.description),

@@ -90,7 +90,9 @@ impl Catalogue {
         }
         *known = tools;
         // The toolsets were known when it was made.
-        let Ok((registry, faults)) = Registry::with_external(&self.enabled, &self.disabled, &self.listings) else { return };
+        let Ok((registry, faults)) = Registry::with_external(&self.enabled, &self.disabled, &self.listings) else {
+            return;
+        };
         for fault in faults.iter().filter(|fault| !self.faults.contains(fault)) {
             warn!("a tool is left out: {fault}");
         }

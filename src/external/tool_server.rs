@@ -92,7 +92,8 @@ impl ToolServer {
     pub(super) fn new(config: &SourceConfig) -> Result<Self, SourceError> {
         let name = || config.name.clone();
         let address = || SourceError::Address { name: name(), url: config.url.clone() };
-        let url = |path: &str| Url::parse(&format!("{}/{path}", config.url.trim_end_matches('/'))).map_err(|_| address());
+        let url =
+            |path: &str| Url::parse(&format!("{}/{path}", config.url.trim_end_matches('/'))).map_err(|_| address());
         let mut headers = HeaderMap::new();
         if let Some(token) = &config.token {
             let value = HeaderValue::from_str(&format!("Bearer {}", token.reveal()));
@@ -124,12 +125,7 @@ impl ToolServer {
             .default_headers(headers)
             .build()
             .map_err(|source| SourceError::Client { name: name(), source })?;
-        Ok(Self {
-            http,
-            tools: url("tools")?,
-            execute: url("execute")?,
-            max_answer_bytes: config.max_answer_bytes,
-        })
+        Ok(Self { http, tools: url("tools")?, execute: url("execute")?, max_answer_bytes: config.max_answer_bytes })
     }
 
     /// The schemas of its tools; or why they are not known, for people.
@@ -183,11 +179,8 @@ impl ToolServer {
     async fn once(&self, body: Bytes, time: Duration) -> (Result<ExecuteAnswer, Unanswered>, Phases) {
         let began = Instant::now();
         let deadline = began + time + GRACE;
-        let late = || Unanswered {
-            failure: Failure::Timeout,
-            unsent: false,
-            cause: format!("no answer within {time:?}"),
-        };
+        let late =
+            || Unanswered { failure: Failure::Timeout, unsent: false, cause: format!("no answer within {time:?}") };
         let request = self.http.post(self.execute.clone()).header(CONTENT_TYPE, "application/json").body(body);
         let response = match timeout_at(deadline, request.send()).await {
             Ok(response) => sent(response),
@@ -195,9 +188,11 @@ impl ToolServer {
         };
         let execution = began.elapsed();
         let answer = match response {
-            Ok(response) => timeout_at(deadline, async { parse(&self.read(response).await?) })
-                .await
-                .unwrap_or_else(|_| Err(Unanswered { cause: format!("the answer was not whole within {time:?}"), ..late() })),
+            Ok(response) => {
+                timeout_at(deadline, async { parse(&self.read(response).await?) }).await.unwrap_or_else(|_| {
+                    Err(Unanswered { cause: format!("the answer was not whole within {time:?}"), ..late() })
+                })
+            }
             Err(unanswered) => Err(unanswered),
         };
         let collection = began.elapsed() - execution;

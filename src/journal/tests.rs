@@ -20,8 +20,8 @@ use super::{
 use crate::{
     id::{CallId, CallNumber, ContainerId, Generation, PoolName, Sequence, Tenant, TrajectoryId, TrajectoryKey},
     tool::{
-        ActionHash, Attribution, CallResult, Evidence, Executed, ExternalCall, Fault, Kind, Location, Metadata, Outcome, Reason,
-        Stream, Timings,
+        ActionHash, Attribution, CallResult, Evidence, Executed, ExternalCall, Fault, Kind, Location, Metadata,
+        Outcome, Reason, Stream, Timings,
         job::{Captured, Exit, Job, Order, OutputLimits, Process, Program, Usage},
     },
 };

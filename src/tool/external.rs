@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    CancelCause, Chooser, Evidence, Executed, Metadata, Outcome, Reason, Stream, Verdict, job::Phases, text,
-};
+use super::{CancelCause, Chooser, Evidence, Executed, Metadata, Outcome, Reason, Stream, Verdict, job::Phases, text};
 
 /// What is kept of what a tool tells beside its output, in bytes of JSON.
 const MAX_METADATA_BYTES: usize = 64 << 10;
@@ -124,7 +122,10 @@ mod tests {
     #[test]
     fn what_a_tool_says_is_its_own_and_the_models() {
         let good = answer(true, "out\n", "ignored");
-        assert_eq!((good.outcome, good.executed, &*good.output, &*good.error), (Outcome::Succeeded, Executed::Yes, "out\n", ""));
+        assert_eq!(
+            (good.outcome, good.executed, &*good.output, &*good.error),
+            (Outcome::Succeeded, Executed::Yes, "out\n", "")
+        );
         assert_eq!(good.metadata["n"], 1);
         let bad = answer(false, "partial", "no such page");
         assert_eq!((bad.outcome, bad.reason), (Outcome::Failed, Some(Reason::ExternalToolFailed)));

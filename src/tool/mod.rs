@@ -24,8 +24,8 @@ mod verdict;
 
 pub use action::{ActionHash, Chooser, Kind};
 pub use arguments::Arguments;
-pub use external::{ExternalCall, ExternalEnd, ExternalEnding, Failure};
 pub use command::{Command, CommandError, FieldError};
+pub use external::{ExternalCall, ExternalEnd, ExternalEnding, Failure};
 pub use isolation::{Isolation, UnknownLevel};
 pub use judge::{CancelCause, Circumstances, judge};
 pub use metadata::Metadata;

@@ -6,7 +6,10 @@ use jsonschema::Validator;
 use serde_json::Value;
 
 use super::{
-    ActionHash, Arguments, ExternalCall, Kind, Reason, UnknownToolset, arguments, job::Job, sandboxed::{self, Tool}, text, toolset,
+    ActionHash, Arguments, ExternalCall, Kind, Reason, UnknownToolset, arguments,
+    job::Job,
+    sandboxed::{self, Tool},
+    text, toolset,
 };
 
 /// Of a tool that is not this program's own.
@@ -145,7 +148,9 @@ impl Registry {
             for (index, schema) in schemas.iter().enumerate() {
                 match Entry::elsewhere(source, schema) {
                     Err(fault) => faults.push(format!("{source}: tool {index}: {fault}")),
-                    Ok(Entry { info: ToolInfo { name, .. }, .. }) if Tool::ALL.iter().any(|tool| tool.name() == name) => {
+                    Ok(Entry { info: ToolInfo { name, .. }, .. })
+                        if Tool::ALL.iter().any(|tool| tool.name() == name) =>
+                    {
                         faults.push(format!("{source}: {name} is a tool of slots, which stays"));
                     }
                     Ok(entry) => match tools.iter().find(|known| known.info.name == entry.info.name) {
@@ -164,9 +169,8 @@ impl Registry {
     /// The tools of the given toolsets; of none, all that the service offers.
     pub fn list(&self, toolsets: &[String]) -> Result<Vec<ToolInfo>, UnknownToolset> {
         toolset::check(toolsets)?;
-        let wanted = |entry: &&Entry| {
-            toolsets.is_empty() || toolsets.iter().any(|set| toolset::contains(set, &entry.info.name))
-        };
+        let wanted =
+            |entry: &&Entry| toolsets.is_empty() || toolsets.iter().any(|set| toolset::contains(set, &entry.info.name));
         Ok(self.tools.iter().filter(wanted).map(|entry| entry.info.clone()).collect())
     }
 
@@ -239,8 +243,9 @@ impl Entry {
         // A function without parameters takes none, or any.
         let any = Value::Object(serde_json::Map::new());
         let parameters = function.get("parameters").filter(|parameters| !parameters.is_null()).unwrap_or(&any);
-        let validator = jsonschema::validator_for(parameters)
-            .map_err(|error| format!("{name}: its parameters are no JSON Schema: {}", text::one_line(&error.to_string(), 200)))?;
+        let validator = jsonschema::validator_for(parameters).map_err(|error| {
+            format!("{name}: its parameters are no JSON Schema: {}", text::one_line(&error.to_string(), 200))
+        })?;
         Ok(Self {
             place: Place::Elsewhere(source.clone()),
             validator,

@@ -6,8 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Attribution, CallResult, CancelCause, Chooser, Evidence, Executed, Failure, Fault, Metadata, Outcome, Reason, Rejection,
-    Stream, Timings,
+    Attribution, CallResult, CancelCause, Chooser, Evidence, Executed, Failure, Fault, Metadata, Outcome, Reason,
+    Rejection, Stream, Timings,
     job::{Exit, Usage},
     ruling,
     text::{self, MAX_ERROR_BYTES},
@@ -68,7 +68,12 @@ impl Verdict {
         self
     }
 
-    pub(super) fn with_fault(mut self, retryable: bool, retry_after: Option<Duration>, evidence: Option<Arc<Evidence>>) -> Self {
+    pub(super) fn with_fault(
+        mut self,
+        retryable: bool,
+        retry_after: Option<Duration>,
+        evidence: Option<Arc<Evidence>>,
+    ) -> Self {
         self.fault = Some(Fault { retryable, retry_after, evidence: evidence.map(Evidence::bounded) });
         self
     }

@@ -8,9 +8,7 @@ use tokio_stream::Stream;
 use crate::{
     id::{CallId, Generation, Sequence},
     journal::Options,
-    tool::{
-        ActionHash, CallResult, Chooser, Evidence, Location, Rejection, Task, job::OutputLimits,
-    },
+    tool::{ActionHash, CallResult, Chooser, Evidence, Location, Rejection, Task, job::OutputLimits},
 };
 
 /// Asks to be the stream of a trajectory, opening it if it is not open.

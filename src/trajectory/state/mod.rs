@@ -16,8 +16,8 @@
 mod accept;
 mod attach;
 mod end;
-mod outside;
 mod output;
+mod outside;
 mod restore;
 mod slot;
 #[cfg(test)]
@@ -31,12 +31,12 @@ use std::{
 
 use bytes::Bytes;
 
-pub(super) use self::{outside::Outgoing, slot::Place};
 use self::{
     output::Printed,
     outside::Outside,
     slot::{Resetting, Slot},
 };
+pub(super) use self::{outside::Outgoing, slot::Place};
 use super::{
     ledger::{Ledger, Phase},
     request::{Limits, Output, ReleaseCause, Response, StreamError},

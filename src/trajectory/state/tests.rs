@@ -2,6 +2,7 @@
 
 mod bounds;
 mod contract;
+mod outside;
 
 use std::{
     collections::BTreeMap,
@@ -61,7 +62,10 @@ fn open() -> Open {
 
 fn call(name: &str, concurrent: bool) -> Call {
     let id = CallId::parse(name).expect("it is a name");
-    let work = Work { action: ActionHash([1; 16]), task: Task::Slot { job: Job::Process(Process::default()), kind: Kind::Shell } };
+    let work = Work {
+        action: ActionHash([1; 16]),
+        task: Task::Slot { job: Job::Process(Process::default()), kind: Kind::Shell },
+    };
     Call { id, work: Ok(work), timeout: None, stream_output: false, concurrent }
 }
 

@@ -7,6 +7,7 @@ mod counts;
 mod deaths;
 mod drain;
 mod endings;
+mod external;
 mod faults;
 mod http;
 mod isolation;
