@@ -10,6 +10,7 @@
 
 mod codec;
 mod disk;
+mod errand;
 mod lives;
 mod log;
 mod outcome;

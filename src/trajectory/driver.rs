@@ -309,20 +309,6 @@ impl Driver {
         None
     }
 
-    fn on_outside(&mut self, event: OutsideEvent) {
-        let at = self.moment();
-        match event {
-            OutsideEvent::Room(call, room) => {
-                self.outside.keep(call, room);
-                self.state.on_outside_room(call, at);
-            }
-            OutsideEvent::Ended(call, ending) => {
-                self.outside.ended(call);
-                self.state.on_external_ended(call, ending, at);
-            }
-        }
-    }
-
     fn on_reclaimed(&mut self, answer: Result<Reclaimed, Arc<Evidence>>) {
         let Some(reclaiming) = self.reclaiming.take() else { return };
         let at = self.moment();

@@ -1,9 +1,15 @@
 //! Calls of tools that run elsewhere: waiting for room there, and running. Each is a task of this trajectory's.
 
-use std::{collections::HashMap, future::pending, sync::Arc};
+use std::{
+    collections::HashMap,
+    future::{Future as _, pending},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::Driver;
 use crate::{
     external::{Handle, Request, Room},
     id::{CallNumber, TrajectoryKey},
@@ -26,7 +32,16 @@ pub(super) enum OutsideEvent {
 
 impl Outside {
     pub(super) fn ask(&mut self, tools: Handle, number: CallNumber, source: Arc<str>) {
-        let handle = self.tasks.spawn(async move { OutsideEvent::Room(number, tools.room(&source).await) });
+        let mut room = Box::pin(async move { tools.room(&source).await });
+        // Its place in the line is that of its asking, whenever its task comes to run.
+        let at_once = room.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        let handle = self.tasks.spawn(async move {
+            let room = match at_once {
+                Poll::Ready(room) => room,
+                Poll::Pending => room.await,
+            };
+            OutsideEvent::Room(number, room)
+        });
         self.handles.insert(number, handle);
     }
 
@@ -66,5 +81,21 @@ impl Outside {
 
     pub(super) fn ended(&mut self, number: CallNumber) {
         self.handles.remove(&number);
+    }
+}
+
+impl Driver {
+    pub(super) fn on_outside(&mut self, event: OutsideEvent) {
+        let at = self.moment();
+        match event {
+            OutsideEvent::Room(call, room) => {
+                self.outside.keep(call, room);
+                self.state.on_outside_room(call, at);
+            }
+            OutsideEvent::Ended(call, ending) => {
+                self.outside.ended(call);
+                self.state.on_external_ended(call, ending, at);
+            }
+        }
     }
 }

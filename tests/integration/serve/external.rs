@@ -98,7 +98,7 @@ async fn waiting_for_room_is_no_execution() {
     let results = stream.results(3).await;
     for (index, result) in results.iter().enumerate() {
         assert!(result.success, "each has its own time: {result:?}");
-        let timings = result.timings.clone().expect("it has timings");
+        let timings = result.timings.expect("it has timings");
         let (queued, execution) = (millis(timings.queued), millis(timings.execution));
         assert!(queued >= 850 * index as i64 && (850..1800).contains(&execution), "{queued} {execution}");
     }
@@ -191,4 +191,19 @@ async fn a_call_that_was_handed_over_when_the_executor_died_is_never_repeated() 
     stream.batch(calls()).await;
     assert!(stream.results(2).await.iter().all(|result| result.replayed));
     assert_eq!((tools.runs("ran"), tools.runs("waited")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_leaves_doubt_and_is_not_tried_again() {
+    let tools = ToolServer::start();
+    let server = with(&tools, &[]);
+    let mut stream = Stream::open(&server, "gone").await;
+    stream.batch(vec![call("c", "slow", "60000")]).await;
+    asked(&tools, "c").await;
+    let seen = tools.seen.clone();
+    drop(tools);
+    let result = stream.result().await;
+    assert_eq!((result.outcome(), result.executed()), (Outcome::ExternalUnavailable, Executed::Unknown), "{result:?}");
+    assert!(!result.fault.expect("it has a fault").retryable);
+    assert_eq!(seen.bodies.lock().expect("whole").len(), 1);
 }

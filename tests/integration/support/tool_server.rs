@@ -122,8 +122,16 @@ async fn answer(body: &Value) -> Response {
         "garbage" => "<html>".into_response(),
         "huge" => good(&"x".repeat(6 << 20)).into_response(),
         "breaks_off" => {
-            let parts = [Ok::<_, std::io::Error>("{\"success\": tr"), Err(std::io::Error::other("gone"))];
-            Body::from_stream(tokio_stream::iter(parts)).into_response()
+            // The start of it reaches the caller first.
+            let (parts, receiver) = tokio::sync::mpsc::channel(1);
+            tokio::spawn(async move {
+                // A caller that is gone needs no answer.
+                let _ = parts.send(Ok("{\"success\": tr")).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let _ = parts.send(Err(std::io::Error::other("gone"))).await;
+            });
+            let parts = tokio_stream::wrappers::ReceiverStream::new(receiver);
+            Body::from_stream(parts).into_response()
         }
         "other_id" => Json(json!({"success": true, "output": "", "uniq_id": "another"})).into_response(),
         name => (StatusCode::NOT_FOUND, name.to_owned()).into_response(),
