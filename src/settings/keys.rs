@@ -153,8 +153,8 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("sandbox.cgroups", "true"),
     //
     // Tools: names of toolsets.
-    Key::new("tools.enabled", "full"),
-    Key::new("tools.disabled", ""),
+    Key::new("enabled_toolsets", "full"),
+    Key::new("disabled_toolsets", ""),
     //
     // Bounds of a trajectory.
     // A batch of this many calls is taken.

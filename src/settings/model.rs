@@ -204,8 +204,8 @@ pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
         on_shutdown: r.value("on_shutdown", on_shutdown),
         sandbox: sandbox::build(r),
         tools: ToolSettings {
-            enabled: r.value("tools.enabled", convert::list),
-            disabled: r.value("tools.disabled", convert::list),
+            enabled: r.value("enabled_toolsets", convert::list),
+            disabled: r.value("disabled_toolsets", convert::list),
         },
         limits: limits(r),
         keepalive: KeepAlive {

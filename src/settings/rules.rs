@@ -49,6 +49,12 @@ fn ordered(settings: &Settings, reader: &mut Reader<'_>) {
             "max_total_calls_in_flight",
             limits.max_calls_in_flight <= limits.max_total_calls_in_flight,
         ),
+        // More at one server than in all makes no sense.
+        (
+            "max_external_calls_per_source",
+            "max_external_calls",
+            settings.tool_server.max_calls_per_source <= settings.tool_server.max_calls,
+        ),
         (
             "max_call_bytes_in_flight",
             "max_total_call_bytes_in_flight",
@@ -109,7 +115,9 @@ fn user_ids(settings: &Settings, reader: &mut Reader<'_>) {
 }
 
 fn toolsets(settings: &Settings, reader: &mut Reader<'_>) {
-    for (path, names) in [("tools.enabled", &settings.tools.enabled), ("tools.disabled", &settings.tools.disabled)] {
+    for (path, names) in
+        [("enabled_toolsets", &settings.tools.enabled), ("disabled_toolsets", &settings.tools.disabled)]
+    {
         if let Err(unknown) = Registry::new(names, &[]) {
             reader.tell(&[path], unknown);
         }

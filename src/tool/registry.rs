@@ -320,6 +320,48 @@ mod tests {
         assert!(Registry::new(&names(&["nope"]), &[]).is_err());
     }
 
+    fn listing(source: &str, tools: Result<Vec<Value>, String>) -> Listing {
+        Listing { source: source.into(), tools }
+    }
+
+    fn elsewhere(name: &str) -> Value {
+        let parameters = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
+        json!({"type": "function", "function": {"name": name, "parameters": parameters}})
+    }
+
+    #[test]
+    fn of_two_tools_of_one_name_the_first_stays_and_the_other_is_reported() {
+        let listings = [
+            listing("a", Ok(vec![elsewhere("search"), elsewhere("bash"), json!(1)])),
+            listing("b", Ok(vec![elsewhere("search"), json!({"function": {"name": "x", "parameters": {"type": 7}}})])),
+        ];
+        let (registry, faults) = Registry::with_external(&names(&["full"]), &[], &listings).unwrap();
+        assert_eq!(listed(&registry, &["all"]), ["terminal", "bash", "read_file", "write_file", "search"]);
+        assert_eq!(faults.len(), 4, "{faults:?}");
+        assert!(faults[0].contains("bash is a tool of slots") && faults[2].contains("search is a tool of a"));
+
+        let call = |arguments: &str| registry.parse("search", Arguments::Json(arguments.into()));
+        let Task::External(call_of_a) = call(r#"{"n":1,"more":[1.5],"allow_network":true,"timeout":7}"#).unwrap().task
+        else {
+            panic!("it is elsewhere")
+        };
+        assert_eq!((&*call_of_a.source, &*call_of_a.arguments), ("a", r#"{"n":1,"more":[1.5],"timeout":7}"#));
+        assert_eq!(call(r#"{"n":1,"timeout":7}"#).unwrap().timeout, Some(Duration::from_secs(7)));
+        assert_eq!(call(r#"{"n":"1"}"#).unwrap_err().reason, Reason::InvalidArguments);
+        let (fewer, _) = Registry::with_external(&names(&["default"]), &[], &listings).unwrap();
+        assert!(!listed(&fewer, &[]).contains(&"search".to_owned()));
+    }
+
+    #[test]
+    fn a_name_is_unknown_only_where_everybody_has_said_what_they_have() {
+        let (registry, _) =
+            Registry::with_external(&names(&["full"]), &[], &[listing("a", Err("refused".into()))]).unwrap();
+        let refused = registry.parse("search", Arguments::Json("{}".into())).unwrap_err();
+        assert_eq!(refused.reason, Reason::ToolServerUnreachable);
+        assert!(refused.message.contains("refused"));
+        assert!(registry.parse("bash", Arguments::Json(r#"{"command":""}"#.into())).is_ok());
+    }
+
     #[test]
     fn schemas_are_openai_functions() {
         for tool in registry().list(&[]).unwrap() {

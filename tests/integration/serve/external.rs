@@ -163,7 +163,7 @@ async fn a_source_that_comes_later_is_listed_then() {
 #[tokio::test]
 async fn toolsets_choose_among_tools_elsewhere_too() {
     let tools = ToolServer::start();
-    let server = with(&tools, &[("TOOLS_ENABLED", "default")]);
+    let server = with(&tools, &[("ENABLED_TOOLSETS", "default")]);
     assert!(listed(&server).await.iter().all(|(_, route)| *route == ToolRoute::Sandbox));
     let result = execute(&server, "t", call("c", "echo", "x")).await;
     assert_eq!(result.reason(), Reason::UnknownTool);
