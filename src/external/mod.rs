@@ -16,5 +16,5 @@ mod tool_server;
 pub use self::{
     config::{Config, SourceConfig, SourceError, Token},
     handle::{Handle, Request, Room},
-    refresh::open,
+    refresh::{inspect, open},
 };

@@ -5,13 +5,31 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tracing::{info, warn};
 
-use super::{config::Config, handle::Handle};
+use super::{
+    config::{Config, SourceConfig, SourceError},
+    handle::Handle,
+};
 use crate::tool::{Listing, Registry, UnknownToolset};
 
 /// How long a start waits for sources to say what they have.
 const FIRST: Duration = Duration::from_secs(3);
 /// A source that has not answered is asked sooner than one that has.
 const SOON: Duration = Duration::from_secs(2);
+
+/// What each source says of its tools: how many it has, or why that is not known. For people, before a start.
+///
+/// # Errors
+/// If a source cannot be used as it is set.
+pub async fn inspect(config: &Config) -> Result<Vec<(Arc<str>, Result<usize, String>)>, SourceError> {
+    let handle = Handle::new(config)?;
+    let mut said = Vec::new();
+    for SourceConfig { name, .. } in &config.sources {
+        if let Some(source) = handle.source(name) {
+            said.push((name.clone(), source.server.list().await.map(|tools| tools.len())));
+        }
+    }
+    Ok(said)
+}
 
 /// Toolsets, and what of them there is: see [`Registry::with_external`].
 pub(super) struct Catalogue {

@@ -6,6 +6,9 @@ use super::{CancelCause, Chooser, Evidence, Executed, Metadata, Outcome, Reason,
 
 /// What is kept of what a tool tells beside its output, in bytes of JSON.
 const MAX_METADATA_BYTES: usize = 64 << 10;
+/// How deep that may be nested. A level is three messages of protobuf, and a client that reads no more than 100 could not
+/// read the result, nor what comes after it.
+const MAX_METADATA_DEPTH: usize = 16;
 
 /// One call of a tool that runs elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,12 +77,24 @@ fn answered(success: bool, output: &str, error: &str, metadata: Vec<(String, ser
     verdict.stdout = truncated.then_some(Stream::Counted { total: output.len() as u64, truncated });
     verdict.output = text;
     let bytes: usize = metadata.iter().map(|(name, value)| name.len() + value.to_string().len()).sum();
-    verdict.metadata = if bytes > MAX_METADATA_BYTES {
+    let too_deep = metadata.iter().any(|(_, value)| !fits(value, MAX_METADATA_DEPTH));
+    verdict.metadata = if bytes > MAX_METADATA_BYTES || too_deep {
         Metadata::default().with("metadata_dropped_bytes", bytes as u64)
     } else {
         metadata.into_iter().fold(Metadata::default(), |kept, (name, value)| kept.with(name, value))
     };
     verdict
+}
+
+/// Whether a value is nested at most so deep.
+fn fits(value: &serde_json::Value, depth: usize) -> bool {
+    use serde_json::Value;
+    match (value, depth.checked_sub(1)) {
+        (Value::Array(items), Some(left)) => items.iter().all(|item| fits(item, left)),
+        (Value::Object(fields), Some(left)) => fields.values().all(|field| fits(field, left)),
+        (Value::Array(_) | Value::Object(_), None) => false,
+        _ => true,
+    }
 }
 
 impl Verdict {
@@ -139,8 +154,14 @@ mod tests {
         assert!(long.output.len() <= text::MAX_CAPTURED_BYTES + 64 && long.output.ends_with("(output truncated)"));
         assert_eq!(long.stdout, Some(Stream::Counted { total: 4 << 20, truncated: true }));
         let metadata = vec![("a".to_owned(), json!("x".repeat(MAX_METADATA_BYTES)))];
-        let end = ExternalEnd::Answered { success: true, output: String::new(), error: String::new(), metadata };
-        assert!(end.judge().metadata["metadata_dropped_bytes"].is_u64());
+        let judged = |metadata| {
+            let (output, error) = (String::new(), String::new());
+            ExternalEnd::Answered { success: true, output, error, metadata }.judge().metadata
+        };
+        assert!(judged(metadata)["metadata_dropped_bytes"].is_u64());
+        let nested = |depth| (0..depth).fold(json!(1), |inner, _| json!([inner]));
+        let told = |depth| judged(vec![("a".to_owned(), nested(depth))])["a"].is_array();
+        assert!(told(MAX_METADATA_DEPTH) && !told(MAX_METADATA_DEPTH + 1));
     }
 
     #[test]

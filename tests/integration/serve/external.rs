@@ -207,3 +207,19 @@ async fn a_connection_that_ends_leaves_doubt_and_is_not_tried_again() {
     assert!(!result.fault.expect("it has a fault").retryable);
     assert_eq!(seen.bodies.lock().expect("whole").len(), 1);
 }
+
+#[tokio::test]
+async fn check_says_what_a_tool_server_has() {
+    let tools = ToolServer::start();
+    let state = tempfile::TempDir::new().expect("a directory for the state");
+    let check = |url: &str| {
+        let output = Server::command_of("check", &state).env("TOOL_EXECUTOR_TOOL_SERVER_URL", url).output();
+        String::from_utf8_lossy(&output.expect("it runs").stdout).into_owned()
+    };
+    let said = check(&tools.url());
+    assert!(said.contains("tool_server: ok: 8 tools"), "{said}");
+    let url = tools.url();
+    drop(tools);
+    let said = check(&url);
+    assert!(said.contains("tool_server: ok: warning: it does not say what tools it has: "), "{said}");
+}
