@@ -95,7 +95,7 @@ pub struct ToolSettings {
 #[derive(Debug, Clone)]
 pub struct LimitSettings {
     pub max_calls_in_flight: usize,
-    /// Of those, calls marked `concurrent` that run at once.
+    /// Of those, calls marked `concurrent` that run at once; and, beside them, calls of tools that run elsewhere.
     pub max_concurrent_calls: usize,
     /// Of what these calls carry.
     pub max_call_bytes_in_flight: u64,

@@ -49,12 +49,6 @@ fn ordered(settings: &Settings, reader: &mut Reader<'_>) {
             "max_total_calls_in_flight",
             limits.max_calls_in_flight <= limits.max_total_calls_in_flight,
         ),
-        // More at one server than in all makes no sense.
-        (
-            "max_external_calls_per_source",
-            "max_external_calls",
-            settings.tool_server.max_calls_per_source <= settings.tool_server.max_calls,
-        ),
         (
             "max_call_bytes_in_flight",
             "max_total_call_bytes_in_flight",
