@@ -7,6 +7,7 @@ use tempfile::TempDir;
 pub(crate) mod agent;
 pub(crate) mod client;
 pub(crate) mod dying;
+pub(crate) mod http;
 pub(crate) mod nomad;
 pub(crate) mod process;
 pub(crate) mod proxy;
