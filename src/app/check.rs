@@ -51,11 +51,17 @@ pub(super) fn run(flags: ServeFlags) -> Done {
             }
             (None, Ok(state)) => {
                 let probed = rooms::probe(&settings, state.path()).await;
+                let level = probed.as_ref().ok().copied();
                 let told = |level: Isolation| match level.improvement() {
                     None => level.to_string(),
                     Some(improvement) => format!("{level}: {improvement}"),
                 };
                 say("isolation", probed.map(told).map_err(|error| error.to_string()));
+                if let Some(level) = level {
+                    for limit in rooms::probe_limits(&settings, level, state.path()).await {
+                        println!("limit: {limit}");
+                    }
+                }
             }
             (None, Err(_)) => {}
         }

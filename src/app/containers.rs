@@ -14,6 +14,7 @@ use crate::{
     id::PoolName,
     sandbox::client::LinkOptions,
     settings::Settings,
+    tool::limit,
 };
 
 /// Between attempts to learn from a cluster what runs there.
@@ -70,6 +71,9 @@ async fn local(settings: &Settings, state: &StateDir, link: &LinkOptions) -> Res
         info!(%isolation, "{improvement}");
     }
     info!(%isolation, network = settings.sandbox.network, state = %state.path().display(), "slots can be made");
+    // Here, too, since under version 2 of control groups agents can have some only if this process has moved aside.
+    let limits = rooms::probe_limits(settings, isolation, state.path()).await;
+    info!(limits = %limit::list(&limits), "slots have limits");
     let containers = state.path().join("containers");
     let config = rooms::local_config(settings, containers.clone());
     let pools: Vec<PoolName> = config.pools.keys().cloned().collect();

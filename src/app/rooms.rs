@@ -12,11 +12,11 @@ use crate::{
     sandbox::{
         agent::{self, Profile},
         client::Token,
-        slot::{self, Isolation, SlotConfig, Unavailable, View},
+        slot::{self, Enforcement, Isolation, SlotConfig, Storage, Unavailable, View},
     },
     scheduler::PoolConfig,
-    settings::{PoolSettings, Settings},
-    tool::job::OutputLimits,
+    settings::{PoolSettings, SandboxSettings, Settings},
+    tool::{job::OutputLimits, limit::SlotLimit},
     trajectory::{Defaults, Limits},
 };
 
@@ -35,6 +35,15 @@ pub(super) async fn probe(settings: &Settings, state: &Path) -> Result<Isolation
     Ok(worst)
 }
 
+/// What holds slots to their limits here, by trial: it is the same for all pools.
+pub(super) async fn probe_limits(settings: &Settings, isolation: Isolation, state: &Path) -> Vec<SlotLimit> {
+    let Some(pool) = settings.pools.first() else { return Vec::new() };
+    let config = SlotConfig { isolation, ..probe_config(settings, pool, state) };
+    let limits = Enforcement::try_out(&format!("probe-{}", std::process::id()), &config).await.describe(&config);
+    let _ = std::fs::remove_dir_all(state.join("probe"));
+    limits
+}
+
 fn probe_config(settings: &Settings, pool: &PoolSettings, state: &Path) -> SlotConfig {
     let profile = profile(settings, pool);
     SlotConfig {
@@ -48,6 +57,7 @@ fn probe_config(settings: &Settings, pool: &PoolSettings, state: &Path) -> SlotC
         tmp_bytes: profile.tmp_bytes,
         max_open_files: profile.max_open_files,
         max_processes: profile.max_processes,
+        limits: profile.limits,
         ..SlotConfig::new(state.join("probe/slot"))
     }
 }
@@ -112,6 +122,20 @@ fn profile(settings: &Settings, pool: &PoolSettings) -> Profile {
         tmp_bytes: sandbox.tmp_bytes,
         max_open_files: sandbox.max_open_files,
         max_processes: Some(sandbox.max_processes),
+        limits: slot_limits(sandbox),
+    }
+}
+
+fn slot_limits(sandbox: &SandboxSettings) -> slot::Limits {
+    slot::Limits {
+        memory_bytes: sandbox.memory_bytes,
+        cpu_weight: sandbox.cpu_weight,
+        cpu_time: sandbox.cpu_time,
+        file_bytes: sandbox.file_bytes,
+        workspace: if sandbox.workspace_in_memory { Storage::Tmpfs } else { Storage::Disk },
+        workspace_bytes: sandbox.workspace_bytes,
+        workspace_inodes: sandbox.workspace_inodes,
+        cgroups: sandbox.cgroups,
     }
 }
 

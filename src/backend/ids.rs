@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -20,6 +21,10 @@ pub(super) struct UserIds {
 #[derive(Debug)]
 pub(super) struct IdRange {
     start: u32,
+    width: u32,
+    /// Of it among those that are taken: its start, and where it is wider than ranges are now, the start of each further
+    /// part of their width.
+    parts: Vec<u32>,
     taken: Arc<Mutex<BTreeSet<u32>>>,
 }
 
@@ -48,13 +53,23 @@ impl UserIds {
         let free = starts.into_iter().find(|start| !overlaps(*start) && !is_used(*start));
         let start = free.unwrap_or(self.base);
         taken.insert(start);
-        IdRange { start, taken: self.taken.clone() }
+        IdRange { start, width: self.width, parts: vec![start], taken: self.taken.clone() }
     }
 
-    /// The one that a container has already.
-    pub(super) fn claim(&self, start: u32) -> IdRange {
-        lock(&self.taken).insert(start);
-        IdRange { start, taken: self.taken.clone() }
+    /// The one that a container has already, which may be of another width.
+    pub(super) fn claim(&self, start: u32, width: u32) -> IdRange {
+        let parts: Vec<u32> = (start..start.saturating_add(width)).step_by(self.width as usize).collect();
+        lock(&self.taken).extend(&parts);
+        IdRange { start, width, parts, taken: self.taken.clone() }
+    }
+
+    /// The same, as it was printed. By its start alone, as an earlier build printed it, it is as wide as they are now.
+    pub(super) fn claim_printed(&self, text: &str) -> Option<IdRange> {
+        let (start, width) = match text.split_once('+') {
+            Some((start, width)) => (start, width.parse().ok()?),
+            None => (text, self.width),
+        };
+        Some(self.claim(start.parse().ok()?, width))
     }
 }
 
@@ -64,9 +79,19 @@ impl IdRange {
     }
 }
 
+/// Its first id, and how many there are.
+impl fmt::Display for IdRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}+{}", self.start, self.width)
+    }
+}
+
 impl Drop for IdRange {
     fn drop(&mut self) {
-        lock(&self.taken).remove(&self.start);
+        let mut taken = lock(&self.taken);
+        for start in &self.parts {
+            taken.remove(start);
+        }
     }
 }
 
@@ -83,12 +108,28 @@ mod tests {
     fn no_two_containers_have_an_id_in_common() {
         let ids = UserIds::new(1_000, [3, 9].into_iter());
         // Of an executor before this one, with another width.
-        let adopted = ids.claim(1_015);
+        let adopted = ids.claim_printed("1015").unwrap();
         let taken: Vec<_> = (0..3).map(|_| ids.take()).collect();
         assert_eq!(taken.iter().map(IdRange::start).collect::<Vec<_>>(), [1_000, 1_030, 1_040]);
         drop(adopted);
         assert_eq!(ids.take().start(), 1_010);
         // Somebody else has 1_015.
         assert_eq!(ids.take_unless(|range| range.contains(&1_015)).start(), 1_020);
+    }
+
+    #[test]
+    fn a_container_of_wider_ranges_has_all_of_its_own() {
+        let ids = UserIds::new(1_000, [3].into_iter());
+        let wide = ids.claim(1_002, 9);
+        let printed = wide.to_string();
+        let next = ids.take();
+        assert_eq!(next.start(), 1_016, "the last part of a wide one is as wide as the others");
+        drop(wide);
+        let wide = ids.claim_printed(&printed).unwrap();
+        assert_eq!(wide.start(), 1_002);
+        assert_eq!(ids.take().start(), 1_020);
+        drop(wide);
+        assert_eq!(ids.take().start(), 1_000);
+        assert!(ids.claim_printed("1000+x").is_none() && ids.claim_printed("").is_none());
     }
 }

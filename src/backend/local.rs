@@ -20,6 +20,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -37,10 +38,14 @@ use crate::{
     sandbox::{
         agent::{self, Profile},
         client::{Address, Token},
-        slot::{empty_trash, have_processes},
+        slot::{empty_trash, have_processes, sweep_cgroups},
     },
     tool::chain,
 };
+
+/// How often, and how far apart, what an agent has left is tried to be removed; whoever comes next tries again.
+const SWEEPS: u32 = 10;
+const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What local containers are to be like.
 #[derive(Debug, Clone)]
@@ -147,16 +152,20 @@ impl Backend for LocalBackend {
         let failed = |error: io::Error| AdoptError { cause: error.to_string(), for_now: false };
         let mut adopted = Vec::new();
         for directory in leftovers::directories(&self.config.directory).map_err(failed)? {
-            let Some(Leftover { id, config, process }) = Leftover::find(&directory) else { continue };
-            let pool = PoolName::new(&config.pool);
-            // Everybody else's was cleared away.
-            let Some(profile) = self.config.pools.get(&pool) else { continue };
-            let ids = self.ids.claim(config.uid_base.unwrap_or_default());
+            let Some(Leftover { id, process, told }) = Leftover::find(&directory) else {
+                // It has died since the others were cleared away.
+                remove(&directory);
+                continue;
+            };
+            let pool = PoolName::new(&told.pool);
+            // One more than there are slots: see `UserIds`.
+            let ids = self.ids.claim(told.uid_base.unwrap_or_default(), told.slots().saturating_add(1));
             let address = Address::Unix(directory.join(process::SOCKET));
             let agent = Agent::adopt(process).map_err(failed)?;
-            let endpoint = Endpoint::new(address, Token::new(&config.token));
-            let why = "its settings are not those of the pool any more";
-            let draining = (config.profile != *profile).then(|| why.to_owned());
+            let endpoint = Endpoint::new(address, Token::new(&told.token));
+            let is_like = |profile| serde_json::to_value(profile).is_ok_and(|profile| profile == told.profile);
+            let why = "its settings are not those of its pool any more";
+            let draining = (!self.config.pools.get(&pool).is_some_and(is_like)).then(|| why.to_owned());
             adopted.push((pool, self.watch(id, directory, agent, endpoint, ids, draining)));
         }
         Ok(adopted)
@@ -175,6 +184,8 @@ impl Backend for LocalBackend {
     }
 
     async fn close(&self) {}
+
+    async fn leave(&self) {}
 }
 
 impl LocalBackend {
@@ -204,6 +215,13 @@ impl LocalBackend {
             // Whoever has stopped it does not listen.
             let _ = events.send(ContainerEvent::Lost(evidence)).await;
             let cleared = tokio::task::spawn_blocking(move || remove(&directory)).await;
+            // An agent that was killed has left its control groups; its slots die after it.
+            for _ in 0..SWEEPS {
+                if !sweep_cgroups() {
+                    break;
+                }
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+            }
             if let Err(error) = cleared {
                 warn!(error = &error as &dyn std::error::Error, "could not clear a container's directory away");
             }
@@ -217,11 +235,15 @@ impl LocalBackend {
 
 /// Removes a container's directory with everything in it. What slots have left there may be nested deeper than this
 /// process may open files, and may forbid being looked at: see [`empty_trash`].
+fn try_remove(directory: &Path) -> io::Result<()> {
+    match empty_trash(directory).and_then(|()| fs::remove_dir(directory)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn remove(directory: &Path) {
-    let removed = empty_trash(directory).and_then(|()| fs::remove_dir(directory));
-    if let Err(error) = removed
-        && error.kind() != io::ErrorKind::NotFound
-    {
+    if let Err(error) = try_remove(directory) {
         warn!(
             directory = %directory.display(),
             error = &error as &dyn std::error::Error,

@@ -43,6 +43,10 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Clears away what there is beside containers. Called once, when all of them have been stopped.
     async fn close(&self);
+
+    /// Leaves all there is to an executor to come, and does nothing by itself any more. Called once, instead of
+    /// [`Self::close`].
+    async fn leave(&self);
 }
 
 /// A container that has been started.

@@ -11,6 +11,7 @@ use crate::{
     tool::{
         self, Attribution, CallResult, Evidence, Executed, Fault, Location, Outcome, Reason, Route, Stream, Timings,
         job::{Exit, Usage},
+        limit::SlotLimit,
     },
     trajectory::{Listed, Notice, Output, ReleaseCause, Response},
 };
@@ -162,6 +163,10 @@ fn reason(reason: Reason) -> pb::Reason {
         Reason::PathOutsideWorkspace => pb::Reason::PathOutsideWorkspace,
         Reason::FileError => pb::Reason::FileError,
         Reason::InputLimit => pb::Reason::InputLimit,
+        Reason::ProcessLimit => pb::Reason::ProcessLimit,
+        Reason::DiskLimit => pb::Reason::DiskLimit,
+        Reason::CpuLimit => pb::Reason::CpuLimit,
+        Reason::MachineMemory => pb::Reason::MachineMemory,
         Reason::UnknownTool => pb::Reason::UnknownTool,
         Reason::InvalidArguments => pb::Reason::InvalidArguments,
         Reason::CallIdReused => pb::Reason::CallIdReused,
@@ -282,7 +287,13 @@ fn container(container: &ContainerStatus) -> pb::ContainerStatus {
         total_slots: container.total_slots,
         available_slots: container.available_slots,
         since: Some(timestamp(container.since)),
+        limits: container.limits.iter().map(limit).collect(),
     }
+}
+
+fn limit(limit: &SlotLimit) -> pb::SlotLimit {
+    let SlotLimit { name, value, mechanism } = limit.clone();
+    pb::SlotLimit { name, value, mechanism }
 }
 
 pub(super) fn trajectory(listed: Listed) -> pb::TrajectoryStatus {

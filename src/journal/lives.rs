@@ -85,22 +85,45 @@ impl Lives {
     /// Segments older than `current` that nobody needs, which are forgotten.
     pub(super) fn take_needless(&mut self, current: u64) -> Vec<u64> {
         let first = self.beginning.first_key_value().map_or(current, |(segment, _)| (*segment).min(current));
-        let needed = self.segments.split_off(&first);
+        self.forget_before(first)
+    }
+
+    /// Segments before this one are not there any more: which those are.
+    pub(super) fn forget_before(&mut self, oldest: u64) -> Vec<u64> {
+        let needed = self.segments.split_off(&oldest);
         std::mem::replace(&mut self.segments, needed).into_keys().collect()
     }
 
-    /// Who is to state himself anew, because too much is kept for him; or, `at_once`, anything at all.
-    pub(super) fn ask(&mut self, current: u64, at_once: bool) -> Vec<u64> {
+    pub(super) fn oldest_segment(&self) -> Option<u64> {
+        self.segments.first_key_value().map(|(number, _)| *number)
+    }
+
+    /// Who is to state himself anew, because too much is kept for him.
+    pub(super) fn ask(&mut self, current: u64) -> Vec<u64> {
         let total: u64 = self.segments.values().sum();
-        if !at_once && total <= FREE.max(FACTOR * self.bytes) {
-            return Vec::new();
-        }
+        if total <= FREE.max(FACTOR * self.bytes) { Vec::new() } else { self.ask_oldest(current, u64::MAX) }
+    }
+
+    /// The same, since the disk has no room for another segment: `room` is what is left of the current one, in bytes.
+    /// That is for what becomes of calls that were accepted, too, so that no more than half of it is asked for.
+    pub(super) fn ask_for_room(&mut self, current: u64, room: u64) -> Vec<u64> {
+        self.ask_oldest(current, room / 2)
+    }
+
+    fn ask_oldest(&mut self, current: u64, mut bytes: u64) -> Vec<u64> {
         let Some((segment, oldest)) = self.beginning.first_key_value() else { return Vec::new() };
         if *segment >= current {
             return Vec::new();
         }
+        let may_state = |life: &&u64| {
+            let Some(known) = self.lives.get(life).filter(|_| !self.asked.contains(life)) else { return false };
+            // A statement is seldom longer than what it stands for.
+            let rest = bytes.checked_sub(known.stated + known.since);
+            bytes = rest.unwrap_or(bytes);
+            rest.is_some()
+        };
         let room = ASKED.saturating_sub(self.asked.len());
-        let asked: Vec<u64> = oldest.iter().filter(|life| !self.asked.contains(life)).take(room).copied().collect();
+        let asked: Vec<u64> = oldest.iter().filter(may_state).take(room).copied().collect();
         self.asked.extend(&asked);
         asked
     }
@@ -148,15 +171,30 @@ mod tests {
         }
         assert!((0..100).all(|life| !lives.wrote(life, 1, 100, false)));
         let mut statements = 0;
-        let mut asked = lives.ask(5, false);
+        let mut asked = lives.ask(5);
         while let Some(life) = asked.pop() {
             statements += 1;
             lives.wrote(life, 5, 100, true);
-            asked.extend(lives.ask(5, false));
+            asked.extend(lives.ask(5));
             assert!(asked.len() <= ASKED);
         }
         assert_eq!(statements, 100);
         assert_eq!(lives.take_needless(5), [1, 2, 3, 4]);
-        assert!(lives.ask(5, false).is_empty());
+        assert!(lives.ask(5).is_empty());
+    }
+
+    #[test]
+    fn on_a_full_disk_no_more_is_asked_for_than_there_is_room_for() {
+        let mut lives = Lives::default();
+        for segment in 1..=2 {
+            lives.add_segment(segment, CAPACITY);
+        }
+        for (life, bytes) in [(1, 100), (2, 5_000), (3, 300), (4, 200)] {
+            lives.wrote(life, 1, bytes, true);
+        }
+        assert!(lives.ask(2).is_empty());
+        assert_eq!(lives.ask_for_room(2, 1_000), [1, 3]);
+        assert_eq!(lives.ask_for_room(2, 1_000), [4]);
+        assert!(lives.ask_for_room(2, 1_000).is_empty());
     }
 }

@@ -9,14 +9,17 @@
 //! The log is bounded: a trajectory states itself anew now and then, and segments that nobody needs go.
 
 mod codec;
+mod disk;
 mod lives;
 mod log;
 mod outcome;
 mod record;
 mod recovery;
 mod segment;
+mod store;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 pub use self::{
     log::{Durability, Entry, Journal, Recovered},

@@ -1,7 +1,7 @@
-//! What a journal's directory holds, read once, when it is opened. Nothing is changed here but what is empty.
+//! What a journal's directory holds, read once, when it is opened. Nothing is changed here.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -13,7 +13,7 @@ use super::{
     codec,
     lives::Lives,
     record::Record,
-    segment::{self, Boot, End, FORMAT, NotASegment},
+    segment::{self, Boot, Contents, End, FORMAT, Header, NotASegment, Tip},
 };
 use crate::{
     id::{Tenant, TrajectoryId, TrajectoryKey},
@@ -46,10 +46,20 @@ pub enum JournalError {
 pub(super) struct Found {
     /// Those that are not over, by number.
     pub(super) lives: BTreeMap<u64, FoundLife>,
+    /// Lives that are over though nobody has said so: another one of their key has begun since, or their beginning went
+    /// with the machine.
+    pub(super) forgotten: Vec<u64>,
     pub(super) accounts: Lives,
-    /// Of the last segment, and the last life; 0 if there is none.
-    pub(super) last_segment: u64,
+    /// Of the last life; 0 if there is none.
     pub(super) last_life: u64,
+    /// Where writing ended.
+    pub(super) tip: Tip,
+    /// Of the tip's segment, if writing can go on there.
+    pub(super) header: Option<Header>,
+    /// Segments that are there and not begun.
+    pub(super) spares: Vec<u64>,
+    /// Segments that nobody needs: what was about to be removed, and what a machine's end has made of no use.
+    pub(super) needless: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -63,85 +73,143 @@ pub(super) fn read(directory: &Path, boot: &Boot) -> Result<Found, JournalError>
         let path = path.to_owned();
         move |source| JournalError::Io { step, path, source }
     };
-    let mut found = Found::default();
-    let mut unnamed: HashMap<u64, Vec<Record>> = HashMap::new();
-    // After damage that the end of a machine has done, the rest of what it wrote is left out.
-    let mut lost_boot: Option<Boot> = None;
+    let mut reading = Reading { boot, found: Found::default(), unnamed: HashSet::new(), oldest: 0, lost: None };
     for number in segment::list(directory).map_err(failed("list", directory))? {
         let path = segment::path(directory, number);
         let bytes = fs::read(&path).map_err(failed("read", &path))?;
-        let damaged = |what: String| JournalError::Damaged { path: path.clone(), what };
-        let contents = match segment::read(number, &bytes) {
-            Ok(contents) => contents,
-            Err(NotASegment::Unfinished) => {
-                fs::remove_file(&path).map_err(failed("remove", &path))?;
-                continue;
+        let taken = match segment::read(number, &bytes) {
+            Ok(contents) => reading.take_segment(&contents, &bytes, &path),
+            Err(NotASegment::Spare) => {
+                reading.found.spares.push(number);
+                Ok(())
             }
             Err(NotASegment::Newer(found)) => return Err(JournalError::Newer { path, found }),
-            Err(NotASegment::Foreign) => return Err(damaged("it is not a segment of a journal".to_owned())),
+            Err(NotASegment::Foreign) => {
+                Err("it is not a segment of a journal, or its beginning is damaged".to_owned())
+            }
         };
-        if found.last_segment != 0 && contents.previous != found.last_segment {
-            return Err(damaged(format!("it follows segment {}, which is not there", contents.previous)));
-        }
-        found.last_segment = number;
-        found.accounts.add_segment(number, bytes.len() as u64);
-        if lost_boot == Some(contents.boot) {
-            continue;
-        }
-        for range in contents.payloads {
-            let length = range.len() as u64;
-            let entry = pb::Entry::decode(&bytes[range]).map_err(|error| damaged(error.to_string()))?;
-            take(entry, number, length, &mut found, &mut unnamed).map_err(|error| damaged(error.to_string()))?;
-        }
-        match contents.end {
-            End::Clean => {}
-            End::Torn(at) => {
-                warn!(path = %path.display(), at, "the journal's writer was ended in the middle of a write")
-            }
-            End::Damaged(at) if contents.boot != *boot => {
-                warn!(path = %path.display(), at, "the machine ended before all of the journal was on its disk");
-                lost_boot = Some(contents.boot);
-            }
-            End::Damaged(at) => return Err(damaged(format!("what is at byte {at} is not what was written"))),
-        }
+        taken.map_err(|what| JournalError::Damaged { path, what })?;
     }
-    for life in unnamed.into_keys() {
-        warn!(life, "the journal does not have the beginning of a trajectory: it is forgotten");
-        found.accounts.end(life);
-    }
-    found.accounts.ask_anew();
-    Ok(found)
+    reading.finish().map_err(|what| JournalError::Damaged { path: directory.to_owned(), what })
 }
 
-fn take(
-    entry: pb::Entry,
-    segment: u64,
-    length: u64,
-    found: &mut Found,
-    unnamed: &mut HashMap<u64, Vec<Record>>,
-) -> Result<(), codec::Senseless> {
-    let life = entry.life;
-    found.last_life = found.last_life.max(life);
-    if entry.over {
-        found.lives.remove(&life);
-        unnamed.remove(&life);
-        found.accounts.end(life);
-        return Ok(());
-    }
-    let records = entry.records.into_iter().map(codec::read).collect::<Result<Vec<_>, _>>()?;
-    found.accounts.wrote(life, segment, length, entry.restated);
-    match (entry.key, found.lives.get_mut(&life)) {
-        (_, Some(known)) if entry.restated => known.records = records,
-        (_, Some(known)) => known.records.extend(records),
-        (Some(key), None) => {
-            let id = TrajectoryId::parse(&key.trajectory_id).map_err(|_| codec::Senseless("a trajectory_id"))?;
-            let key = TrajectoryKey { tenant: Tenant::new(&key.tenant), id };
-            // Its statement stands for what came before.
-            unnamed.remove(&life);
-            found.lives.insert(life, FoundLife { key, records });
+/// What has been read so far, the oldest segment first.
+struct Reading<'a> {
+    boot: &'a Boot,
+    found: Found,
+    /// Lives whose beginning was in a segment that is gone: their next statement, or their end, comes later.
+    unnamed: HashSet<u64>,
+    /// By the last header.
+    oldest: u64,
+    /// After damage that the end of a machine has done, the rest of what it wrote is left out.
+    lost: Option<Boot>,
+}
+
+impl Reading<'_> {
+    fn take_segment(&mut self, contents: &Contents, bytes: &[u8], path: &Path) -> Result<(), String> {
+        let Contents { header, payloads, at, end } = contents;
+        let (number, previous) = (header.number, header.previous);
+        let tip = self.found.tip;
+        if let [spare, ..] = self.found.spares[..] {
+            return Err(format!("it comes after segment {spare}, which is empty"));
         }
-        // The segment where it began is gone: its statement comes later.
-        (None, None) => unnamed.entry(life).or_default().extend(records),
+        if tip.segment != 0 && self.lost != Some(header.boot) && previous != tip {
+            if previous.segment != tip.segment {
+                return Err(format!("it follows segment {}, which is not there", previous.segment));
+            }
+            if header.boot == *self.boot || tip.at > previous.at {
+                return Err(format!(
+                    "segment {} should end at byte {} and ends at {}",
+                    tip.segment, previous.at, tip.at
+                ));
+            }
+            self.lose(header.boot, path);
+        }
+        if self.lost == Some(header.boot) {
+            self.found.needless.push(number);
+            return Ok(());
+        }
+        self.oldest = header.oldest;
+        self.found.tip = Tip { segment: number, at: *at as u64 };
+        self.found.header = Some(*header);
+        self.found.accounts.add_segment(number, bytes.len() as u64);
+        for range in payloads {
+            let entry = pb::Entry::decode(&bytes[range.clone()]).map_err(|error| error.to_string())?;
+            self.take_entry(entry, number, range.len() as u64).map_err(|error| error.to_string())?;
+        }
+        match end {
+            End::Clean => Ok(()),
+            End::Torn => {
+                warn!(path = %path.display(), at, "the journal's writer was ended in the middle of a write");
+                Ok(())
+            }
+            End::Damaged if header.boot != *self.boot => {
+                self.lose(header.boot, path);
+                Ok(())
+            }
+            End::Damaged => Err(format!("what is at byte {at} is not what was written")),
+        }
     }
-    Ok(())
+
+    fn lose(&mut self, boot: Boot, path: &Path) {
+        warn!(path = %path.display(), "the machine ended before all of the journal was on its disk: the rest is left out");
+        self.lost = Some(boot);
+        self.found.header = None;
+    }
+
+    fn take_entry(&mut self, entry: pb::Entry, segment: u64, length: u64) -> Result<(), codec::Senseless> {
+        let (life, found) = (entry.life, &mut self.found);
+        found.last_life = found.last_life.max(life);
+        if entry.over {
+            found.lives.remove(&life);
+            self.unnamed.remove(&life);
+            found.accounts.end(life);
+            return Ok(());
+        }
+        let records = entry.records.into_iter().map(codec::read).collect::<Result<Vec<_>, _>>()?;
+        found.accounts.wrote(life, segment, length, entry.restated);
+        match (entry.key, found.lives.get_mut(&life)) {
+            (_, Some(known)) if entry.restated => known.records = records,
+            (_, Some(known)) => known.records.extend(records),
+            (Some(key), None) => {
+                let id = TrajectoryId::parse(&key.trajectory_id).map_err(|_| codec::Senseless("a trajectory_id"))?;
+                let key = TrajectoryKey { tenant: Tenant::new(&key.tenant), id };
+                // Its statement stands for what came before.
+                self.unnamed.remove(&life);
+                found.lives.insert(life, FoundLife { key, records });
+            }
+            (None, None) => {
+                self.unnamed.insert(life);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Found, String> {
+        // What another boot has written may be there in part only: then it is known what is missing, and not whose
+        // fault that is.
+        let whole = self.lost.is_none() && self.found.header.is_none_or(|header| header.boot == *self.boot);
+        let first = self.found.accounts.oldest_segment();
+        if whole && first.is_some_and(|first| first > self.oldest) {
+            return Err(format!("segment {}, the oldest, is not there", self.oldest));
+        }
+        if let Some(life) = self.unnamed.iter().next().filter(|_| whole) {
+            return Err(format!("the beginning of trajectory {life} is not there"));
+        }
+        let removed = self.found.accounts.forget_before(self.oldest);
+        self.found.needless.extend(removed);
+        let mut latest = HashMap::new();
+        for (life, FoundLife { key, .. }) in &self.found.lives {
+            // Later lives have higher numbers.
+            self.found.forgotten.extend(latest.insert(key.clone(), *life));
+        }
+        self.found.forgotten.extend(self.unnamed);
+        for life in &self.found.forgotten {
+            self.found.lives.remove(life);
+            self.found.accounts.end(*life);
+            warn!(life, "a trajectory whose beginning or end the journal does not have is forgotten");
+        }
+        self.found.accounts.ask_anew();
+        Ok(self.found)
+    }
 }

@@ -1,5 +1,7 @@
 //! The journal against a plain model of it, and every kind of record through the file.
 
+mod faults;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -400,12 +402,6 @@ async fn a_journal_that_cannot_be_trusted_is_left_alone() {
     assert!(matches!(opened(), JournalError::Damaged { .. }) && said.contains("move its directory away"), "{said}");
     change(60, inside);
     assert_eq!(names(), before, "nothing was removed, nothing added");
-    // A segment that is missing in the middle.
-    drop(recovered(home.path(), Durability::File));
-    drop(recovered(home.path(), Durability::File));
-    let middle = segment::list(home.path()).unwrap()[1];
-    fs::remove_file(segment::path(home.path(), middle)).unwrap();
-    assert!(matches!(opened(), JournalError::Damaged { .. }));
 }
 
 #[tokio::test]
@@ -424,7 +420,10 @@ async fn a_machine_that_ended_may_have_left_holes() {
     // The second frame never came to the disk, which another boot of the machine finds.
     file.write_all_at(&vec![0; frames[1].len() + 12], frames[1].start as u64 - 12).unwrap();
     assert!(matches!(Journal::open(home.path(), Durability::File), Err(JournalError::Damaged { .. })));
-    file.write_all_at(&[1; 16], 28).unwrap();
+    let mut header = bytes[..60].to_vec();
+    header[36..52].fill(1);
+    header.extend(crc32fast::hash(&header).to_le_bytes());
+    file.write_all_at(&header, 0).unwrap();
     let (journal, found) = recovered(home.path(), Durability::File);
     assert_eq!(found[&key("a")].1, [sent(1)], "what came after the hole is not there");
     // What is written from now on is.

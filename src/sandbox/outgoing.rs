@@ -44,12 +44,12 @@ impl<M: prost::Message + Clone> Outgoing<M> {
 
     /// The other side needs nothing up to this number any more.
     pub(super) fn acknowledge(&self, through: u64) {
-        self.acknowledge_each(through, drop);
+        self.lock().outbox.acknowledge(through);
     }
 
-    /// As [`Self::acknowledge`]; `each` is told what it was.
-    pub(super) fn acknowledge_each(&self, through: u64, each: impl FnMut(M)) {
-        self.lock().outbox.acknowledge(through).for_each(each);
+    /// Looks at what has not been acknowledged, each with its number.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&mut dyn Iterator<Item = (u64, &M)>) -> T) -> T {
+        look(&mut self.lock().outbox.kept())
     }
 
     /// The number of the last message; 0 if there was none.

@@ -4,7 +4,11 @@
 //! Invariants: what is pushed is taken in the same order; what was received once is never received again, and nothing
 //! is left out; nothing is forgotten before it is acknowledged, and nothing is kept after.
 
+mod past;
+
 use std::collections::{BTreeSet, VecDeque};
+
+pub(super) use self::past::pasts;
 
 /// The two sides do not speak of the same conversation. No reconnect mends that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -63,13 +67,17 @@ impl<M: Clone> Outbox<M> {
         (number, messages)
     }
 
-    /// The other side needs nothing up to this number any more: what it was.
-    pub(super) fn acknowledge(&mut self, through: u64) -> impl Iterator<Item = M> {
-        let count = through.saturating_add(1).saturating_sub(self.first).min(self.kept.len() as u64);
-        self.first += count;
-        // At most as many as are kept.
-        self.taken = self.taken.saturating_sub(count as usize);
-        self.kept.drain(..count as usize)
+    /// The other side needs nothing up to this number any more.
+    pub(super) fn acknowledge(&mut self, through: u64) {
+        while self.first <= through && self.kept.pop_front().is_some() {
+            self.first += 1;
+            self.taken = self.taken.saturating_sub(1);
+        }
+    }
+
+    /// What has not been acknowledged, with its numbers.
+    pub(super) fn kept(&self) -> impl Iterator<Item = (u64, &M)> {
+        (self.first..).zip(&self.kept)
     }
 
     /// Everything up to this number has been acknowledged.

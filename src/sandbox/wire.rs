@@ -7,9 +7,10 @@ use crate::{
     tool::{
         Executed,
         job::{
-            Captured, End, Ending, Exit, FileFailure, Job, Order, OutputLimits, Phases, Process, ProcessEnd, Program,
-            StartFailure, Stop, Usage,
+            Captured, End, Ending, Exceeded, Exit, FileFailure, Job, LimitKind, Order, OutputLimits, Phases, Process,
+            ProcessEnd, Program, StartFailure, Stop, Usage,
         },
+        limit::SlotLimit,
     },
 };
 
@@ -138,6 +139,7 @@ fn from_process_end(end: ProcessEnd) -> pb::ProcessEnd {
         Some(Stop::TimedOut) => pb::StopCause::TimedOut,
         Some(Stop::Cancelled) => pb::StopCause::Cancelled,
         Some(Stop::InputLimit) => pb::StopCause::InputLimit,
+        Some(Stop::Exceeded) => pb::StopCause::Exceeded,
     };
     pb::ProcessEnd {
         exit: Some(match end.exit {
@@ -150,6 +152,7 @@ fn from_process_end(end: ProcessEnd) -> pb::ProcessEnd {
         user_cpu: Some(from_duration(end.usage.user_cpu)),
         system_cpu: Some(from_duration(end.usage.system_cpu)),
         max_rss_bytes: end.usage.max_rss_bytes,
+        exceeded: end.exceeded.map(|exceeded| from_exceeded(*exceeded)),
     }
 }
 
@@ -159,6 +162,7 @@ fn to_process_end(end: pb::ProcessEnd) -> Result<ProcessEnd, Senseless> {
         pb::StopCause::TimedOut => Some(Stop::TimedOut),
         pb::StopCause::Cancelled => Some(Stop::Cancelled),
         pb::StopCause::InputLimit => Some(Stop::InputLimit),
+        pb::StopCause::Exceeded => Some(Stop::Exceeded),
     };
     Ok(ProcessEnd {
         exit: match end.exit.ok_or(Senseless("an exit"))? {
@@ -173,7 +177,44 @@ fn to_process_end(end: pb::ProcessEnd) -> Result<ProcessEnd, Senseless> {
             system_cpu: to_duration(end.system_cpu)?,
             max_rss_bytes: end.max_rss_bytes,
         },
+        exceeded: end.exceeded.map(to_exceeded).transpose()?.map(Box::new),
     })
+}
+
+fn from_exceeded(exceeded: Exceeded) -> pb::Exceeded {
+    let kind = match exceeded.kind {
+        LimitKind::Memory => pb::LimitKind::Memory,
+        LimitKind::MachineMemory => pb::LimitKind::MachineMemory,
+        LimitKind::Processes => pb::LimitKind::Processes,
+        LimitKind::Disk => pb::LimitKind::Disk,
+        LimitKind::Cpu => pb::LimitKind::Cpu,
+    };
+    let Exceeded { setting, value, evidence, .. } = exceeded;
+    pb::Exceeded { kind: kind.into(), setting, value, evidence }
+}
+
+fn to_exceeded(exceeded: pb::Exceeded) -> Result<Exceeded, Senseless> {
+    let kind = match exceeded.kind() {
+        pb::LimitKind::Unspecified => return Err(Senseless("the kind of a limit")),
+        pb::LimitKind::Memory => LimitKind::Memory,
+        pb::LimitKind::MachineMemory => LimitKind::MachineMemory,
+        pb::LimitKind::Processes => LimitKind::Processes,
+        pb::LimitKind::Disk => LimitKind::Disk,
+        pb::LimitKind::Cpu => LimitKind::Cpu,
+    };
+    let pb::Exceeded { setting, value, evidence, .. } = exceeded;
+    Ok(Exceeded { kind, setting, value, evidence })
+}
+
+/// What an agent holds its slots to.
+pub(super) fn from_limits(limits: &[SlotLimit]) -> Vec<pb::SlotLimit> {
+    let one = |limit: SlotLimit| pb::SlotLimit { name: limit.name, value: limit.value, mechanism: limit.mechanism };
+    limits.iter().cloned().map(one).collect()
+}
+
+pub(super) fn to_limits(limits: Vec<pb::SlotLimit>) -> Vec<SlotLimit> {
+    let one = |limit: pb::SlotLimit| SlotLimit { name: limit.name, value: limit.value, mechanism: limit.mechanism };
+    limits.into_iter().map(one).collect()
 }
 
 fn from_captured(captured: Captured) -> pb::Captured {
@@ -296,7 +337,15 @@ mod tests {
         let process = |exit, stop| {
             let stdout = Captured { head: "h".into(), tail: "t".into(), total: 9 };
             let usage = Usage { user_cpu: Duration::from_micros(5), system_cpu: Duration::ZERO, max_rss_bytes: 6 };
-            End::Process(ProcessEnd { exit, stop, stdout, stderr: Captured::default(), usage })
+            End::Process(ProcessEnd { exit, stop, stdout, stderr: Captured::default(), usage, exceeded: None })
+        };
+        let over = |kind| match process(Exit::Signal(9), Some(Stop::Exceeded)) {
+            End::Process(end) => {
+                let text = |text: &str| text.to_owned();
+                let exceeded = Exceeded { kind, setting: text("s"), value: text("v"), evidence: text("e") };
+                End::Process(ProcessEnd { exceeded: Some(exceeded.into()), ..end })
+            }
+            other => other,
         };
         let message = || "why".to_owned();
         let mut ends = vec![
@@ -313,6 +362,8 @@ mod tests {
             End::AgentFailed { cause: message(), executed: Executed::Yes },
             End::AgentFailed { cause: message(), executed: Executed::Unknown },
         ];
+        use LimitKind::{Cpu, Disk, MachineMemory, Memory, Processes};
+        ends.extend([Memory, MachineMemory, Processes, Disk, Cpu].map(over));
         ends.extend(
             [StartFailure::NotFound, StartFailure::OutsideWorkspace, StartFailure::Refused, StartFailure::TooLarge]
                 .map(|kind| End::NotStarted { kind, message: message() }),

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::lease::Lease;
 use crate::{
     id::{CallNumber, Generation, TrajectoryKey},
-    sandbox::client::{Held, Wanted},
+    sandbox::client::Wanted,
     tool::{Evidence, Location},
 };
 
@@ -16,7 +16,7 @@ pub struct Claim {
     pub owner: TrajectoryKey,
     pub location: Location,
     pub generation: Generation,
-    /// If nothing is answered, everything has ended.
+    /// If nothing is answered, the scheduler has ended.
     pub reply: oneshot::Sender<Result<Reclaimed, Arc<Evidence>>>,
 }
 
@@ -27,17 +27,11 @@ pub struct Reclaimed {
     /// The name of its level of isolation.
     pub isolation: Arc<str>,
     pub network_isolated: bool,
-    /// Calls that the agent was given in this workspace, each of which runs or will, or whose end it will tell again.
+    /// Calls that have arrived at the agent, each of which runs there, or its end is told (again).
     pub calls: BTreeSet<CallNumber>,
-    /// No other call can have run there, and not been heard of.
+    /// Any other call has never arrived there, or its end was acknowledged. Else that is not known of the others: the
+    /// agent is of a build that does not tell.
     pub is_exact: bool,
-}
-
-/// A claim that the agent has confirmed.
-pub(super) struct Confirmed {
-    pub(super) claim: Claim,
-    pub(super) held: Held,
-    pub(super) is_exact: bool,
 }
 
 impl Claim {
@@ -50,5 +44,10 @@ impl Claim {
         let location = Some(self.location);
         // A trajectory that has gone on without it needs no answer.
         let _ = self.reply.send(Err(Arc::new(Evidence { location, ..evidence.clone() })));
+    }
+
+    /// The slot cannot be had, for this reason.
+    pub(super) fn refuse_because(self, cause: impl Into<String>) {
+        self.refuse(&Evidence { cause: cause.into(), ..Evidence::default() });
     }
 }

@@ -10,7 +10,8 @@
 //!   comes while it is free, and else is wiped as soon as the line needs it, the oldest first;
 //! - nobody waits while something free could serve him, and a container is started the moment the line is longer than
 //!   what is being wiped and started;
-//! - never more than `max_containers`; never fewer than `min_containers`, except while they start;
+//! - never more than `max_containers`, but for those of an earlier executor in which trajectories still have slots, and
+//!   of these none that is too many gives anything; never fewer than `min_containers`, except while they start;
 //! - a container that is draining, stopping or lost gives nothing.
 
 mod containers;
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 
 pub use self::containers::{ContainerCounts, ContainerState, SlotCounts};
 use self::{
+    containers::Slot,
     owners::{Owners, Place},
     pool::Pool,
 };
@@ -70,13 +72,18 @@ pub enum Event {
     Leave { owner: OwnerId },
     /// It gives its slot back.
     Return { slot: SlotKey, owner: OwnerId, how: Return },
-    /// So many containers run already, left by an executor before this one. The first `Start`s that follow are theirs, as
-    /// far as the pool has places for them.
-    Adopt { pool: PoolKey, containers: u32 },
-    /// A slot of a container that starts is this trajectory's, which holds no other: for the `ContainerReady` that follows.
-    Reclaim { slot: SlotKey, owner: OwnerId },
-    /// A started container's agent answers, and has so many slots, all empty but for those that are reclaimed.
+    /// So many containers run already, left by an executor before this one, and in so many of them trajectories have
+    /// slots. The first `Start`s that follow are theirs: all of the latter, and others as far as the pool has places.
+    Adopt { pool: PoolKey, containers: u32, in_use: u32 },
+    /// A started container's agent answers, and has so many slots, all empty.
     ContainerReady { container: ContainerKey, slots: u32 },
+    /// A started container's agent answers, and has so many slots, each as an earlier executor has left it. Those that
+    /// are not reclaimed are being wiped: `SlotReady` or `SlotQuarantined` follows for each. One container too many is
+    /// draining from now on, and stopped at the next `Draining` that finds no trajectory in it.
+    ContainerTakenOver { container: ContainerKey, slots: u32 },
+    /// A slot of a container that has been taken over is this trajectory's still, if it has no other and waits for none:
+    /// see [`Core::has`].
+    Reclaim { slot: SlotKey, owner: OwnerId },
     /// A started container did not come to that, and is gone. `jitter` is a random number.
     StartFailed { container: ContainerKey, jitter: u32 },
     /// A container will be taken away.
@@ -201,17 +208,21 @@ impl Core {
             Event::Return { slot, owner, how } => {
                 on(pools, slot.container, |pool| pool.take_back(slot, owner, how, &mut turn));
             }
-            Event::Adopt { pool, containers } => {
+            Event::Adopt { pool, containers, in_use } => {
                 if let Some(pool) = pools.get_mut(usize::from(pool.0)) {
-                    pool.adopt(containers, &mut turn);
+                    pool.adopt(containers, in_use, &mut turn);
                 }
+            }
+            Event::ContainerReady { container, slots } => {
+                on(pools, container, |pool| pool.container_ready(container, slots, &mut turn));
+            }
+            Event::ContainerTakenOver { container, slots } => {
+                on(pools, container, |pool| pool.container_taken_over(container, slots, &mut turn));
             }
             Event::Reclaim { slot, owner } => {
                 turn.owners.admit(owner, now);
                 on(pools, slot.container, |pool| pool.reclaim(slot, owner, &mut turn));
-            }
-            Event::ContainerReady { container, slots } => {
-                on(pools, container, |pool| pool.container_ready(container, slots, &mut turn));
+                turn.owners.forget_if_out(owner, turn.effects);
             }
             Event::StartFailed { container, jitter } => {
                 on(pools, container, |pool| pool.start_failed(container, jitter, &mut turn));
@@ -231,6 +242,12 @@ impl Core {
     /// When a [`Event::Tick`] has something to do, if nothing happens before.
     pub fn deadline(&self) -> Option<Instant> {
         self.pools.iter().filter_map(|pool| pool.deadline(&self.owners)).min()
+    }
+
+    /// Whether this slot is this trajectory's.
+    pub fn has(&self, owner: OwnerId, slot: SlotKey) -> bool {
+        let pool = self.pools.get(usize::from(slot.container.pool.0));
+        matches!(pool.and_then(|pool| pool.containers.slot(slot)), Some(Slot::Leased { owner: holder, .. }) if holder == owner)
     }
 
     /// How many wait for a slot of the pool.

@@ -1,5 +1,6 @@
 //! The task that owns the core: tells it what happens, and carries out what it decides.
 
+mod adoption;
 mod containers;
 mod overview;
 mod waits;
@@ -47,6 +48,8 @@ struct Watched {
     id: Option<ContainerId>,
     node: String,
     agent: Option<Arc<Agent>>,
+    /// Of its slots, until the agent has answered.
+    claims: Vec<Claim>,
     since: SystemTime,
 }
 
@@ -59,7 +62,7 @@ struct Driver {
     backend: Arc<dyn Backend>,
     /// They run already, and are started next, the last one first.
     adopted: Vec<Container>,
-    /// Of slots in containers that run already.
+    /// Of slots in containers that run already and are about to be taken over.
     claims: HashMap<ContainerId, Vec<Claim>>,
     /// Nobody watches over containers any more.
     leave: CancellationToken,
@@ -78,16 +81,11 @@ struct Driver {
     handing_over: Option<oneshot::Sender<()>>,
 }
 
-fn by_container(claims: Vec<Claim>) -> HashMap<ContainerId, Vec<Claim>> {
-    let mut by_container: HashMap<_, Vec<_>> = HashMap::new();
-    for claim in claims {
-        by_container.entry(claim.location.container.clone()).or_default().push(claim);
-    }
-    by_container
-}
-
-/// Starts the scheduler: what runs already is adopted, and with it the slots that trajectories claim; the least number of containers of each pool is started at once,
-/// and the others as they are needed. Its task ends after [`Handle::shut_down`], when every container is gone.
+/// Starts the scheduler: what runs already is adopted, and with it the slots that trajectories claim; the least number of
+/// containers of each pool is started at once, and the others as they are needed. Every claim is answered, as soon as it
+/// is known what has become of its slot.
+///
+/// Its task ends after [`Handle::shut_down`], when every container is gone; and never after [`Handle::hand_over`].
 pub fn spawn(
     pools: Vec<PoolConfig>,
     backend: Arc<dyn Backend>,
@@ -106,7 +104,7 @@ pub fn spawn(
         containers: HashMap::new(),
         backend,
         adopted: Vec::new(),
-        claims: by_container(claims),
+        claims: adoption::by_container(claims),
         leave: CancellationToken::new(),
         link,
         commands,
@@ -131,8 +129,10 @@ impl Driver {
         while !(self.closed && self.supervisors.is_empty()) {
             if let Some(reply) = self.handing_over.take() {
                 self.supervisors.join_all().await;
+                self.backend.leave().await;
                 // Whoever does not wait for it any more needs no answer.
                 let _ = reply.send(());
+                // Nobody hears that his wait or his claim has ended: it goes on under the next executor.
                 return std::future::pending().await;
             }
             let deadline = self.core.deadline().map(Instant::from_std).into_iter().chain(self.positions_at).min();
@@ -151,7 +151,8 @@ impl Driver {
                     if count == 0 {
                         self.shut_down();
                     }
-                    for command in batch.drain(..) {
+                    batch.reverse();
+                    while let Some(command) = batch.pop_if(|_| self.handing_over.is_none()) {
                         self.on_command(command);
                     }
                 }

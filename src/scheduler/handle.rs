@@ -101,8 +101,10 @@ impl Handle {
         status.await.unwrap_or_default()
     }
 
-    /// Leaves everything as it is, for an executor to come: what is asked from then on is not answered. Returns when no
-    /// agent is listened to any more.
+    /// Leaves everything as it is, for an executor to come: no container is stopped, no slot that is given back is wiped,
+    /// nobody who waits hears anything any more, and nothing that is asked from then on is answered. Returns when every
+    /// link has ended: what an agent says from then on, and what has not been acknowledged, is for the other executor,
+    /// whatever becomes of leases and receipts.
     pub async fn hand_over(&self) {
         let (reply, done) = oneshot::channel();
         let _ = self.commands.send(Command::HandOver(reply));

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     id::{Generation, TrajectoryKey},
     sandbox::client::{Link, SlotHandle},
-    tool::Location,
+    tool::{Location, limit::SlotLimit},
 };
 
 /// What is known of a container whose agent answers.
@@ -21,6 +21,8 @@ pub(super) struct Agent {
     pub(super) location: Location,
     pub(super) isolation: Arc<str>,
     pub(super) network_isolated: bool,
+    /// Of each slot.
+    pub(super) limits: Vec<SlotLimit>,
 }
 
 /// A slot that is one trajectory's, and not yet opened. Dropped, it is given back as it is.

@@ -2,7 +2,10 @@
 
 use std::time::SystemTime;
 
-use crate::id::{ContainerId, PoolName};
+use crate::{
+    id::{ContainerId, PoolName},
+    tool::limit::SlotLimit,
+};
 
 /// One pool at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub struct ContainerStatus {
     pub available_slots: u32,
     /// When it came into this state.
     pub since: SystemTime,
+    /// Of each of its slots; none until it is ready.
+    pub limits: Vec<SlotLimit>,
 }
 
 /// What a container is good for.

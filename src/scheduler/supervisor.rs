@@ -8,8 +8,10 @@
 //!    v                          v
 //!  failed                     lost, and then stopped for good
 //! ```
+//!
+//! Told to leave it, it ends at once, wherever the container is in this, and the container goes on.
 
-use std::{collections::BTreeSet, future::pending, sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -18,14 +20,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use super::{
-    claim::{Claim, Confirmed},
-    core::ContainerKey,
-};
+use super::core::ContainerKey;
 use crate::{
     backend::{Backend, Container, ContainerEvent},
     id::{ContainerId, PoolName},
-    sandbox::client::{Attached, ConnectError, Connected, Link, LinkEvent, LinkOptions, Wanted, connect},
+    sandbox::client::{Attached, ConnectError, Connected, Held, Link, LinkEvent, LinkOptions, Wanted, connect},
     tool::{Evidence, Location, chain},
 };
 
@@ -37,13 +36,7 @@ pub(super) enum Report {
         node: String,
     },
     /// Its agent answers.
-    Ready {
-        link: Link,
-        location: Location,
-        attached: Attached,
-        /// Slots of it that are in use already.
-        confirmed: Vec<Confirmed>,
-    },
+    Ready(Box<Ready>),
     /// It did not come to that, and is gone. The last report.
     Failed(Evidence),
     /// It will be taken away, for this reason.
@@ -62,6 +55,20 @@ pub(super) enum Report {
     Stopped,
 }
 
+/// A container whose agent answers.
+pub(super) struct Ready {
+    pub(super) link: Link,
+    /// Of its first slot.
+    pub(super) location: Location,
+    pub(super) attached: Attached,
+    /// An earlier executor has started it.
+    pub(super) taken_over: bool,
+    /// It is known already that it will be taken away, for this reason.
+    pub(super) draining: Option<String>,
+    /// What is to be had of its slots that were wanted, in order.
+    pub(super) held: Vec<Result<Held, &'static str>>,
+}
+
 /// See the module.
 pub(super) struct Supervisor {
     pub(super) key: ContainerKey,
@@ -70,7 +77,7 @@ pub(super) struct Supervisor {
     /// It runs already.
     pub(super) adopted: Option<Container>,
     /// Of its slots, if it does.
-    pub(super) claims: Vec<Claim>,
+    pub(super) wanted: Vec<Wanted>,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) link: LinkOptions,
     /// The container is not wanted any more.
@@ -78,6 +85,15 @@ pub(super) struct Supervisor {
     /// The container is left as it is, for an executor to come.
     pub(super) leave: CancellationToken,
     pub(super) reports: mpsc::UnboundedSender<(ContainerKey, Report)>,
+}
+
+/// What has been seen of a container that may matter later.
+#[derive(Default)]
+struct Seen {
+    trouble: Option<String>,
+    /// Told once it is ready, where trajectories have slots in it: it would be stopped before.
+    draining: Option<String>,
+    is_ready: bool,
 }
 
 /// Why a ready container is watched no longer.
@@ -94,19 +110,18 @@ enum End {
 impl Supervisor {
     pub(super) async fn run(mut self) {
         let mut container = None;
-        let mut trouble = None;
-        let (adopted, claims) = (self.adopted.take(), std::mem::take(&mut self.claims));
-        let wanted: Vec<Wanted> = claims.iter().map(Claim::wanted).collect();
+        let mut seen = Seen::default();
+        let adopted = self.adopted.take();
+        let taken_over = adopted.is_some();
         let started = tokio::select! {
-            started = self.start(adopted, &wanted, &mut container, &mut trouble) => Some(started),
+            started = self.start(adopted, &mut container, &mut seen) => Some(started),
             () = self.stop.cancelled() => None,
             () = self.leave.cancelled() => return,
         };
         match (started, container) {
-            (Some(Ok(ready)), Some(container)) => self.watch(container, ready, claims, trouble).await,
+            (Some(Ok(connected)), Some(container)) => self.watch(container, connected, taken_over, seen).await,
             (Some(Err(evidence)), container) => {
-                let evidence = self.abandon(troubled(evidence, trouble), container).await;
-                claims.into_iter().for_each(|claim| claim.refuse(&evidence));
+                let evidence = self.abandon(troubled(evidence, seen.trouble), container).await;
                 self.report(Report::Failed(evidence));
             }
             (None, Some(container)) => {
@@ -122,10 +137,9 @@ impl Supervisor {
     async fn start(
         &self,
         adopted: Option<Container>,
-        wanted: &[Wanted],
         launched: &mut Option<Container>,
-        trouble: &mut Option<String>,
-    ) -> Result<Ready, Evidence> {
+        seen: &mut Seen,
+    ) -> Result<Connected, Evidence> {
         let deadline = Instant::now() + self.start_timeout;
         let container = match adopted {
             Some(container) => container,
@@ -136,17 +150,15 @@ impl Supervisor {
         };
         self.report(Report::Launched { id: container.id.clone(), node: container.node.clone() });
         let container = launched.insert(container);
-        let connecting = connect(container.id.clone(), container.endpoint.clone(), self.link.clone(), deadline, wanted);
-        let ready = async {
-            let connected = connecting.await.map_err(|error| match error {
-                ConnectError::TooLate(last) => because(format!("{}: {}", self.too_late().cause, chain(&*last))),
-                other => because(chain(&other)),
-            })?;
-            timeout_at(deadline, empty(connected)).await.unwrap_or_else(|_| Err(self.too_late()))
-        };
+        let (id, endpoint) = (container.id.clone(), container.endpoint.clone());
         tokio::select! {
-            ready = ready => ready,
-            evidence = self.gone(&mut container.events, trouble) => Err(evidence),
+            connected = connect(id, endpoint, self.link.clone(), deadline, &self.wanted) => {
+                connected.map_err(|error| match error {
+                    ConnectError::TooLate(last) => because(format!("{}: {}", self.too_late().cause, chain(&*last))),
+                    other => because(chain(&other)),
+                })
+            }
+            evidence = self.gone(&mut container.events, seen) => Err(evidence),
         }
     }
 
@@ -171,36 +183,28 @@ impl Supervisor {
     }
 
     /// Waits for the container's end, as the backend sees it; keeps what may have led to it.
-    async fn gone(&self, events: &mut mpsc::Receiver<ContainerEvent>, trouble: &mut Option<String>) -> Evidence {
+    async fn gone(&self, events: &mut mpsc::Receiver<ContainerEvent>, seen: &mut Seen) -> Evidence {
         loop {
             match events.recv().await {
                 Some(ContainerEvent::Lost(evidence)) => return evidence,
-                Some(ContainerEvent::Draining(why)) => self.report(Report::Draining(why)),
-                Some(ContainerEvent::Trouble(now)) => *trouble = now,
+                Some(ContainerEvent::Draining(why)) if seen.is_ready || self.wanted.is_empty() => {
+                    self.report(Report::Draining(why));
+                }
+                Some(ContainerEvent::Draining(why)) => seen.draining = Some(why),
+                Some(ContainerEvent::Trouble(now)) => seen.trouble = now,
                 None => pending().await,
             }
         }
     }
 
-    async fn watch(&self, mut container: Container, ready: Ready, claims: Vec<Claim>, mut trouble: Option<String>) {
-        let Ready { connected: Connected { link, attached, held, mut events }, quarantined } = ready;
-        let is_exact = !attached.is_old;
-        let confirmed = claims.into_iter().zip(held).filter_map(|(claim, held)| match held {
-            Ok(held) => Some(Confirmed { claim, held, is_exact }),
-            Err(cause) => {
-                claim.refuse(&because(cause));
-                None
-            }
-        });
-        let confirmed = confirmed.collect();
-        let is_old = attached.is_old;
-        self.report(Report::Ready { link: link.clone(), location: location(&container), attached, confirmed });
-        if is_old {
-            self.report(Report::Draining("its agent is of an earlier version than the executor".to_owned()));
-        }
-        quarantined.into_iter().for_each(|report| self.report(report));
+    async fn watch(&self, mut container: Container, connected: Connected, taken_over: bool, mut seen: Seen) {
+        let Connected { link, attached, held, mut events } = connected;
+        let (location, draining) = (location(&container), seen.draining.take());
+        let ready = Ready { link: link.clone(), location, attached, taken_over, draining, held };
+        self.report(Report::Ready(Box::new(ready)));
+        seen.is_ready = true;
         let end = tokio::select! {
-            evidence = self.gone(&mut container.events, &mut trouble) => End::Gone(evidence),
+            evidence = self.gone(&mut container.events, &mut seen) => End::Gone(evidence),
             end = self.relay(&mut events) => end,
             () = self.stop.cancelled() => End::Stop,
             () = self.leave.cancelled() => End::Leave,
@@ -218,7 +222,7 @@ impl Supervisor {
                 self.backend.stop(&container.id).await;
             }
             End::Silent(cause) => {
-                self.give_up(&link, troubled(located(because(cause), &container), trouble));
+                self.give_up(&link, troubled(located(because(cause), &container), seen.trouble));
                 self.backend.stop(&container.id).await;
             }
             // It is the other's now: it must not be stopped.
@@ -256,36 +260,6 @@ impl Supervisor {
         // The driver outlives every supervisor, except where the whole program ends.
         let _ = self.reports.send((self.key, report));
     }
-}
-
-/// A container whose agent answers, and whose slots are empty but for those that are held, or could not be emptied.
-struct Ready {
-    connected: Connected,
-    quarantined: Vec<Report>,
-}
-
-/// What an earlier executor has left in the slots, and nobody claims, is wiped before any of them is given away.
-async fn empty(mut connected: Connected) -> Result<Ready, Evidence> {
-    let held: BTreeSet<u32> = connected.held.iter().flatten().map(|held| held.slot.index()).collect();
-    let mut used: BTreeSet<u32> = connected.attached.used.iter().map(|used| used.slot).collect();
-    used.retain(|slot| !held.contains(slot));
-    let mut quarantined = Vec::new();
-    for slot in &used {
-        connected.link.release(*slot, false);
-    }
-    while !used.is_empty() {
-        match connected.events.recv().await {
-            Some(LinkEvent::SlotReady { slot, kept: false }) => drop(used.remove(&slot)),
-            Some(LinkEvent::SlotReady { .. }) => {}
-            Some(LinkEvent::SlotQuarantined { slot, cause }) => {
-                used.remove(&slot);
-                quarantined.push(Report::SlotQuarantined { slot, cause });
-            }
-            Some(LinkEvent::Lost { cause }) => return Err(because(cause)),
-            Some(LinkEvent::Stale) | None => return Err(because("another executor has taken it over")),
-        }
-    }
-    Ok(Ready { connected, quarantined })
 }
 
 fn because(cause: impl Into<String>) -> Evidence {

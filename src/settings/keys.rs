@@ -135,6 +135,22 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("sandbox.max_open_files", "65536"),
     // Room for a parallel build, and an end to a fork bomb.
     Key::new("sandbox.max_processes", "4096"),
+    // Of a slot: room for a build or a model's data, and an end to a hog before the machine's own memory is at one.
+    Key::new("sandbox.memory", "4GiB"),
+    // All slots of a container together weigh as much as one ordinary process: the executor and its agents stay quick.
+    Key::new("sandbox.cpu_weight", "100"),
+    // 0: none. A call has its timeout, and a parallel build does no wrong.
+    Key::new("sandbox.cpu_time", "0s"),
+    // Of one file. Unset: a workspace's size.
+    Key::unset("sandbox.max_file_size"),
+    // disk, or tmpfs: in memory.
+    Key::new("sandbox.workspace", "disk"),
+    // Room for a large repository with what is built of it; 0: no limit, as of the next.
+    Key::new("sandbox.workspace_size", "8GiB"),
+    // The same repository with its packages, a few times over.
+    Key::new("sandbox.workspace_inodes", "1000000"),
+    // Off: as if there were none.
+    Key::new("sandbox.cgroups", "true"),
     //
     // Tools: names of toolsets.
     Key::new("tools.enabled", "full"),

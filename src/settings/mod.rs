@@ -14,16 +14,18 @@ mod pools;
 mod reader;
 mod render;
 mod rules;
+mod sandbox;
 mod sources;
 
 pub use flags::ServeFlags;
 pub use model::{
-    CallSettings, KeepAlive, LimitSettings, LinkSettings, LogFormat, LogSettings, OnShutdown, SandboxSettings, Secret,
-    Settings, ToolServerSettings, ToolSettings,
+    CallSettings, KeepAlive, LimitSettings, LinkSettings, LogFormat, LogSettings, OnShutdown, Secret, Settings,
+    ToolServerSettings, ToolSettings,
 };
 pub use nomad::NomadSettings;
 pub use pools::PoolSettings;
 pub use render::render;
+pub use sandbox::SandboxSettings;
 pub use sources::{FileSource, Machine, Sources, read};
 
 /// Settings that a service can start with.

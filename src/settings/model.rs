@@ -9,11 +9,8 @@ use std::{
     time::Duration,
 };
 
-use super::{Machine, NomadSettings, PoolSettings, convert, nomad, pools, reader::Reader};
-use crate::{
-    journal::Durability,
-    tool::{Isolation, MAX_CAPTURED_BYTES, UnknownLevel},
-};
+use super::{Machine, NomadSettings, PoolSettings, SandboxSettings, convert, nomad, pools, reader::Reader, sandbox};
+use crate::{journal::Durability, tool::MAX_CAPTURED_BYTES};
 
 /// All settings of a start. Durations and sizes are within bounds, and nothing contradicts anything else.
 #[derive(Debug, Clone)]
@@ -85,23 +82,6 @@ pub struct CallSettings {
     pub lease: Duration,
     /// How long accepted calls may go on once the service ends.
     pub drain_timeout: Duration,
-}
-
-/// Of every slot.
-#[derive(Debug, Clone)]
-pub struct SandboxSettings {
-    /// Slots share the machine's network: `allow_network`, held to the rule that it needs a token.
-    pub network: bool,
-    /// The first kernel user id of slots, where the executor is root.
-    pub uid_base: u32,
-    /// The least that is accepted: with less, nothing starts.
-    pub isolation_minimum: Isolation,
-    /// Shown read-only beside the system's directories.
-    pub read_only: Vec<PathBuf>,
-    /// Of /tmp.
-    pub tmp_bytes: u64,
-    pub max_open_files: u64,
-    pub max_processes: u64,
 }
 
 /// Names of toolsets.
@@ -213,15 +193,7 @@ pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
         },
         journal: r.value("journal", durability),
         on_shutdown: r.value("on_shutdown", on_shutdown),
-        sandbox: SandboxSettings {
-            network: r.optional("allow_network", convert::boolean).unwrap_or_default(),
-            uid_base: number(r, "uid_base", 1_000..=u64::from(u32::MAX) - 1),
-            isolation_minimum: r.value("isolation_minimum", isolation),
-            read_only: r.value("sandbox.read_only", convert::absolute_paths),
-            tmp_bytes: size(r, "sandbox.tmp_size", MIB..=1 << 40),
-            max_open_files: number(r, "sandbox.max_open_files", 64..=1 << 20),
-            max_processes: number(r, "sandbox.max_processes", 16..=1 << 22),
-        },
+        sandbox: sandbox::build(r),
         tools: ToolSettings {
             enabled: r.value("tools.enabled", convert::list),
             disabled: r.value("tools.disabled", convert::list),
@@ -325,10 +297,6 @@ fn worker_threads(written: convert::Written<'_>) -> Result<usize, String> {
         threads @ 1..=1_024 => Ok(threads as usize),
         other => Err(format!("must be between 1 and 1024, and is {other}")),
     }
-}
-
-fn isolation(written: convert::Written<'_>) -> Result<Isolation, String> {
-    convert::string(written)?.parse().map_err(|unknown: UnknownLevel| unknown.to_string())
 }
 
 fn log_format(written: convert::Written<'_>) -> Result<LogFormat, String> {

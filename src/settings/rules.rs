@@ -13,6 +13,7 @@ pub(super) fn check(
     exposure(&mut settings, &mut reader, warnings);
     user_ids(&settings, &mut reader);
     toolsets(&settings, &mut reader);
+    super::sandbox::check(&settings, &mut reader);
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&settings.log.filter) {
         reader.tell(&["log.filter"], error);
     }

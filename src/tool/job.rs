@@ -134,6 +134,31 @@ pub struct ProcessEnd {
     pub stdout: Captured,
     pub stderr: Captured,
     pub usage: Usage,
+    /// The limit that it ran into, which counts for more than how it ended.
+    pub exceeded: Option<Box<Exceeded>>,
+}
+
+/// A limit of a call or its slot, and how it is known that the call ran into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exceeded {
+    pub kind: LimitKind,
+    /// The setting's name; empty where no setting of ours is the limit.
+    pub setting: String,
+    /// The limit, for people.
+    pub value: String,
+    /// What was seen, in one line.
+    pub evidence: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitKind {
+    /// The slot's.
+    Memory,
+    /// The container's or the machine's, which the call's processes were the first to be killed for.
+    MachineMemory,
+    Processes,
+    Disk,
+    Cpu,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +173,8 @@ pub enum Stop {
     Cancelled,
     /// More input came than `max_pending_input`.
     InputLimit,
+    /// It ran into a limit, which its end names.
+    Exceeded,
 }
 
 /// One captured stream.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     Executed, Kind, MAX_FILE_BYTES, Metadata, Outcome, Reason, Stream, Verdict,
-    job::{Captured, End, Exit, FileFailure, ProcessEnd, StartFailure, Stop},
+    job::{Captured, End, Exceeded, Exit, FileFailure, LimitKind, ProcessEnd, StartFailure, Stop},
     text::{self, MAX_CAPTURED_BYTES},
     verdict::seconds,
 };
@@ -82,6 +82,10 @@ pub fn judge(kind: &Kind, end: End, about: &Circumstances<'_>) -> Verdict {
         (End::AgentFailed { cause, executed }, _) => Verdict::internal(executed, &cause),
         (End::CancelledEarly, _) => Verdict::cancelled(about.cancelled, Executed::No),
     };
+    isolated(verdict, about)
+}
+
+fn isolated(verdict: Verdict, about: &Circumstances<'_>) -> Verdict {
     Verdict { metadata: with_isolation(verdict.metadata.with("sandboxed", true), about), ..verdict }
 }
 
@@ -101,7 +105,10 @@ fn process(kind: &Kind, end: ProcessEnd, about: &Circumstances<'_>) -> Verdict {
         // As a shell says it.
         Exit::Signal(signal) => 128 + signal,
     };
+    // Whoever stopped it for something else has ended it.
+    let exceeded = end.exceeded.filter(|_| matches!(end.stop, None | Some(Stop::Exceeded)));
     let verdict = match end.stop {
+        None | Some(Stop::Exceeded) if let Some(exceeded) = &exceeded => over_limit(exceeded, chooser),
         None if end.exit == Exit::Code(0) => Verdict::new(Outcome::Succeeded, None, Executed::Yes, chooser),
         None => {
             let reason = match end.exit {
@@ -118,13 +125,21 @@ fn process(kind: &Kind, end: ProcessEnd, about: &Circumstances<'_>) -> Verdict {
             Verdict::new(Outcome::LimitExceeded, Some(Reason::InputLimit), Executed::Yes, chooser)
                 .with_error("More input was sent than the process read")
         }
+        Some(Stop::Exceeded) => return isolated(mismatch("a process that was stopped for no limit"), about),
     };
     // A process that was stopped has no exit code of its own.
     let metadata = Metadata::default().with("exit_code", if end.stop.is_some() { -1 } else { code });
     let metadata = match end.stop {
         Some(Stop::TimedOut) => metadata.with("timeout", true),
         Some(Stop::Cancelled) => metadata.with("cancelled", true),
-        Some(Stop::InputLimit) | None => metadata,
+        Some(Stop::InputLimit | Stop::Exceeded) | None => metadata,
+    };
+    let metadata = match exceeded.as_deref() {
+        Some(Exceeded { setting, value, evidence, .. }) => metadata
+            .with("limit", setting.as_str())
+            .with("limit_value", value.as_str())
+            .with("limit_evidence", evidence.as_str()),
+        None => metadata,
     };
     let metadata = metadata.with("sandboxed", true).with("network_isolated", about.network_isolated);
 
@@ -138,6 +153,24 @@ fn process(kind: &Kind, end: ProcessEnd, about: &Circumstances<'_>) -> Verdict {
         metadata: with_isolation(metadata, about),
         ..verdict
     }
+}
+
+/// A call that ran into a limit: which, and where it stands, are told whoever set it.
+fn over_limit(exceeded: &Exceeded, chooser: super::Chooser) -> Verdict {
+    let Exceeded { kind, setting, value, evidence } = exceeded;
+    let (outcome, reason, what) = match kind {
+        LimitKind::Memory => (Outcome::OutOfMemory, None, "Out of memory"),
+        LimitKind::MachineMemory => {
+            let error = format!("Out of memory, though not of the slot's own: {evidence}");
+            return Verdict::new(Outcome::OutOfMemory, Some(Reason::MachineMemory), Executed::Yes, chooser)
+                .with_error(&error);
+        }
+        LimitKind::Processes => (Outcome::LimitExceeded, Some(Reason::ProcessLimit), "Too many processes"),
+        LimitKind::Disk => (Outcome::LimitExceeded, Some(Reason::DiskLimit), "Too much was written"),
+        LimitKind::Cpu => (Outcome::LimitExceeded, Some(Reason::CpuLimit), "Too much processor time was used"),
+    };
+    let error = format!("{what}: the limit is {value} ({setting}): {evidence}");
+    Verdict::new(outcome, reason, Executed::Yes, chooser).with_error(&error)
 }
 
 /// A tool's streams are merged into text for the model; a command's are handed on as bytes.

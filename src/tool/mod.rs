@@ -11,6 +11,7 @@ mod command;
 mod isolation;
 pub mod job;
 mod judge;
+pub mod limit;
 mod metadata;
 mod registry;
 mod result;

@@ -21,6 +21,8 @@ pub fn ruling(outcome: Outcome, reason: Option<Reason>, chooser: Chooser) -> Rul
     };
     let (executed, attribution): (&[Executed], _) = match outcome {
         Outcome::Succeeded => (&[Yes], None),
+        // Of whose memory the machine was full is not known.
+        Outcome::OutOfMemory if reason == Some(Reason::MachineMemory) => (&[Yes], Some(Attribution::Infrastructure)),
         Outcome::Failed | Outcome::TimedOut | Outcome::OutOfMemory => (&[Yes], Some(chosen_by)),
         // Input can be too much for a command that still waits.
         Outcome::LimitExceeded if reason == Some(Reason::InputLimit) => (&[Yes, No], Some(chosen_by)),
@@ -61,7 +63,7 @@ mod tests {
         Outcome::ExternalUnavailable,
         Outcome::Internal,
     ];
-    const REASONS: [Option<Reason>; 25] = [
+    const REASONS: [Option<Reason>; 29] = [
         None,
         Some(Reason::ExitStatus),
         Some(Reason::Signalled),
@@ -71,6 +73,10 @@ mod tests {
         Some(Reason::PathOutsideWorkspace),
         Some(Reason::FileError),
         Some(Reason::InputLimit),
+        Some(Reason::ProcessLimit),
+        Some(Reason::DiskLimit),
+        Some(Reason::CpuLimit),
+        Some(Reason::MachineMemory),
         Some(Reason::UnknownTool),
         Some(Reason::InvalidArguments),
         Some(Reason::CallIdReused),
@@ -152,6 +158,8 @@ mod tests {
         assert_eq!(row(Outcome::Rejected, Reason::CallIdReused).attribution, Some(Attribution::Client));
         assert_eq!(row(Outcome::Rejected, Reason::ResultDropped).executed, [Executed::Unknown]);
         assert_eq!(row(Outcome::SandboxLost, Reason::WorkspaceGone).executed, [Executed::No]);
+        assert_eq!(row(Outcome::OutOfMemory, Reason::MachineMemory).attribution, Some(Attribution::Infrastructure));
+        assert_eq!(row(Outcome::LimitExceeded, Reason::DiskLimit).attribution, Some(Attribution::Model));
         assert_eq!(row(Outcome::NoCapacity, Reason::QueueFull).executed, [Executed::No]);
     }
 }

@@ -114,7 +114,8 @@ impl Agent {
         }
     }
 
-    async fn end(&mut self) -> io::Result<Option<ExitStatus>> {
+    /// Brings its end about.
+    pub(super) async fn end(&mut self) -> io::Result<Option<ExitStatus>> {
         self.signal(Signal::TERM);
         match timeout(PATIENCE, self.ended()).await {
             Ok(ended) => ended,

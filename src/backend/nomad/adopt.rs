@@ -51,7 +51,7 @@ impl Shared {
         let parent = child.parent_id.as_deref()?;
         let pool = self.config.pools.iter().find(|pool| template::id(&self.config, pool) == parent)?;
         let nonce = child.meta.get(NONCE)?;
-        let ids = self.ids.claim(child.meta.get(USER_IDS)?.parse().ok()?);
+        let ids = self.ids.claim_printed(child.meta.get(USER_IDS)?)?;
         Some(Left { pool: pool.name.clone(), nonce: nonce.clone(), sight: self.registry.claim(&child.id, ids) })
     }
 }

@@ -69,7 +69,7 @@ impl Shared {
         let mut meta = BTreeMap::from([
             (template::EXECUTOR.to_owned(), self.config.executor_id.clone()),
             (template::NONCE.to_owned(), nonce.to_owned()),
-            (template::USER_IDS.to_owned(), ids.start().to_string()),
+            (template::USER_IDS.to_owned(), ids.to_string()),
         ]);
         if let (AgentDelivery::Artifact, Some(program)) = (pool.container.agent, &self.config.program) {
             meta.insert(template::PROGRAM_URL.to_owned(), program.url.clone());

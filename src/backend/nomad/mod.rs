@@ -148,6 +148,11 @@ impl Backend for NomadBackend {
         }
     }
 
+    async fn leave(&self) {
+        // What the next executor starts is not this one's to end.
+        self.shared.closing.cancel();
+    }
+
     async fn close(&self) {
         for child in self.shared.registry.children() {
             self.shared.end_soon(child);

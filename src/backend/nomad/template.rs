@@ -14,7 +14,7 @@ use super::spec::{AgentDelivery, ContainerSpec, Driver, NomadConfig, NomadPool};
 pub(super) const TASK: &str = "sandbox";
 /// The label of the port on which the agent listens.
 pub(super) const PORT: &str = "agent";
-/// Who the child belongs to, what its agent is opened with, and the first of its user ids.
+/// Who the child belongs to, what its agent is opened with, and its user ids: the first, and how many.
 pub(super) const EXECUTOR: &str = "executor_id";
 pub(super) const NONCE: &str = "nonce";
 pub(super) const USER_IDS: &str = "uid_base";

@@ -6,7 +6,11 @@ use super::spec::{AgentDelivery, ContainerSpec, Driver, NomadConfig, NomadPool, 
 use crate::{
     backend::nomad::api::ClientConfig,
     id::PoolName,
-    sandbox::{agent::Profile, client::Token, slot::View},
+    sandbox::{
+        agent::Profile,
+        client::Token,
+        slot::{Limits, View},
+    },
     tool::Isolation,
 };
 
@@ -61,6 +65,7 @@ pub(super) fn pool(name: &str) -> NomadPool {
             tmp_bytes: 1 << 20,
             max_open_files: 64,
             max_processes: None,
+            limits: Limits::default(),
         },
     }
 }

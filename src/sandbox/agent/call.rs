@@ -14,6 +14,7 @@ use tokio::{
 
 use super::{
     calls::agent_failed,
+    gauge::{Gauge, INTERVAL, Mark},
     stdio::{Input, Live, Output, TooMuch},
 };
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
     },
     tool::{
         Executed, chain,
-        job::{End, Ending, Exit, OutputLimits, Phases, Process, ProcessEnd, Stop, Usage},
+        job::{End, Ending, Exceeded, Exit, OutputLimits, Phases, Process, ProcessEnd, Stop, Usage},
     },
 };
 
@@ -48,7 +49,8 @@ pub(super) enum Control {
     Cancel,
     /// More live output, in bytes.
     Grant(u32),
-    /// Another executor listens: what the one before it has not granted it will never grant.
+    /// Another executor listens, and what the one before it has not granted it will never grant: the window of live
+    /// output begins anew.
     Anew,
 }
 
@@ -65,6 +67,7 @@ pub(super) struct Call {
     pub(super) max_pending_input: usize,
     pub(super) arrived: Instant,
     pub(super) events: Arc<Outgoing<Event>>,
+    pub(super) gauge: Gauge,
 }
 
 /// A call whose process has been started.
@@ -76,6 +79,9 @@ struct Running {
     stdin: Input,
     live: Option<Live>,
     stop: Option<Stop>,
+    mark: Mark,
+    /// Why it was stopped, if for a limit.
+    exceeded: Option<Box<Exceeded>>,
     buffer: Vec<u8>,
 }
 
@@ -103,6 +109,7 @@ impl Call {
                 return Some(runner);
             }
         };
+        let mark = self.gauge.begin();
         if let Err(error) = runner.start(&self.process, stdio) {
             let phases = Phases { dispatch: self.arrived.elapsed(), ..Phases::default() };
             let cause = chain(&error);
@@ -112,7 +119,18 @@ impl Call {
         // It has gone to the runner, and may be large.
         self.process = Process::default();
         let live = self.stream_output.then(Live::new);
-        let mut running = Running { call: self, runner, stdout, stderr, stdin, live, stop: None, buffer: Vec::new() };
+        let mut running = Running {
+            call: self,
+            runner,
+            stdout,
+            stderr,
+            stdin,
+            live,
+            stop: None,
+            mark,
+            exceeded: None,
+            buffer: Vec::new(),
+        };
         early.into_iter().for_each(|control| running.on_control(control));
         running.finish(control).await
     }
@@ -142,6 +160,8 @@ enum Happening {
     Stderr,
     Stdin,
     TimeIsUp,
+    /// To look at its limits.
+    Look,
     /// Its output need not be read any more, or may be read again.
     Waited,
 }
@@ -149,7 +169,8 @@ enum Happening {
 impl Running {
     async fn finish(mut self, mut control: mpsc::UnboundedReceiver<Control>) -> Option<Runner> {
         let timer = sleep(if self.stop.is_some() { DEATH } else { self.call.timeout });
-        tokio::pin!(timer);
+        let look = sleep(INTERVAL);
+        tokio::pin!(timer, look);
         let ended = loop {
             let stopping = self.stop.is_some();
             let (may_read, held_up) = self.may_read();
@@ -158,6 +179,7 @@ impl Running {
                 ended = self.runner.ended() => Happening::Ended(ended),
                 Some(control) = control.recv() => Happening::Control(control),
                 () = &mut timer => Happening::TimeIsUp,
+                () = &mut look, if !stopping => Happening::Look,
                 () = self.stdout.readable(), if may_read => Happening::Stdout,
                 () = self.stderr.readable(), if may_read => Happening::Stderr,
                 () = self.stdin.writable() => Happening::Stdin,
@@ -166,6 +188,10 @@ impl Running {
             match happening {
                 Happening::Ended(ended) => break ended,
                 Happening::TimeIsUp if stopping => break Err(SlotError::Undying("call")),
+                Happening::Look => {
+                    look.as_mut().reset(tokio::time::Instant::now() + INTERVAL);
+                    self.look();
+                }
                 other => self.on(other),
             }
             if self.stop.is_some() && !stopping {
@@ -174,7 +200,7 @@ impl Running {
         };
         let ended_at = Instant::now();
         self.drain(control).await;
-        self.end(ended, ended_at)
+        self.end(ended, ended_at).await
     }
 
     /// Reads what is left after the end: all of it is in the pipes. They end with it, unless one was handed to another
@@ -231,7 +257,7 @@ impl Running {
             Happening::Stderr => _ = self.read(true, Output::read),
             Happening::Stdin => self.stdin.write(),
             Happening::TimeIsUp => self.stop(Stop::TimedOut),
-            Happening::Waited | Happening::Ended(_) => {}
+            Happening::Waited | Happening::Look | Happening::Ended(_) => {}
         }
     }
 
@@ -254,6 +280,13 @@ impl Running {
                     self.stop(Stop::InputLimit);
                 }
             }
+        }
+    }
+
+    fn look(&mut self) {
+        self.exceeded = self.mark.look().map(Box::new);
+        if self.exceeded.is_some() {
+            self.stop(Stop::Exceeded);
         }
     }
 
@@ -281,7 +314,7 @@ impl Running {
         read
     }
 
-    fn end(self, ended: Result<RunnerEnd, SlotError>, ended_at: Instant) -> Option<Runner> {
+    async fn end(self, ended: Result<RunnerEnd, SlotError>, ended_at: Instant) -> Option<Runner> {
         let since_arrival = ended_at.duration_since(self.call.arrived);
         let phases = |execution: Duration| Phases {
             dispatch: since_arrival.saturating_sub(execution),
@@ -292,8 +325,10 @@ impl Running {
             Ok(RunnerEnd::NotStarted { kind, message }) => {
                 self.call.answer(End::NotStarted { kind, message }, phases(Duration::ZERO));
             }
-            Ok(RunnerEnd::Ended { exit, usage, execution }) => {
-                let end = process_end(exit, usage, self.stop, self.stdout, self.stderr);
+            Ok(RunnerEnd::Ended { exit, usage, execution, limit, written }) => {
+                let concluded = self.mark.conclude(exit, limit, written).await;
+                let exceeded = self.exceeded.or(concluded.map(Box::new));
+                let end = process_end(exit, usage, self.stop, exceeded, self.stdout, self.stderr);
                 self.call.answer(End::Process(end), phases(execution));
             }
             Err(error) => {
@@ -310,8 +345,16 @@ impl Running {
     }
 }
 
-fn process_end(exit: Exit, usage: Usage, stop: Option<Stop>, stdout: Output, stderr: Output) -> ProcessEnd {
+fn process_end(
+    exit: Exit,
+    usage: Usage,
+    stop: Option<Stop>,
+    exceeded: Option<Box<Exceeded>>,
+    stdout: Output,
+    stderr: Output,
+) -> ProcessEnd {
     // One that had ended before the kill reached it was not stopped.
     let killed = exit == Exit::Signal(rustix::process::Signal::KILL.as_raw());
-    ProcessEnd { exit, stop: stop.filter(|_| killed), stdout: stdout.finish(), stderr: stderr.finish(), usage }
+    let (stdout, stderr) = (stdout.finish(), stderr.finish());
+    ProcessEnd { exit, stop: stop.filter(|_| killed), stdout, stderr, usage, exceeded }
 }

@@ -10,7 +10,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{sandbox::slot::View, tool::Isolation};
+use crate::{
+    sandbox::slot::{Limits, View},
+    tool::Isolation,
+};
 
 /// The settings of one agent.
 #[derive(Clone, Serialize, Deserialize)]
@@ -55,6 +58,7 @@ pub struct Profile {
     pub tmp_bytes: u64,
     pub max_open_files: u64,
     pub max_processes: Option<u64>,
+    pub limits: Limits,
 }
 
 /// Why the file cannot be read or written.
@@ -75,15 +79,16 @@ pub enum ConfigError {
     },
 }
 
-impl Config {
-    const FILE: &str = "agent.json";
+/// In the container's directory.
+pub const CONFIG_FILE: &str = "agent.json";
 
+impl Config {
     /// Reads the configuration of the container that has this directory.
     ///
     /// # Errors
     /// If it is not there, or not whole.
     pub fn load(directory: &Path) -> Result<Self, ConfigError> {
-        let path = directory.join(Self::FILE);
+        let path = directory.join(CONFIG_FILE);
         let text = fs::read(&path).map_err(|source| ConfigError::Io { step: "read", path: path.clone(), source })?;
         serde_json::from_slice(&text).map_err(|source| ConfigError::Malformed { path, source })
     }
@@ -93,7 +98,7 @@ impl Config {
     /// # Errors
     /// If it is there already, or cannot be written.
     pub fn store(&self, directory: &Path) -> Result<(), ConfigError> {
-        let path = directory.join(Self::FILE);
+        let path = directory.join(CONFIG_FILE);
         let file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path);
         let mut file = file.map_err(|source| ConfigError::Io { step: "create", path: path.clone(), source })?;
         let text =

@@ -1,76 +1,90 @@
 //! The way to a slot's task, and the slot as others see it.
 
 use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
 
-use crate::pb::sandbox::{SlotSnapshot, request::Request};
+use crate::{
+    pb::sandbox::{Event, SlotSnapshot, SlotState, request::Request},
+    sandbox::{outgoing::Outgoing, session::pasts},
+};
+
+/// How long a new executor waits for slots that are busy with what the one before has asked; it is told nothing of those
+/// that take longer.
+const SETTLING: Duration = Duration::from_secs(3);
 
 /// The way to a slot's task.
 #[derive(Clone)]
 pub(super) struct SlotHandle {
     /// Bounded by the calls in flight and what a process may leave unread of its input.
     requests: mpsc::UnboundedSender<Asked>,
-    seen: Arc<Mutex<Seen>>,
+    snapshot: Arc<Mutex<SlotSnapshot>>,
 }
 
 pub(super) enum Asked {
     Request(Request),
     /// Another executor has come: the answer follows when everything that was asked before has been carried out or has
-    /// begun.
+    /// begun, and can be seen.
     Settle(oneshot::Sender<()>),
-}
-
-/// A slot from outside.
-#[derive(Default)]
-pub(super) struct Seen {
-    pub(super) snapshot: SlotSnapshot,
-    /// Received, and their ends not acknowledged.
-    calls: BTreeSet<u64>,
 }
 
 impl SlotHandle {
     /// With what the slot's task has of it.
-    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Asked>, Arc<Mutex<Seen>>) {
+    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Asked>, Arc<Mutex<SlotSnapshot>>) {
         let (requests, asked) = mpsc::unbounded_channel();
-        let seen = Arc::<Mutex<Seen>>::default();
-        (Self { requests, seen: seen.clone() }, asked, seen)
+        let snapshot = Arc::<Mutex<SlotSnapshot>>::default();
+        (Self { requests, snapshot: snapshot.clone() }, asked, snapshot)
     }
 
     pub(super) fn ask(&self, request: Request) {
-        if let Request::Run(run) = &request {
-            self.seen().calls.insert(run.call);
-        }
         // Its task ends with the agent, and then nobody waits for an answer.
         let _ = self.requests.send(Asked::Request(request));
     }
 
-    /// An executor has been told the end of this call, and needs it no more.
-    pub(super) fn forget(&self, call: u64) {
-        self.seen().calls.remove(&call);
+    /// Another executor has come. Answered once all that was asked before can be seen in the [`snapshots`]; an error means
+    /// that the agent ends.
+    pub(super) fn settle(&self) -> oneshot::Receiver<()> {
+        let (done, settled) = oneshot::channel();
+        // See above.
+        let _ = self.requests.send(Asked::Settle(done));
+        settled
     }
 
-    /// Another executor has come. Returns once everything that earlier ones have asked has been carried out or has begun:
-    /// from then on [`Self::snapshot`] shows it.
-    pub(super) fn settle(&self) -> impl Future<Output = ()> + use<> {
-        let (done, settled) = oneshot::channel();
-        let _ = self.requests.send(Asked::Settle(done));
-        async {
-            // A task that has ended leaves the slot as it was seen last.
-            let _ = settled.await;
+    /// As its task has left it last.
+    fn snapshot(&self) -> SlotSnapshot {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Waits for slots that settle, in the order of the slots. Those that have not in time.
+pub(super) async fn settle(settling: Vec<oneshot::Receiver<()>>) -> Vec<usize> {
+    let deadline = Instant::now() + SETTLING;
+    let mut unsettled = Vec::new();
+    for (slot, settled) in settling.into_iter().enumerate() {
+        if timeout_at(deadline, settled).await.is_err() {
+            unsettled.push(slot);
         }
     }
+    unsettled
+}
 
-    pub(super) fn snapshot(&self) -> SlotSnapshot {
-        let seen = self.seen();
-        SlotSnapshot { calls: seen.calls.iter().copied().collect(), ..seen.snapshot.clone() }
-    }
-
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        // Each change is whole before the lock is given back.
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// What an executor is told of the slots, but for those that have not settled. `events` are the agent's.
+pub(super) fn snapshots(slots: &[SlotHandle], events: &Outgoing<Event>, unsettled: &[usize]) -> Vec<SlotSnapshot> {
+    let pasts = events.look(|events| pasts(slots.len(), events));
+    let all = slots.iter().zip(pasts).enumerate();
+    all.map(|(index, (slot, past))| match unsettled.contains(&index) {
+        true => SlotSnapshot { state: SlotState::Resetting.into(), ..SlotSnapshot::default() },
+        false => SlotSnapshot {
+            ended_calls: past.ended.into_iter().collect(),
+            events_of_others: past.of_others,
+            ..slot.snapshot()
+        },
+    })
+    .collect()
 }

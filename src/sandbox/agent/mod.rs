@@ -13,8 +13,10 @@ mod calls;
 mod capture;
 mod config;
 mod files;
+mod gauge;
 mod handle;
 mod listener;
+mod meter;
 mod server;
 mod slot;
 mod state;
@@ -37,8 +39,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
-pub use self::config::{Config, ConfigError, Profile};
+pub use self::config::{CONFIG_FILE, Config, ConfigError, Profile};
 use self::{
+    gauge::Gauge,
     handle::SlotHandle,
     listener::Listener,
     server::{AgentService, Identity},
@@ -48,9 +51,13 @@ use self::{
 use super::{
     client::{KEEPALIVE, WINDOW},
     outgoing::Outgoing,
-    slot::{Isolation, SlotConfig, SlotError, Unavailable, can_assign_ids, empty_trash, probe},
+    slot::{
+        Cgroups, Enforcement, Isolation, SlotCgroup, SlotConfig, SlotError, Unavailable, can_assign_ids, empty_trash,
+        probe,
+    },
     tls::{self, CertificateError},
 };
+use crate::tool::limit::{self, SlotLimit};
 
 /// In the container's directory on this machine: the agent's process, for an executor that is not its parent. It is true
 /// for as long as somebody listens on the agent's socket.
@@ -134,20 +141,24 @@ async fn serve(place: &Place, mut config: Config) -> Result<(), AgentError> {
     let mut tasks = JoinSet::new();
     tasks.spawn(agent.sweeper.clone().run());
     let made = tokio::select! {
-        made = make_slots(&config, &slots_directory, &agent, &mut tasks) => Some(made),
+        made = make_slots(&config, place, &agent, &mut tasks) => Some(made),
         // What was made so far ends with its tasks.
         signal = &mut signalled => {
             info!("ends before it was ready: {signal}");
             None
         }
     };
+    let mut kept = None;
     let outcome = match made {
-        Some(Ok((isolation, slots))) => {
+        Some(Ok(Made { isolation, slots, enforcement, limits })) => {
             info!(container = place.container, slots = config.profile.slots, %isolation, "ready");
+            info!(limits = %limit::list(&limits), "slots have limits");
+            // For as long as there are slots.
+            kept = Some(enforcement);
             let isolation = isolation.to_string();
             serve_slots(
                 listener,
-                Identity { container: place.container.clone(), isolation, config },
+                Identity { container: place.container.clone(), isolation, limits, config },
                 slots,
                 agent,
                 signalled,
@@ -159,28 +170,42 @@ async fn serve(place: &Place, mut config: Config) -> Result<(), AgentError> {
     };
     end.cancel();
     tasks.join_all().await;
+    drop(kept);
     if let Err(error) = tidy(&slots_directory) {
         warn!(error = &error as &dyn std::error::Error, "could not remove the slots' directories");
     }
     outcome
 }
 
-/// Proves that the isolation can be had, and makes all slots, beside one another.
+/// All slots, and what is the same for each of them.
+struct Made {
+    isolation: Isolation,
+    slots: Vec<SlotHandle>,
+    enforcement: Enforcement,
+    limits: Vec<SlotLimit>,
+}
+
+/// Proves that the isolation can be had, finds out what holds limits, and makes all slots, beside one another.
 async fn make_slots(
     config: &Config,
-    directory: &Path,
+    place: &Place,
     agent: &Agent,
     tasks: &mut JoinSet<()>,
-) -> Result<(Isolation, Vec<SlotHandle>), AgentError> {
-    let probed = slot_config(config, directory, "probe", config.profile.slots);
-    let isolation = probe(&probed, config.profile.isolation_minimum).await?;
+) -> Result<Made, AgentError> {
+    let directory = &place.directory.join("slots");
+    let trial = slot_config(config, directory, "probe", config.profile.slots);
+    let isolation = probe(&trial, config.profile.isolation_minimum).await?;
+    let trial = SlotConfig { isolation, ..trial };
+    let enforcement = Enforcement::try_out(&place.container, &trial).await;
+    let limits = enforcement.describe(&trial);
     if let Some(improvement) = isolation.improvement() {
         info!(%isolation, "{improvement}");
     }
     let mut making = JoinSet::new();
     for index in 0..config.profile.slots {
-        let slot = SlotConfig { isolation, ..slot_config(config, directory, &index.to_string(), index) };
-        let slot = SlotTask::new(index, slot, agent.clone());
+        let mut slot = SlotConfig { isolation, ..slot_config(config, directory, &index.to_string(), index) };
+        let gauge = held(&enforcement, &mut slot, index)?;
+        let slot = SlotTask::new(index, slot, gauge, agent.clone());
         making.spawn(async move { (index, slot.await) });
     }
     let mut made = BTreeMap::new();
@@ -193,7 +218,18 @@ async fn make_slots(
         tasks.spawn(task.run());
         handles.push(handle);
     }
-    Ok((isolation, handles))
+    Ok(Made { isolation, slots: handles, enforcement, limits })
+}
+
+/// Makes a slot's control groups, and changes its configuration for what these hold.
+fn held(enforcement: &Enforcement, slot: &mut SlotConfig, index: u32) -> Result<Gauge, AgentError> {
+    let max_processes = slot.max_processes;
+    let make = |groups: &Cgroups| groups.slot(&index.to_string(), &slot.limits, max_processes);
+    let cgroup = enforcement.cgroups().map(make).transpose();
+    let cgroup = cgroup.map_err(|source| AgentError::Io { step: "make a slot's control groups", source })?;
+    slot.entrances = cgroup.as_ref().map(SlotCgroup::entrances).unwrap_or_default();
+    enforcement.apply(slot);
+    Ok(Gauge::new(slot, max_processes, cgroup))
 }
 
 /// Until the agent is to end: because it is told to, or because nobody needs it.
@@ -282,6 +318,7 @@ fn slot_config(config: &Config, slots: &Path, name: &str, offset: u32) -> SlotCo
         tmp_bytes: profile.tmp_bytes,
         max_open_files: profile.max_open_files,
         max_processes: profile.max_processes,
+        limits: profile.limits.clone(),
         ..SlotConfig::new(slots.join(name))
     }
 }

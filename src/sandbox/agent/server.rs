@@ -10,7 +10,7 @@ use std::{
 use prost::Message as _;
 use subtle::ConstantTimeEq;
 use tokio::{
-    sync::watch,
+    sync::{oneshot, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::Stream;
@@ -18,7 +18,10 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
-use super::{config::Config, handle::SlotHandle};
+use super::{
+    config::Config,
+    handle::{SlotHandle, settle, snapshots},
+};
 use crate::{
     pb::sandbox::{
         Attach, Attached, Event, Events, LinkRequest, LinkResponse, Requests, event, link_request, link_response,
@@ -32,7 +35,10 @@ use crate::{
         session::{Inbox, Mismatch, Told},
         wire,
     },
-    tool::job::{End, Ending, Phases},
+    tool::{
+        job::{End, Ending, Phases},
+        limit::SlotLimit,
+    },
 };
 
 const LIMITS: BatchLimits = BatchLimits { messages: 1024, bytes: MAX_BATCH_BYTES };
@@ -50,6 +56,8 @@ pub(super) struct Identity {
     /// Its container's name.
     pub(super) container: String,
     pub(super) isolation: String,
+    /// Of each slot.
+    pub(super) limits: Vec<SlotLimit>,
     pub(super) config: Config,
 }
 
@@ -66,6 +74,8 @@ struct Shared {
 #[derive(Default)]
 struct Session {
     epoch: u64,
+    /// Nothing that an earlier executor has asked is still to be begun.
+    settled: bool,
     /// Of its requests.
     inbox: Inbox,
     told: Told,
@@ -87,19 +97,14 @@ impl Fence {
         let _ = self.why.set(why);
         self.down.cancel();
     }
-
-    fn status(&self) -> Status {
-        self.why.get().cloned().unwrap_or_else(|| Status::aborted("the link is not wanted any more"))
-    }
 }
 
-/// A connection that may be answered.
-struct Link {
+/// A connection whose executor is let in.
+struct Admitted {
     connection: u64,
     fence: Fence,
-    /// Its executor has not been here before.
-    is_new: bool,
-    attached: Attached,
+    /// Of each slot, when it has dealt with what was asked of it by executors before; none if all have.
+    settling: Vec<oneshot::Receiver<()>>,
 }
 
 impl AgentService {
@@ -132,22 +137,12 @@ impl SandboxService for AgentService {
         let Some(LinkRequest { message: Some(link_request::Message::Attach(attach)) }) = first else {
             return Err(Status::invalid_argument("the first request is `attach`"));
         };
-        let Link { connection, fence, is_new, mut attached } = self.shared.attach(&attach)?;
+        let Admitted { connection, fence, settling } = self.shared.attach(&attach)?;
         info!(executor = attach.executor_id, epoch = attach.epoch, connection, "attached");
-        if is_new {
-            // What was received of the executor before, and not begun, is not to be seen yet.
-            let settling: Vec<_> = self.shared.slots.iter().map(SlotHandle::settle).collect();
-            for settled in settling {
-                tokio::select! {
-                    () = settled => {}
-                    () = fence.down.cancelled() => return Err(fence.status()),
-                }
-            }
-        }
-        attached.slots = self.shared.slots.iter().map(SlotHandle::snapshot).collect();
         let shared = self.shared.clone();
         let reading = fence.clone();
-        // Ends with the connection, or when a newer one takes its place.
+        // Ends with the connection, or when a newer one takes its place. It begins before anything is waited for: whoever
+        // goes away meanwhile is gone.
         tokio::spawn(async move {
             tokio::select! {
                 why = shared.read(connection, requests) => reading.lower(why),
@@ -155,6 +150,8 @@ impl SandboxService for AgentService {
             }
             shared.detach(connection);
         });
+        let unsettled = settle(settling).await;
+        let attached = self.shared.attached(connection, &unsettled);
         Ok(Response::new(Body {
             shared: self.shared.clone(),
             connection,
@@ -173,7 +170,7 @@ impl Shared {
     }
 
     /// Lets an executor in: one that knows the token, and is not an earlier one than has been here.
-    fn attach(&self, attach: &Attach) -> Result<Link, Status> {
+    fn attach(&self, attach: &Attach) -> Result<Admitted, Status> {
         if !bool::from(attach.token.as_bytes().ct_eq(self.identity.config.token.as_bytes())) {
             return Err(Status::unauthenticated("this is not the agent's token"));
         }
@@ -197,20 +194,32 @@ impl Shared {
         if newer {
             session.epoch = attach.epoch;
             session.inbox = Inbox::default();
+            session.settled = false;
         }
-        let requests_received = session.inbox.received();
-        session.told.tell(requests_received);
+        // From here on nothing more of an earlier executor is received, and nothing of this one has been.
+        let settling = if session.settled { Vec::new() } else { self.slots.iter().map(SlotHandle::settle).collect() };
         self.attached.send_replace(true);
-        let attached = Attached {
+        Ok(Admitted { connection, fence: session.fence.clone(), settling })
+    }
+
+    /// What a new link is told. `unsettled`: slots that nothing can be said of.
+    fn attached(&self, connection: u64, unsettled: &[usize]) -> Attached {
+        let mut session = self.session();
+        let requests_received = session.inbox.received();
+        if session.connection == connection {
+            session.settled |= unsettled.is_empty();
+            session.told.tell(requests_received);
+        }
+        Attached {
             container_id: self.identity.container.clone(),
             isolation: self.identity.isolation.clone(),
             network_isolated: !self.identity.config.profile.network,
             requests_received,
-            slots: Vec::new(),
-            events_acknowledged,
+            slots: snapshots(&self.slots, &self.events, unsettled),
+            events_acknowledged: self.events.acknowledged(),
             version: PROTOCOL_VERSION,
-        };
-        Ok(Link { connection, fence: session.fence.clone(), is_new: newer, attached })
+            limits: wire::from_limits(&self.identity.limits),
+        }
     }
 
     /// The link is gone; everything goes on without it.
@@ -255,22 +264,15 @@ impl Shared {
     fn receive(&self, connection: u64, requests: Requests) -> Result<bool, Mismatch> {
         let bytes = requests.encoded_len();
         let Requests { first, requests, events_acknowledged } = requests;
-        let (known, urgent) = {
-            let mut session = self.session();
-            if session.connection != connection {
-                return Ok(false);
-            }
-            let known = session.inbox.accept(first, requests.len())?;
-            session.told.received(bytes);
-            (known, session.told.is_urgent(session.inbox.received()))
-        };
-        self.events.acknowledge_each(events_acknowledged, |Event { event }| {
-            if let Some(event::Event::Ended(ended)) = event
-                && let Some(slot) = self.slots.get(ended.slot as usize)
-            {
-                slot.forget(ended.call);
-            }
-        });
+        // Until all of it is with the slots: no other link comes between.
+        let mut session = self.session();
+        if session.connection != connection {
+            return Ok(false);
+        }
+        let known = session.inbox.accept(first, requests.len())?;
+        session.told.received(bytes);
+        let urgent = session.told.is_urgent(session.inbox.received());
+        self.events.acknowledge(events_acknowledged);
         let something = !requests.is_empty();
         for request in requests.into_iter().skip(known).filter_map(|request| request.request) {
             match slot_of(&request) {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::{self, JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,8 @@ use super::{
     call::{Call, Control},
     calls::{Calls, agent_failed},
     files,
-    handle::{Asked, Seen, SlotHandle},
+    gauge::Gauge,
+    handle::{Asked, SlotHandle},
     state::{Holder, State},
     sweeper::Sweeper,
 };
@@ -61,9 +62,10 @@ pub(super) struct Agent {
 pub(super) struct SlotTask {
     index: u32,
     config: SlotConfig,
+    gauge: Gauge,
     agent: Agent,
     requests: mpsc::UnboundedReceiver<Asked>,
-    seen: Arc<Mutex<Seen>>,
+    snapshot: Arc<Mutex<SlotSnapshot>>,
     state: State,
     /// None only where it could not be made.
     slot: Option<Slot>,
@@ -73,16 +75,19 @@ pub(super) struct SlotTask {
     calls: Calls,
 }
 
+type New = (SlotTask, SlotHandle);
+
 impl SlotTask {
     /// Makes the slot and its first runner.
-    pub(super) async fn new(index: u32, config: SlotConfig, agent: Agent) -> Result<(Self, SlotHandle), SlotError> {
-        let (handle, requests, seen) = SlotHandle::new();
+    pub(super) async fn new(index: u32, config: SlotConfig, gauge: Gauge, agent: Agent) -> Result<New, SlotError> {
+        let (handle, requests, snapshot) = SlotHandle::new();
         let mut task = Self {
             index,
             config,
+            gauge,
             agent,
             requests,
-            seen,
+            snapshot,
             state: State::Clean,
             slot: None,
             idle: Vec::new(),
@@ -101,12 +106,7 @@ impl SlotTask {
             tokio::select! {
                 asked = self.requests.recv() => match asked {
                     Some(Asked::Request(request)) => self.on_request(request).await,
-                    Some(Asked::Settle(done)) => {
-                        self.calls.tell_all(|| Control::Anew);
-                        self.picture();
-                        // Whoever asked may be gone.
-                        let _ = done.send(());
-                    }
+                    Some(Asked::Settle(done)) => self.settle(done),
                     None => break,
                 },
                 Some(ended) = self.running.join_next_with_id() => self.on_ended(ended),
@@ -119,6 +119,14 @@ impl SlotTask {
         if let Err(error) = self.clear().await {
             warn!(slot = self.index, error = &error as &dyn Error, "could not end the slot");
         }
+    }
+
+    /// All that was asked before has been dealt with.
+    fn settle(&self, done: oneshot::Sender<()>) {
+        self.calls.tell_all(|| Control::Anew);
+        self.picture();
+        // Whoever asked may be gone.
+        let _ = done.send(());
     }
 
     async fn on_request(&mut self, request: Request) {
@@ -187,6 +195,7 @@ impl SlotTask {
             max_pending_input: max_pending_input as usize,
             arrived,
             events: self.agent.events.clone(),
+            gauge: self.gauge.clone(),
         };
         // Bounded by what may be sent to one call before it has received it.
         let (controls, control) = mpsc::unbounded_channel();
@@ -303,6 +312,7 @@ impl SlotTask {
         }
         let slot = Slot::create(&self.config).await?;
         self.idle.push(slot.runner().await?);
+        self.gauge.renew(&self.config, slot.workspace());
         self.slot = Some(slot);
         Ok(())
     }
@@ -362,8 +372,7 @@ impl SlotTask {
     fn picture(&self) {
         let snapshot = self.state.snapshot(self.calls.numbers());
         let last_event = self.agent.events.last();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.snapshot = SlotSnapshot { last_event, ..snapshot };
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = SlotSnapshot { last_event, ..snapshot };
     }
 }
 

@@ -212,7 +212,8 @@ impl Live {
     }
 
     pub(super) fn grant(&mut self, bytes: u32) {
-        self.credit = self.credit.saturating_add(bytes as usize);
+        // What one executor has sent on may be granted by the next, which has begun with a window of its own.
+        self.credit = self.credit.saturating_add(bytes as usize).min(Self::WINDOW);
         if self.credit > 0 {
             self.starved = None;
         }

@@ -14,7 +14,8 @@ use super::{
 use crate::{
     id::{CallNumber, ContainerId, Generation},
     pb::sandbox::{self as pb, LinkResponse, link_response, sandbox_service_client::SandboxServiceClient},
-    sandbox::PROTOCOL_VERSION,
+    sandbox::{PROTOCOL_VERSION, wire},
+    tool::limit::SlotLimit,
 };
 
 /// For one attempt.
@@ -28,22 +29,39 @@ pub struct Attached {
     pub network_isolated: bool,
     /// How many slots it has.
     pub slots: u32,
-    /// Those of them that an earlier executor has left in use, or in no state to be used.
+    /// Those of them that an earlier executor has left in use, or in no state to be used; by their index.
     pub used: Vec<UsedSlot>,
-    /// It speaks the version of the protocol before this one: it is to be given nothing new.
+    /// It speaks the version of the protocol before this one. One that an earlier executor has left is to be given
+    /// nothing new.
     pub is_old: bool,
+    /// What it says of the calls in its slots is all there is: no other can have run, and not been heard of.
+    pub is_exact: bool,
+    /// Of each of its slots.
+    pub limits: Vec<SlotLimit>,
 }
 
 /// A slot as an earlier executor has left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsedSlot {
     pub slot: u32,
-    /// Assigned, and its processes live: to whom. None if it is in another state.
-    pub owner: Option<String>,
+    /// To whom it is assigned; or, if it is not or its processes are dead, what became of it.
+    pub owner: Result<String, &'static str>,
     pub generation: Generation,
-    /// Calls that it was given, each of which runs or will, or ends again for this executor.
+    /// Calls that its owner has given it, each of which runs, or whose end is told (again) to this executor.
     pub calls: BTreeSet<CallNumber>,
 }
+
+/// What a slot's first events are to an executor that comes after others.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Horizon {
+    /// Events of the slot up to this number are about others than its present owner.
+    pub(super) of_others: u64,
+    /// What events up to this number say of the slot itself is nothing new.
+    pub(super) known: u64,
+}
+
+/// The first version of the protocol whose agents tell all of what they have been asked.
+const EXACT: u32 = 1;
 
 /// Why a link was not made.
 #[derive(Debug, thiserror::Error)]
@@ -93,8 +111,8 @@ pub(super) struct Attachment {
     pub(super) attached: Attached,
     pub(super) requests_received: u64,
     pub(super) events_acknowledged: u64,
-    /// Of each slot: what the event with this number, and those before it, say of the slot itself is nothing new.
-    pub(super) known_through: Vec<u64>,
+    /// Of each slot.
+    pub(super) horizons: Vec<Horizon>,
     pub(super) responses: Streaming<LinkResponse>,
 }
 
@@ -126,19 +144,21 @@ pub(super) async fn attach(
         if attached.container_id != container.as_str() {
             return Err(ConnectError::Another(attached.container_id));
         }
-        if attached.version.abs_diff(PROTOCOL_VERSION) > 1 || attached.version > PROTOCOL_VERSION {
+        if !(PROTOCOL_VERSION - 1..=PROTOCOL_VERSION).contains(&attached.version) {
             return Err(ConnectError::Version(attached.version));
         }
         let slots = u32::try_from(attached.slots.len()).map_err(|_| ConnectError::Senseless("too many slots"))?;
         let used = (0..).zip(&attached.slots).filter(|(_, slot)| slot.state() != pb::SlotState::Clean);
         Ok(Attachment {
-            known_through: attached.slots.iter().map(|slot| slot.last_event).collect(),
+            horizons: attached.slots.iter().map(horizon).collect(),
             attached: Attached {
                 used: used.map(|(index, slot)| used_slot(index, slot)).collect(),
                 is_old: attached.version < PROTOCOL_VERSION,
+                is_exact: attached.version >= EXACT,
                 isolation: attached.isolation,
                 network_isolated: attached.network_isolated,
                 slots,
+                limits: wire::to_limits(attached.limits),
             },
             requests_received: attached.requests_received,
             events_acknowledged: attached.events_acknowledged,
@@ -151,10 +171,23 @@ pub(super) async fn attach(
 fn used_slot(index: u32, slot: &pb::SlotSnapshot) -> UsedSlot {
     UsedSlot {
         slot: index,
-        owner: (slot.state() == pb::SlotState::Assigned).then(|| slot.owner.clone()),
+        owner: match slot.state() {
+            pb::SlotState::Assigned => Ok(slot.owner.clone()),
+            pb::SlotState::Lost => Err("the slot's processes have died"),
+            pb::SlotState::Kept => Err("the slot was given back"),
+            pb::SlotState::Quarantined => Err("the slot could not be emptied"),
+            pb::SlotState::Resetting => {
+                Err("the slot does not answer in time: it is busy with what it was asked before")
+            }
+            pb::SlotState::Clean | pb::SlotState::Unspecified => Err("the slot is nobody's"),
+        },
         generation: Generation(slot.generation),
-        calls: slot.calls.iter().chain(&slot.running_calls).map(|call| CallNumber(*call)).collect(),
+        calls: slot.ended_calls.iter().chain(&slot.running_calls).map(|call| CallNumber(*call)).collect(),
     }
+}
+
+fn horizon(slot: &pb::SlotSnapshot) -> Horizon {
+    Horizon { of_others: slot.events_of_others, known: slot.last_event }
 }
 
 async fn channel(endpoint: &Endpoint) -> Result<transport::Channel, ConnectError> {

@@ -76,7 +76,7 @@ impl Keeper {
     pub(super) async fn begin(&mut self, deadline: Instant) -> Result<Attachment, ConnectError> {
         let mut last = ConnectError::Silent;
         let mut delay = BACKOFF;
-        let attachment = loop {
+        let mut attachment = loop {
             match timeout_at(deadline, self.attach()).await {
                 Ok(Ok(attachment)) => break attachment,
                 Ok(Err(error)) if error.is_final() => return Err(error),
@@ -97,7 +97,7 @@ impl Keeper {
         // What an earlier executor has dealt with is none of this one's business.
         self.inbox = Inbox::after(attachment.events_acknowledged);
         self.shared.conversation.join_after(attachment.events_acknowledged);
-        self.shared.has_slots(attachment.known_through.clone());
+        self.shared.has_slots(std::mem::take(&mut attachment.horizons));
         Ok(attachment)
     }
 
@@ -228,12 +228,13 @@ impl Keeper {
     }
 
     fn route_one(&self, number: u64, event: event::Event) {
+        // What nobody is told is dealt with by this.
         let receipt = Receipt::new(number, self.shared.conversation.clone());
         match event {
             event::Event::Output(output) => {
                 let call = CallNumber(output.call);
                 let (stderr, offset, data) = (output.is_stderr, output.offset, output.data);
-                self.shared.tell(output.slot, SlotEvent::Output { call, stderr, offset, data });
+                self.shared.tell(output.slot, number, SlotEvent::Output { call, stderr, offset, data });
             }
             event::Event::Ended(ended) => {
                 let (slot, call) = (ended.slot, CallNumber(ended.call));
@@ -241,7 +242,7 @@ impl Keeper {
                     end: End::AgentFailed { cause: error.to_string(), executed: Executed::Unknown },
                     phases: Phases::default(),
                 });
-                self.shared.tell(slot, SlotEvent::Ended { call, ending, receipt });
+                self.shared.tell(slot, number, SlotEvent::Ended { call, ending, receipt });
             }
             // An earlier executor was to hear this; this one knows what became of it since.
             event::Event::Ready(SlotReady { slot, .. })
@@ -251,8 +252,8 @@ impl Keeper {
             event::Event::Ready(ready) if ready.released => {
                 self.watch(LinkEvent::SlotReady { slot: ready.slot, kept: ready.kept });
             }
-            event::Event::Ready(ready) => self.shared.tell(ready.slot, SlotEvent::Reset),
-            event::Event::Lost(lost) => self.shared.tell(lost.slot, SlotEvent::SlotLost { cause: lost.cause }),
+            event::Event::Ready(ready) => self.shared.tell(ready.slot, number, SlotEvent::Reset),
+            event::Event::Lost(lost) => self.shared.tell(lost.slot, number, SlotEvent::SlotLost { cause: lost.cause }),
             event::Event::Quarantined(quarantined) => {
                 self.watch(LinkEvent::SlotQuarantined { slot: quarantined.slot, cause: quarantined.cause });
             }

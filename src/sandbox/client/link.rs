@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Attached, ConnectError, Endpoint, LinkOptions,
+    attach::Horizon,
     keeper::Keeper,
     outgoing::Conversation,
     slot::{SlotEvent, SlotHandle},
@@ -39,7 +40,7 @@ pub struct Held {
 pub struct Connected {
     pub link: Link,
     pub attached: Attached,
-    /// For each that was wanted, in order; or why it is not to be had.
+    /// For each that was wanted, in order; or why it cannot be had.
     pub held: Vec<Result<Held, &'static str>>,
     /// Of the container as a whole.
     pub events: mpsc::UnboundedReceiver<LinkEvent>,
@@ -75,8 +76,7 @@ pub(super) struct Shared {
 
 #[derive(Default)]
 struct Slots {
-    /// Events of a slot up to this number were for an earlier executor.
-    known_through: Vec<u64>,
+    horizons: Vec<Horizon>,
     holders: Vec<Option<mpsc::UnboundedSender<SlotEvent>>>,
     lost: Option<Arc<Evidence>>,
 }
@@ -134,8 +134,10 @@ impl Link {
         self.shared.conversation.ask(Request::Release(ReleaseSlot { slot, keep }));
     }
 
-    /// The link ends, and nobody is told: whatever is there goes on for an executor to come.
+    /// The link ends, and nobody is told: whatever is there goes on for an executor to come. It hears of every event
+    /// that has not been dealt with by now, whatever becomes of the receipts.
     pub fn leave(&self) {
+        self.shared.conversation.seal();
         self.shared.ended.cancel();
     }
 
@@ -180,40 +182,43 @@ impl Shared {
     }
 
     /// The agent has as many, none of which has a holder here.
-    pub(super) fn has_slots(&self, known_through: Vec<u64>) {
+    pub(super) fn has_slots(&self, horizons: Vec<Horizon>) {
         let mut slots = self.slots();
-        slots.holders = known_through.iter().map(|_| None).collect();
-        slots.known_through = known_through;
+        slots.holders = horizons.iter().map(|_| None).collect();
+        slots.horizons = horizons;
     }
 
     /// What this event says of the slot itself is nothing new.
     pub(super) fn is_known(&self, slot: u32, event: u64) -> bool {
-        self.slots().known_through.get(slot as usize).is_some_and(|through| event <= *through)
+        self.slots().horizons.get(slot as usize).is_some_and(|horizon| event <= horizon.known)
     }
 
     fn hold(&self, wanted: &Wanted, attached: &Attached) -> Result<Held, &'static str> {
-        let used = attached.used.iter().find(|used| used.slot == wanted.slot);
-        let used = used.ok_or("the slot is nobody's any more")?;
-        match &used.owner {
-            Some(owner) if *owner == wanted.owner.to_string() => {}
-            Some(_) => return Err("the slot is another trajectory's"),
-            None => return Err("the slot's processes have died"),
+        let used = attached.used.binary_search_by_key(&wanted.slot, |used| used.slot);
+        let used = &attached.used[used.map_err(|_| "the slot is nobody's any more")?];
+        if *used.owner.as_ref().map_err(|became| *became)? != wanted.owner.to_string() {
+            return Err("the slot is another trajectory's");
         }
         if used.generation != wanted.generation {
             return Err("the slot has another workspace");
         }
-        // Bounded by the calls that run and by their windows of live output.
-        let (sender, events) = mpsc::unbounded_channel();
         let mut slots = self.slots();
         let holder = slots.holders.get_mut(wanted.slot as usize).ok_or("there is no such slot")?;
-        if holder.replace(sender).is_some() {
+        if holder.is_some() {
             return Err("the slot is wanted twice");
         }
+        // Bounded by the calls that run and by their windows of live output.
+        let (sender, events) = mpsc::unbounded_channel();
+        *holder = Some(sender);
         Ok(Held { slot: SlotHandle::new(wanted.slot, self.conversation.clone(), events), calls: used.calls.clone() })
     }
 
-    pub(super) fn tell(&self, slot: u32, event: SlotEvent) {
-        if let Some(Some(holder)) = self.slots().holders.get(slot as usize) {
+    /// `number`: the event's. One that is about somebody else is told to nobody.
+    pub(super) fn tell(&self, slot: u32, number: u64, event: SlotEvent) {
+        let slots = self.slots();
+        if let Some(Some(holder)) = slots.holders.get(slot as usize)
+            && slots.horizons.get(slot as usize).is_none_or(|horizon| number > horizon.of_others)
+        {
             // A holder that is gone needs no telling.
             let _ = holder.send(event);
         }

@@ -28,6 +28,8 @@ pub(super) struct Conversation {
 struct Events {
     dealt: Dealt,
     told: Told,
+    /// No more of them are dealt with.
+    sealed: bool,
 }
 
 impl Conversation {
@@ -41,7 +43,7 @@ impl Conversation {
 
     /// Events up to this number were another executor's.
     pub(super) fn join_after(&self, event: u64) {
-        *self.events() = Events { dealt: Dealt::after(event), told: Told::default() };
+        *self.events() = Events { dealt: Dealt::after(event), ..Events::default() };
     }
 
     /// The number of the request.
@@ -54,9 +56,18 @@ impl Conversation {
         self.events().told.received(bytes);
     }
 
+    /// Nothing more is said on any connection, and what has not been dealt with by now never is.
+    pub(super) fn seal(&self) {
+        self.events().sealed = true;
+        self.requests.close();
+    }
+
     pub(super) fn deal_with(&self, event: u64) {
         let urgent = {
             let mut events = self.events();
+            if events.sealed {
+                return;
+            }
             events.dealt.with(event);
             events.told.is_urgent(events.dealt.through())
         };

@@ -9,7 +9,7 @@ fn a_batch_is_bounded_by_count_and_size() {
     assert_eq!(outbox.take(2, 100, |_| 1), (1, vec![1, 2]));
     assert_eq!(outbox.take(9, 3, |_| 2), (3, vec![3]));
     assert_eq!(outbox.take(9, 1, |_| 50), (4, vec![4]));
-    drop(outbox.acknowledge(2));
+    outbox.acknowledge(2);
     assert_eq!(outbox.resume_after(2), Ok(()));
     assert_eq!(outbox.take(9, 100, |_| 1), (3, vec![3, 4, 5]));
     assert_eq!(outbox.waiting(), 0);
@@ -21,7 +21,7 @@ fn another_conversation_is_noticed() {
     (1..=3).for_each(|n| {
         outbox.push(n);
     });
-    drop(outbox.acknowledge(2));
+    outbox.acknowledge(2);
     let forgotten = |received| Err(Mismatch::Forgotten { received, acknowledged: 2, sent: 3 });
     assert_eq!(outbox.resume_after(1), forgotten(1));
     assert_eq!(outbox.resume_after(4), forgotten(4));
@@ -136,7 +136,7 @@ impl Direction {
             Step::Acknowledge => self.back.push_back(self.dealt.through()),
             Step::HearAcknowledgement => {
                 if let Some(through) = self.back.pop_front() {
-                    drop(self.outbox().acknowledge(through));
+                    self.outbox().acknowledge(through);
                 }
             }
             Step::Cut => {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Isolation, helper};
+use super::{Isolation, helper, limits::Limits};
 
 /// Where the workspace is, as the slot sees it.
 pub(super) const WORKSPACE: &str = "/workspace";
@@ -39,8 +39,14 @@ pub struct SlotConfig {
     pub tmp_bytes: u64,
     /// Of each process (RLIMIT_NOFILE).
     pub max_open_files: u64,
-    /// Of the slot's user (RLIMIT_NPROC). Not applied without `host_id`: the agent's own processes would count.
+    /// Of the slot's user (RLIMIT_NPROC). Without `host_id` the kernel may count the agent's own processes, too: see
+    /// [`super::Enforcement`].
     pub max_processes: Option<u64>,
+    /// Of each process (RLIMIT_DATA).
+    pub process_memory_bytes: Option<u64>,
+    pub limits: Limits,
+    /// Each is told the number of the slot's first process: that is how a slot comes into its control groups.
+    pub entrances: Vec<PathBuf>,
     /// This program: its `main` must begin with [`super::stage`].
     pub program: PathBuf,
 }
@@ -61,6 +67,9 @@ impl SlotConfig {
             tmp_bytes: 512 << 20,
             max_open_files: 4096,
             max_processes: None,
+            process_memory_bytes: None,
+            limits: Limits::default(),
+            entrances: Vec::new(),
             program: helper::THIS_PROGRAM.into(),
         }
     }

@@ -79,9 +79,10 @@ pub enum Step {
     LayerWorkspace = 32,
     WritableRoot = 33,
     MapOwners = 34,
+    Verify = 35,
+    EnterCgroups = 36,
     OpenWay = 50,
     ScopeSignals = 51,
-    Verify = 35,
 }
 
 impl fmt::Display for Step {
@@ -120,6 +121,7 @@ impl fmt::Display for Step {
             Self::Hide => "hide what the slot is not to see",
             Self::LayerWorkspace => "mount the workspace over its source",
             Self::WritableRoot => "make what the slot sees writable",
+            Self::EnterCgroups => "enter the slot's control groups",
             Self::MapOwners => "map the owners of what the slot sees",
             Self::OpenWay => "let the slot's user through to its workspace",
             Self::ScopeSignals => "enter a Landlock domain that confines signals",

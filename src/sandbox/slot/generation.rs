@@ -28,6 +28,8 @@ use super::{
 pub(super) const WORKSPACE: &str = "workspace";
 pub(super) const CHANGES: &str = "changes";
 pub(super) const TMP: &str = "tmp";
+/// What a generation writes is in these of the slot's directory.
+pub const GENERATION: [&str; 3] = [WORKSPACE, CHANGES, TMP];
 
 /// See the module.
 pub(super) struct Generation {
@@ -121,18 +123,26 @@ pub(super) fn prepare_plain(config: &SlotConfig) -> Result<Plain, SlotError> {
         Ok::<_, io::Error>(directory)
     };
     let directory = make().at_the(Step::PrepareDirectory, config.directory.display())?;
-    if config.host_id.is_some() {
+    if let Some(id) = config.host_id {
+        open_to(&directory, id).at_the(Step::OpenWay, directory.display())?;
         open_way(&directory, &config.hidden)?;
     }
     Ok(Plain { workspace: directory.join(WORKSPACE), tmp: directory.join(TMP) })
 }
 
-/// Lets everybody pass through the directories on the way to the slot's, as far as they are this program's own: those
-/// that no slot may see. Nobody is let look into them. The others must be so already.
+/// Lets the slot's user, and no other slot's, pass through the slot's directory: of what is in it, its user may have
+/// opened all to everybody, and Landlock does not govern who connects to a socket, or watches or looks at a file.
+fn open_to(directory: &Path, user: u32) -> io::Result<()> {
+    chown(directory, None, Some(user))?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o710))
+}
+
+/// Lets everybody pass through the directories above the slot's, as far as they are this program's own: those that no
+/// slot may see. Nobody is let look into them. The others must be so already.
 fn open_way(directory: &Path, own: &[PathBuf]) -> Result<(), SlotError> {
     let own: Vec<PathBuf> = own.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
     let holder = directory.parent();
-    let is_own = |path: &Path| path == directory || Some(path) == holder || own.iter().any(|own| path.starts_with(own));
+    let is_own = |path: &Path| Some(path) == holder || own.iter().any(|own| path.starts_with(own));
     let open = |path: &Path| {
         let mode = fs::metadata(path)?.permissions().mode();
         match mode & 0o001 != 0 {
@@ -141,7 +151,7 @@ fn open_way(directory: &Path, own: &[PathBuf]) -> Result<(), SlotError> {
             false => Err(rustix::io::Errno::ACCESS.into()),
         }
     };
-    directory.ancestors().try_for_each(|path| open(path).at_the(Step::OpenWay, path.display()))
+    directory.ancestors().skip(1).try_for_each(|path| open(path).at_the(Step::OpenWay, path.display()))
 }
 
 /// Makes directories that nobody but the slot's user (and root) can enter.

@@ -1,9 +1,9 @@
 //! The agent's side of the process that holds a slot together: its keeper, or its warden.
 
 use std::{
-    io,
+    fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -48,17 +48,22 @@ impl Keeper {
         Ok(Self { pidfd: watch(pidfd)?, reaped: false, end: End::Kill })
     }
 
-    /// One without; `control` is this process's end of its socket.
+    /// One without; `control` is this process's end of its socket, and `entrances` those of the slot's control groups.
     pub(super) fn start_warden(
         program: &Path,
         workspace: &Path,
         user: Option<u32>,
+        entrances: &[PathBuf],
         control: OwnedFd,
         socket: OwnedFd,
     ) -> io::Result<Self> {
         let mut process = helper::command(program, "warden", socket).current_dir(workspace).spawn()?;
-        let pidfd = rustix::process::pidfd_open(Pid::from_child(&process), PidfdFlags::empty());
-        match pidfd.map_err(io::Error::from).and_then(watch) {
+        let pid = process.id().to_string();
+        // It waits for a word, and has started nothing yet.
+        let entered = entrances.iter().try_for_each(|entrance| fs::write(entrance, &pid));
+        let pidfd =
+            entered.and_then(|()| Ok(rustix::process::pidfd_open(Pid::from_child(&process), PidfdFlags::empty())?));
+        match pidfd.and_then(watch) {
             Ok(pidfd) => Ok(Self { pidfd, reaped: false, end: End::Leave { control, user } }),
             Err(error) => {
                 let _ = process.kill();

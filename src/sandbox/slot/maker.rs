@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     process::Child,
     time::Duration,
 };
@@ -76,6 +76,17 @@ impl Maker {
         let user_namespace = fs::File::open(format!("/proc/{}/ns/user", self.process.id()))?;
         sys::map_owners(image.as_fd(), user_namespace.as_fd())?;
         Ok(image)
+    }
+
+    /// Brings it into the slot's control groups, and with it all that it starts. The kernel may take some
+    /// hundredths of a second: it waits until no process anywhere is just being made.
+    pub(super) async fn enter(&self, entrances: &[PathBuf]) -> io::Result<()> {
+        if entrances.is_empty() {
+            return Ok(());
+        }
+        let (entrances, pid) = (entrances.to_vec(), self.process.id().to_string());
+        let entering = move || entrances.iter().try_for_each(|entrance| fs::write(entrance, &pid));
+        tokio::task::spawn_blocking(entering).await?
     }
 
     pub(super) async fn end(&mut self) -> io::Result<()> {

@@ -28,6 +28,7 @@
 
 use std::process::ExitCode;
 
+mod cgroup;
 mod config;
 mod copy;
 mod error;
@@ -37,6 +38,7 @@ mod ids;
 mod image;
 mod keeper;
 mod leftovers;
+mod limits;
 mod maker;
 mod probe;
 mod remedies;
@@ -50,12 +52,17 @@ mod wire;
 mod workspace;
 
 pub use crate::tool::Isolation;
+pub use cgroup::{Cgroups, Controller, Counters, SlotCgroup, Version, sweep_cgroups};
 pub use config::{SlotConfig, View};
 pub use error::{SlotError, Step};
+pub use generation::GENERATION;
 pub use ids::{can_assign_ids, have_processes};
 pub use keeper::DEATH;
+pub use limits::{
+    CPU_TIME, Enforcement, FILE_SIZE, Limits, MEMORY, PROCESSES, Storage, WORKSPACE_INODES, WORKSPACE_SIZE,
+};
 pub use probe::{Unavailable, probe};
-pub use runner::{Runner, RunnerEnd, Stdio};
+pub use runner::{LimitHit, Runner, RunnerEnd, Stdio};
 pub use slot::Slot;
 pub use trash::{delete_one, empty_trash, old_workspaces, prepare_trash, trash_beside};
 pub use workspace::Workspace;

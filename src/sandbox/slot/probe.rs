@@ -9,6 +9,7 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener},
     },
+    path::Path,
     time::Duration,
 };
 
@@ -88,10 +89,7 @@ impl std::error::Error for Unavailable {}
 /// What is missing, and what to do about it; or that the best is below `minimum`.
 pub async fn probe(config: &SlotConfig, minimum: Isolation) -> Result<Isolation, Unavailable> {
     let (tried, found) = descend(config).await;
-    // Leftovers are no failure: the directory's owner clears it anyway.
-    let _ = empty_trash(&config.directory);
-    let _ = empty_trash(&trash_beside(&config.directory));
-    let _ = fs::remove_dir(&config.directory);
+    clear(&config.directory);
     match found {
         Some(level) if level <= minimum => Ok(level),
         _ => Err(unavailable(minimum, tried, found, config)),
@@ -157,6 +155,13 @@ fn is_refusal(problem: &Problem) -> bool {
         Problem::NotIsolated(_) => true,
         Problem::Slot(_) | Problem::Command(_) | Problem::TimedOut => false,
     }
+}
+
+/// Removes a throw-away slot's directory. Leftovers are no failure: the directory's owner clears it anyway.
+pub(super) fn clear(directory: &Path) {
+    let _ = empty_trash(directory);
+    let _ = empty_trash(&trash_beside(directory));
+    let _ = fs::remove_dir(directory);
 }
 
 /// The kernel refuses a /proc of one's own to whoever has only a masked one.
@@ -245,7 +250,7 @@ impl Drop for Bait {
 }
 
 /// Runs a program of few words: they must fit the pipe.
-async fn run(runner: &mut Runner, program: Program) -> Result<(Exit, String), Problem> {
+pub(super) async fn run(runner: &mut Runner, program: Program) -> Result<(Exit, String), Problem> {
     let (mut read, write) = io::pipe().at(Step::StartCall)?;
     let stdio = Stdio { stdin: None, stderr: write.try_clone().at(Step::StartCall)?.into(), stdout: write.into() };
     runner.start(&Process { program, ..Process::default() }, stdio)?;

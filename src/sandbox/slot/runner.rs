@@ -42,7 +42,22 @@ pub enum RunnerEnd {
         usage: Usage,
         /// From the start of the process until its own end.
         execution: Duration,
+        /// That its runner has seen it run into.
+        limit: Option<LimitHit>,
+        /// To file systems on disks, in bytes; what was preallocated or never reached a page is not in it.
+        written: u64,
     },
+}
+
+/// A limit that a runner sees a call run into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitHit {
+    /// All of its processes together have used as much, or more.
+    CpuTime,
+    /// Its slot could make no process more.
+    Processes,
+    /// Its process was ended for a file as large.
+    FileSize,
 }
 
 /// Runs calls in its slot, one at a time. Dropping it ends the call that runs.
@@ -136,6 +151,13 @@ impl Runner {
                     max_rss_bytes: ended.max_rss_bytes,
                 },
                 execution: Duration::from_micros(ended.execution_us),
+                written: ended.written_bytes,
+                limit: match ended.limit() {
+                    wire::LimitHit::None => None,
+                    wire::LimitHit::CpuTime => Some(LimitHit::CpuTime),
+                    wire::LimitHit::Processes => Some(LimitHit::Processes),
+                    wire::LimitHit::FileSize => Some(LimitHit::FileSize),
+                },
             }),
             ReplyKind::Ready(_) | ReplyKind::Failed(_) => Err(SlotError::Senseless("runner")),
         }

@@ -13,7 +13,7 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 
 use super::{
-    Isolation, Runner, SlotConfig, View, Workspace,
+    Isolation, Runner, SlotConfig, Storage, View, Workspace,
     error::{At as _, SlotError, Step},
     generation::{self, Generation, Means, Root},
     ids::{own_uid, root_is_the_hosts},
@@ -21,7 +21,7 @@ use super::{
     maker::Maker,
     socket::Socket,
     trash,
-    wire::{KeeperSpec, Nothing, Proc, RunnerSpec, Shown, SlotSpec, WardenSpec},
+    wire::{KeeperSpec, Nothing, Proc, RunnerSpec, Shown, Size, SlotSpec, WardenSpec},
 };
 
 /// An isolated workspace and process tree, with its keeper running. Dropping it ends its processes, but leaves the
@@ -109,6 +109,7 @@ async fn make(config: SlotConfig) -> Result<Slot, SlotError> {
 async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, SlotError> {
     let (control, theirs) = Socket::pair().at(Step::StartMaker)?;
     let mut maker = Maker::start(&config.program, &generation.workspace, theirs).at(Step::StartMaker)?;
+    maker.enter(&config.entrances).await.at(Step::EnterCgroups)?;
     let spec = slot_spec(config, generation).at_the(Step::PrepareDirectory, config.directory.display())?;
     control.tell("maker", &spec, &[])?;
     maker.ready(&control).await?;
@@ -142,8 +143,11 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
 }
 
 async fn make_without_namespaces(config: &SlotConfig) -> Result<Slot, SlotError> {
-    let needs_mounts =
-        [("workspace_source", config.workspace_source.is_some()), ("a writable root", config.writable_root)];
+    let needs_mounts = [
+        ("workspace_source", config.workspace_source.is_some()),
+        ("a writable root", config.writable_root),
+        ("a workspace in memory", config.limits.workspace == Storage::Tmpfs),
+    ];
     if let Some((what, _)) = needs_mounts.iter().find(|(_, wanted)| *wanted) {
         return Err(SlotError::NeedsMounts(what));
     }
@@ -152,8 +156,8 @@ async fn make_without_namespaces(config: &SlotConfig) -> Result<Slot, SlotError>
         .at_the(Step::PrepareDirectory, workspace.display())?;
     let (control, theirs) = Socket::pair().at(Step::StartKeeper)?;
     let ours = control.try_clone().at(Step::StartKeeper)?;
-    let keeper =
-        Keeper::start_warden(&config.program, &workspace, config.host_id, ours, theirs).at(Step::StartKeeper)?;
+    let keeper = Keeper::start_warden(&config.program, &workspace, config.host_id, &config.entrances, ours, theirs)
+        .at(Step::StartKeeper)?;
     control.tell("warden", &WardenSpec { user: config.host_id }, &[])?;
     control.ready("warden").await?;
     let shown = Shown {
@@ -172,7 +176,10 @@ async fn make_without_namespaces(config: &SlotConfig) -> Result<Slot, SlotError>
 fn limits(config: &SlotConfig) -> RunnerSpec {
     RunnerSpec {
         max_open_files: config.max_open_files,
-        max_processes: config.max_processes.filter(|_| config.host_id.is_some()),
+        max_processes: config.max_processes,
+        cpu_time_us: config.limits.cpu_time.map(|time| time.as_micros() as u64),
+        file_bytes: config.limits.file_bytes,
+        memory_bytes: config.process_memory_bytes,
         ..RunnerSpec::default()
     }
 }
@@ -193,6 +200,10 @@ fn slot_spec(config: &SlotConfig, generation: &Generation) -> io::Result<SlotSpe
             Root::Nothing | Root::Image => None,
         },
         owner: config.host_id.filter(|_| config.isolation == Isolation::L1B),
+        workspace_in_memory: (config.limits.workspace == Storage::Tmpfs).then(|| Size {
+            bytes: config.limits.workspace_bytes.unwrap_or_default(),
+            inodes: config.limits.workspace_inodes.unwrap_or_default(),
+        }),
     })
 }
 

@@ -86,6 +86,8 @@ pub(super) struct Reaped {
     pub(super) user_cpu: Duration,
     pub(super) system_cpu: Duration,
     pub(super) max_rss_bytes: u64,
+    /// To file systems on disks.
+    pub(super) written_bytes: u64,
 }
 
 /// Reaps any one child; `None` when none is left, or, without `block`, when none has ended.
@@ -103,6 +105,7 @@ pub(super) fn reap(block: bool) -> Option<Reaped> {
                 user_cpu: duration(usage.ru_utime),
                 system_cpu: duration(usage.ru_stime),
                 max_rss_bytes: (usage.ru_maxrss as u64).saturating_mul(1024),
+                written_bytes: (usage.ru_oublock as u64).saturating_mul(512),
             }),
             0 => None,
             _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => continue,

@@ -24,8 +24,7 @@ pub fn trash_beside(directory: &Path) -> PathBuf {
 
 /// Moves what a generation of the slot has left, if there is anything, to the trash.
 pub(super) fn retire(directory: &Path) -> io::Result<()> {
-    let names = [generation::WORKSPACE, generation::CHANGES, generation::TMP];
-    names.iter().try_for_each(|name| discard(directory, &directory.join(name)))
+    generation::GENERATION.iter().try_for_each(|name| discard(directory, &directory.join(name)))
 }
 
 /// Moves a directory of the slot that lives in `directory`, if it is there, to the trash.

@@ -73,6 +73,18 @@ pub(super) struct SlotSpec {
     /// There is no user namespace: what is made for the slot's user is given to this one.
     #[prost(uint32, optional, tag = "20")]
     pub(super) owner: Option<u32>,
+    /// The workspace is in memory, and this its size.
+    #[prost(message, optional, tag = "10")]
+    pub(super) workspace_in_memory: Option<Size>,
+}
+
+/// Of a file system in memory; 0 is what the kernel gives.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Size {
+    #[prost(uint64, tag = "1")]
+    pub(super) bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) inodes: u64,
 }
 
 /// To the keeper, once it is alone.
@@ -126,6 +138,15 @@ pub(super) struct RunnerSpec {
     /// There are no namespaces at all.
     #[prost(message, optional, tag = "21")]
     pub(super) shown: Option<Shown>,
+    /// Of all processes of a call.
+    #[prost(uint64, optional, tag = "5")]
+    pub(super) cpu_time_us: Option<u64>,
+    /// Of a file.
+    #[prost(uint64, optional, tag = "6")]
+    pub(super) file_bytes: Option<u64>,
+    /// Of each process.
+    #[prost(uint64, optional, tag = "7")]
+    pub(super) memory_bytes: Option<u64>,
 }
 
 /// What calls without namespaces see and may use of the machine. All paths are absolute, and the machine's.
@@ -262,6 +283,21 @@ pub(super) struct Ended {
     /// From the start until the process itself had ended.
     #[prost(uint64, tag = "5")]
     pub(super) execution_us: u64,
+    /// The limit that the call ran into, as far as the runner sees.
+    #[prost(enumeration = "LimitHit", tag = "6")]
+    pub(super) limit: i32,
+    /// To file systems on disks.
+    #[prost(uint64, tag = "7")]
+    pub(super) written_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub(super) enum LimitHit {
+    None = 0,
+    CpuTime = 1,
+    Processes = 2,
+    FileSize = 3,
 }
 
 impl From<RequestKind> for Request {

@@ -93,6 +93,12 @@ impl Workspace {
         Ok(content.len() as u64)
     }
 
+    /// What the file system that the workspace is in has left, in bytes and files.
+    pub fn room(&self) -> io::Result<(u64, u64)> {
+        let room = rustix::fs::fstatvfs(&self.directory)?;
+        Ok((room.f_bavail * room.f_frsize, room.f_favail))
+    }
+
     /// The file, and how large it is.
     fn open_regular(&self, path: &Path, flags: OFlags) -> Result<(File, u64), FileFailure> {
         // Not waiting for the other end of a FIFO, not taking a terminal.

@@ -10,6 +10,8 @@
 //!                       '-------------- the same owner -'
 //!
 //! any of them, when the agent says that it cannot be used any more: Quarantined, for good
+//!
+//! of a container that was taken over: Left, and from there Leased, if its owner claims it, or Clean
 //! ```
 
 use std::time::Instant;
@@ -29,6 +31,8 @@ pub(super) enum Slot {
         kept: bool,
     },
     Wiping,
+    /// As an earlier executor has left it: being wiped, unless its owner claims it.
+    Left,
     /// The agent ends what ran and leaves the files; for nobody, if the owner went elsewhere meanwhile.
     Keeping(Option<OwnerId>),
     Kept(OwnerId),
@@ -62,7 +66,7 @@ impl SlotCounts {
         match slot {
             Slot::Clean => &mut self.clean,
             Slot::Leased { .. } => &mut self.leased,
-            Slot::Wiping | Slot::Keeping(_) => &mut self.resetting,
+            Slot::Wiping | Slot::Left | Slot::Keeping(_) => &mut self.resetting,
             Slot::Kept(_) => &mut self.kept,
             Slot::Quarantined => &mut self.quarantined,
         }
@@ -213,13 +217,13 @@ impl Containers {
         self.key(index)
     }
 
-    /// A starting one has its slots, all clean.
-    pub(super) fn make_ready(&mut self, key: ContainerKey, slots: u32, now: Instant) {
+    /// A starting one has its slots, all of which are like this one.
+    pub(super) fn make_ready(&mut self, key: ContainerKey, slots: u32, slot: Slot, now: Instant) {
         let container = &mut self.table[key.index as usize];
         let next = |index| if index + 1 < slots { index + 1 } else { NO_SLOT };
-        container.slots = (0..slots).map(|index| Row { slot: Slot::Clean, next_clean: next(index) }).collect();
-        container.first_clean = if slots > 0 { 0 } else { NO_SLOT };
-        container.counts.clean = slots;
+        container.slots = (0..slots).map(|index| Row { slot, next_clean: next(index) }).collect();
+        container.first_clean = if slots > 0 && slot == Slot::Clean { 0 } else { NO_SLOT };
+        *container.counts.of(slot) = slots;
         (container.ready_at, container.idle_since) = (now, now);
         self.move_to(key.index, Some(ContainerState::Ready));
     }

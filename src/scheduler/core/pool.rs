@@ -16,8 +16,6 @@ pub(super) struct Pool {
     key: PoolKey,
     rules: PoolConfig,
     pub(super) containers: Containers,
-    /// Of containers that start.
-    reclaimed: Vec<(SlotKey, OwnerId)>,
     backoff: Backoff,
     /// The last start failed, and none has succeeded since.
     start_failed: bool,
@@ -27,15 +25,7 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn new(key: PoolKey, rules: PoolConfig) -> Self {
         let containers = Containers::new(key);
-        Self {
-            key,
-            rules,
-            containers,
-            reclaimed: Vec::new(),
-            backoff: Backoff::default(),
-            start_failed: false,
-            closed: false,
-        }
+        Self { key, rules, containers, backoff: Backoff::default(), start_failed: false, closed: false }
     }
 
     pub(super) fn acquire(&mut self, owner: OwnerId, turn: &mut Turn<'_>) {
@@ -86,6 +76,19 @@ impl Pool {
         turn.effects.push(Effect::Grant { owner, slot, kept });
     }
 
+    pub(super) fn reclaim(&mut self, slot: SlotKey, owner: OwnerId, turn: &mut Turn<'_>) {
+        let serves = [Some(ContainerState::Ready), Some(ContainerState::Draining)];
+        if self.containers.slot(slot) == Some(Slot::Left)
+            && serves.contains(&self.containers.state(slot.container))
+            && turn.owners.place(owner) == Place::Out
+            && turn.owners.kept(owner).is_none()
+        {
+            turn.owners.take(owner);
+            self.containers.set(slot, Slot::Leased { owner, kept: true }, turn.now);
+            self.settle(turn);
+        }
+    }
+
     pub(super) fn take_back(&mut self, slot: SlotKey, owner: OwnerId, how: Return, turn: &mut Turn<'_>) {
         let Some(Slot::Leased { owner: holder, kept }) = self.containers.slot(slot) else { return };
         if holder != owner {
@@ -132,9 +135,9 @@ impl Pool {
             return;
         }
         match (self.containers.slot(slot), kept) {
-            (Some(Slot::Wiping), false) => self.free(slot, turn),
+            (Some(Slot::Wiping | Slot::Left), false) => self.free(slot, turn),
             // It should have been wiped, and says that it was not.
-            (Some(Slot::Wiping), true) => return self.quarantine(slot, turn),
+            (Some(Slot::Wiping | Slot::Left), true) => return self.quarantine(slot, turn),
             (Some(Slot::Keeping(owner)), false) => {
                 if let Some(owner) = owner {
                     self.drop_kept(owner, false, turn);
@@ -184,7 +187,7 @@ impl Pool {
                 turn.owners.take_kept(owner, false);
                 self.containers.set(slot, Slot::Keeping(None), turn.now);
             }
-            Some(Slot::Clean | Slot::Leased { .. } | Slot::Wiping | Slot::Quarantined) | None => {}
+            Some(Slot::Clean | Slot::Leased { .. } | Slot::Wiping | Slot::Left | Slot::Quarantined) | None => {}
         }
         self.settle(turn);
     }
@@ -195,7 +198,7 @@ impl Pool {
             Some(Slot::Leased { .. } | Slot::Quarantined) | None => return,
             Some(Slot::Kept(owner)) => Some((owner, true)),
             Some(Slot::Keeping(owner)) => owner.map(|owner| (owner, false)),
-            Some(Slot::Clean | Slot::Wiping) => None,
+            Some(Slot::Clean | Slot::Wiping | Slot::Left) => None,
         };
         self.containers.set(slot, Slot::Quarantined, turn.now);
         if let Some((owner, offered)) = offered {

@@ -1,6 +1,6 @@
 //! The containers: their supervisors, and what these say.
 
-use std::{collections::HashSet, sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
 use tokio::task::{self, JoinError};
 use tokio_util::sync::CancellationToken;
@@ -8,19 +8,14 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
     super::{
-        claim::{Confirmed, Reclaimed},
-        core::{ContainerKey, Event, OwnerId, PoolKey, SlotKey},
-        lease::{Agent, Lease},
-        supervisor::{Report, Supervisor},
+        claim::Claim,
+        core::{ContainerKey, Event, SlotKey},
+        lease::Agent,
+        supervisor::{Ready, Report, Supervisor},
     },
     Driver, Pool, Watched,
 };
-use crate::{
-    backend::Container,
-    id::{ContainerId, PoolName},
-    sandbox::client::{Attached, Held},
-    tool::Evidence,
-};
+use crate::{id::ContainerId, sandbox::client::Attached, tool::Evidence};
 
 impl Driver {
     pub(super) fn on_report(&mut self, container: ContainerKey, report: Report) {
@@ -31,38 +26,18 @@ impl Driver {
                     (watched.id, watched.node) = (Some(id), node);
                 }
             }
-            Report::Ready { link, location, attached, confirmed } => {
-                let Some(watched) = watched else { return };
-                let Attached { isolation, network_isolated, slots, .. } = attached;
-                info!(container = %location.container, slots, isolation, network_isolated, "a container is ready");
-                let agent = Agent { link, location, isolation: isolation.into(), network_isolated };
-                let agent = Arc::new(agent);
-                watched.agent = Some(agent.clone());
-                watched.since = SystemTime::now();
-                if let Some(pool) = self.pools.get_mut(usize::from(container.pool().0)) {
-                    pool.last_start_failure = None;
-                }
-                let confirmed: Vec<_> =
-                    confirmed.into_iter().map(|confirmed| self.reclaim(container, confirmed)).collect();
-                self.tell(Event::ContainerReady { container, slots });
-                confirmed.into_iter().for_each(|confirmed| self.give_again(confirmed, &agent));
-            }
+            Report::Ready(ready) => self.on_ready(container, *ready),
             Report::Failed(evidence) => {
                 let Evidence { cause, events, stderr_tail, .. } = &evidence;
                 warn!(cause, ?events, stderr_tail, "a container could not be started");
+                let claims = watched.map(|watched| std::mem::take(&mut watched.claims)).unwrap_or_default();
+                claims.into_iter().for_each(|claim| claim.refuse(&evidence));
                 if let Some(pool) = self.pools.get_mut(usize::from(container.pool().0)) {
                     pool.last_start_failure = Some(Arc::new(evidence));
                 }
                 self.tell(Event::StartFailed { container, jitter: fastrand::u32(..) });
             }
-            Report::Draining(why) => {
-                if let Some(agent) = watched.and_then(|watched| watched.agent.as_ref()) {
-                    agent.link.tell_draining(&why);
-                }
-                info!(container = %self.name(container), why, "a container will be taken away");
-                self.changed(container);
-                self.tell(Event::Draining { container });
-            }
+            Report::Draining(why) => self.drain(container, &why),
             Report::SlotReady { slot, kept } => {
                 self.tell(Event::SlotReady { slot: SlotKey { container, index: slot }, kept });
             }
@@ -81,6 +56,41 @@ impl Driver {
                 self.tell(Event::Stopped { container });
             }
         }
+    }
+
+    fn on_ready(&mut self, container: ContainerKey, ready: Ready) {
+        let Some(watched) = self.containers.get_mut(&container) else { return };
+        let Ready { link, location, attached, taken_over, draining, held } = ready;
+        let Attached { isolation, network_isolated, slots, limits, .. } = &attached;
+        info!(container = %location.container, slots, isolation, network_isolated, "a container is ready");
+        let agent = Agent {
+            link,
+            location,
+            isolation: isolation.as_str().into(),
+            network_isolated: *network_isolated,
+            limits: limits.clone(),
+        };
+        watched.agent = Some(Arc::new(agent));
+        watched.since = SystemTime::now();
+        if let Some(pool) = self.pools.get_mut(usize::from(container.pool().0)) {
+            pool.last_start_failure = None;
+        }
+        if taken_over {
+            self.take_over(container, &attached, draining, held);
+        } else {
+            self.tell(Event::ContainerReady { container, slots: *slots });
+        }
+    }
+
+    /// It gets nothing new, and whoever has a slot of it hears why.
+    pub(super) fn drain(&mut self, container: ContainerKey, why: &str) {
+        let watched = self.containers.get(&container);
+        if let Some(agent) = watched.and_then(|watched| watched.agent.as_ref()) {
+            agent.link.tell_draining(why);
+        }
+        info!(container = %self.name(container), why, "a container will be taken away");
+        self.changed(container);
+        self.tell(Event::Draining { container });
     }
 
     fn name(&self, container: ContainerKey) -> String {
@@ -107,7 +117,10 @@ impl Driver {
             Err(error) => (error.id(), Some(error)),
         };
         let Some(container) = self.supervised.remove(&id) else { return };
-        let watched = self.containers.remove(&container);
+        let mut watched = self.containers.remove(&container);
+        for claim in watched.iter_mut().flat_map(|watched| watched.claims.drain(..)) {
+            claim.refuse_because("its container was stopped before its agent had answered");
+        }
         if let Some(failed) = failed {
             error!(
                 error = &failed as &dyn std::error::Error,
@@ -122,62 +135,10 @@ impl Driver {
         }
     }
 
-    /// The slot is its owner's already when its container is ready.
-    fn reclaim(&mut self, container: ContainerKey, confirmed: Confirmed) -> (SlotKey, OwnerId, Confirmed) {
-        let owner = self.names.number(confirmed.claim.owner.clone());
-        let slot = SlotKey { container, index: confirmed.held.slot.index() };
-        self.tell(Event::Reclaim { slot, owner });
-        (slot, owner, confirmed)
-    }
-
-    fn give_again(&mut self, (key, owner, confirmed): (SlotKey, OwnerId, Confirmed), agent: &Agent) {
-        let Confirmed { claim, held: Held { slot, calls }, is_exact } = confirmed;
-        let Some(commands) = self.to_commands.upgrade() else { return };
-        let reclaimed = Reclaimed {
-            lease: Lease::again(commands, key, owner, slot),
-            location: claim.location,
-            isolation: agent.isolation.clone(),
-            network_isolated: agent.network_isolated,
-            calls,
-            is_exact,
-        };
-        // A trajectory that does not want it any more gives it back by this.
-        let _ = claim.reply.send(Ok(reclaimed));
-    }
-
-    /// Takes over what runs already. Those whose slots are in use come first, if there are more than there may be.
-    pub(super) fn adopt(&mut self, mut adopted: Vec<(PoolName, Container)>) {
-        let there: HashSet<ContainerId> = adopted.iter().map(|(_, container)| container.id.clone()).collect();
-        let gone = self.claims.extract_if(|container, _| !there.contains(container));
-        let cause = "its container was not there any more when the executor started again".to_owned();
-        let evidence = Evidence { cause, ..Evidence::default() };
-        gone.flat_map(|(_, claims)| claims).for_each(|claim| claim.refuse(&evidence));
-        // Those at the end are taken first.
-        adopted.sort_by_key(|(_, container)| self.claims.contains_key(&container.id));
-        let pools: Vec<_> = (0..).map(PoolKey).zip(self.pools.iter().map(|pool| pool.config.name.clone())).collect();
-        for (pool, name) in pools {
-            let of_pool = adopted.extract_if(.., |(of, _)| *of == name).map(|(_, container)| container);
-            self.adopted = of_pool.collect();
-            if let Some(containers) = u32::try_from(self.adopted.len()).ok().filter(|count| *count > 0) {
-                info!(containers, pool = %name, "containers of an earlier executor are taken over");
-                self.tell(Event::Adopt { pool, containers });
-            }
-            adopted.extend(self.adopted.drain(..).map(|container| (name.clone(), container)));
-        }
-        for (pool, container) in adopted {
-            info!(container = %container.id, %pool, "a container of an earlier executor is not wanted any more");
-            let cause = "its container is one more than there may be".to_owned();
-            let evidence = Evidence { cause, ..Evidence::default() };
-            let claims = self.claims.remove(&container.id).unwrap_or_default();
-            claims.into_iter().for_each(|claim| claim.refuse(&evidence));
-            let backend = self.backend.clone();
-            self.supervisors.spawn(async move { backend.stop(&container.id).await });
-        }
-    }
-
     pub(super) fn start(&mut self, container: ContainerKey) {
         let adopted = self.adopted.pop();
         let claims = adopted.as_ref().and_then(|adopted| self.claims.remove(&adopted.id)).unwrap_or_default();
+        let wanted = claims.iter().map(Claim::wanted).collect();
         let Some(Pool { config, .. }) = self.pool(container.pool()) else { return };
         let stop = CancellationToken::new();
         let supervisor = Supervisor {
@@ -185,7 +146,7 @@ impl Driver {
             pool: config.name.clone(),
             start_timeout: config.start_timeout,
             adopted,
-            claims,
+            wanted,
             backend: self.backend.clone(),
             link: self.link.clone(),
             stop: stop.clone(),
@@ -196,6 +157,6 @@ impl Driver {
         let task = self.supervisors.spawn(supervisor.run().instrument(span));
         self.supervised.insert(task.id(), container);
         let (node, since) = (String::new(), SystemTime::now());
-        self.containers.insert(container, Watched { stop, id: None, node, agent: None, since });
+        self.containers.insert(container, Watched { stop, id: None, node, agent: None, claims, since });
     }
 }

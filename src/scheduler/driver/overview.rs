@@ -53,6 +53,7 @@ impl Driver {
                 total_slots: available + starting + counts.leased + counts.resetting + counts.quarantined,
                 available_slots: available,
                 since: watched.since,
+                limits: watched.agent.as_ref().map_or_else(Vec::new, |agent| agent.limits.clone()),
             });
         }
         status.containers.sort_by(|one, other| one.id.cmp(&other.id));

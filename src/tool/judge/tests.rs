@@ -18,7 +18,14 @@ fn whole(text: impl Into<Bytes>) -> Captured {
 }
 
 fn ended(exit: Exit, stdout: &'static str, stderr: &'static str) -> ProcessEnd {
-    ProcessEnd { exit, stop: None, stdout: whole(stdout), stderr: whole(stderr), usage: Usage::default() }
+    ProcessEnd {
+        exit,
+        stop: None,
+        stdout: whole(stdout),
+        stderr: whole(stderr),
+        usage: Usage::default(),
+        exceeded: None,
+    }
 }
 
 fn stopped(stop: Stop) -> End {
@@ -148,6 +155,41 @@ fn what_a_model_did_not_choose_is_not_its_doing() {
     assert_eq!((verdict.outcome, verdict.reason), (Outcome::Failed, Some(Reason::RequestTooLarge)));
 }
 
+fn over(kind: LimitKind, stop: Option<Stop>) -> End {
+    let text = |text: &str| text.to_owned();
+    let exceeded = Exceeded { kind, setting: text("sandbox.x"), value: text("7"), evidence: text("it was seen") };
+    let end = ended(Exit::Signal(9), "partial\n", "");
+    End::Process(ProcessEnd { stop, exceeded: Some(exceeded.into()), ..end })
+}
+
+#[test]
+fn a_limit_is_named_with_where_it_stands_and_how_that_is_known() {
+    for (kind, outcome, reason) in [
+        (LimitKind::Memory, Outcome::OutOfMemory, None),
+        (LimitKind::Processes, Outcome::LimitExceeded, Some(Reason::ProcessLimit)),
+        (LimitKind::Disk, Outcome::LimitExceeded, Some(Reason::DiskLimit)),
+        (LimitKind::Cpu, Outcome::LimitExceeded, Some(Reason::CpuLimit)),
+    ] {
+        for stop in [None, Some(Stop::Exceeded)] {
+            let verdict = shell(over(kind, stop));
+            assert_eq!((verdict.outcome, verdict.reason), (outcome, reason));
+            assert_eq!(verdict.attribution, Some(Attribution::Model));
+            assert!(verdict.error.contains("the limit is 7 (sandbox.x): it was seen"), "{}", verdict.error);
+            assert_eq!(
+                (&verdict.metadata["limit"], &verdict.metadata["limit_value"]),
+                (&"sandbox.x".into(), &"7".into())
+            );
+            assert_eq!(verdict.output, "partial");
+        }
+    }
+    let verdict = shell(over(LimitKind::MachineMemory, None));
+    assert_eq!((verdict.outcome, verdict.reason), (Outcome::OutOfMemory, Some(Reason::MachineMemory)));
+    assert_eq!(verdict.attribution, Some(Attribution::Infrastructure), "whose memory it was is not known");
+    // What somebody else ended first is what he ended.
+    assert_eq!(shell(over(LimitKind::Memory, Some(Stop::TimedOut))).outcome, Outcome::TimedOut);
+    assert_eq!(shell(over(LimitKind::Memory, Some(Stop::Cancelled))).outcome, Outcome::Cancelled);
+}
+
 /// Every end, of every kind of action.
 fn every_end() -> Vec<End> {
     let mut ends = vec![
@@ -157,6 +199,7 @@ fn every_end() -> Vec<End> {
         stopped(Stop::TimedOut),
         stopped(Stop::Cancelled),
         stopped(Stop::InputLimit),
+        stopped(Stop::Exceeded),
         End::Read(Bytes::new()),
         End::Wrote(1),
         End::NotRun("no such slot".into()),
@@ -167,6 +210,8 @@ fn every_end() -> Vec<End> {
         End::AgentFailed { cause: "broken".into(), executed: Executed::Yes },
         End::AgentFailed { cause: "broken".into(), executed: Executed::Unknown },
     ];
+    use LimitKind::{Cpu, Disk, MachineMemory, Memory, Processes};
+    ends.extend([Memory, MachineMemory, Processes, Disk, Cpu].map(|kind| over(kind, None)));
     for kind in [StartFailure::NotFound, StartFailure::OutsideWorkspace, StartFailure::Refused, StartFailure::TooLarge]
     {
         ends.push(End::NotStarted { kind, message: "m".into() });

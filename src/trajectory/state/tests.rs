@@ -72,6 +72,7 @@ fn ended(stop: Option<Stop>) -> Ending {
         stdout: Captured::default(),
         stderr: Captured::default(),
         usage: Usage::default(),
+        exceeded: None,
     };
     Ending { end: End::Process(end), phases: Phases::default() }
 }

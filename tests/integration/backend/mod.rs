@@ -16,7 +16,11 @@ use tokio_util::sync::CancellationToken;
 use tool_executor::{
     backend::{Backend, ContainerEvent, LocalBackend, LocalConfig, clear_leftovers},
     id::{ContainerId, PoolName},
-    sandbox::{agent::Profile, client::LinkOptions, slot::View},
+    sandbox::{
+        agent::Profile,
+        client::LinkOptions,
+        slot::{Limits, View},
+    },
     tool::Isolation,
 };
 
@@ -36,6 +40,7 @@ fn backend(directory: PathBuf, program: &str) -> LocalBackend {
         tmp_bytes: 1 << 20,
         max_open_files: 64,
         max_processes: None,
+        limits: Limits::default(),
     };
     LocalBackend::new(LocalConfig {
         directory,

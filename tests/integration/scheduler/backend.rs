@@ -40,6 +40,7 @@ pub(super) struct FakeBackend {
     state: Mutex<State>,
     left: Mutex<Vec<(PoolName, Container)>>,
     closed: AtomicBool,
+    left_alone: AtomicBool,
     /// How many have been started, and how many stopped.
     counts: watch::Sender<(usize, usize)>,
 }
@@ -67,6 +68,7 @@ impl FakeBackend {
             state: Mutex::default(),
             left: Mutex::default(),
             closed: AtomicBool::new(false),
+            left_alone: AtomicBool::new(false),
             counts: watch::channel((0, 0)).0,
         }
     }
@@ -181,6 +183,10 @@ impl Backend for FakeBackend {
         // Whoever has stopped it does not listen, mostly.
         let _ = running.events.try_send(ContainerEvent::Lost(last));
         self.counts.send_modify(|(_, stopped)| *stopped += 1);
+    }
+
+    async fn leave(&self) {
+        self.left_alone.store(true, Ordering::Relaxed);
     }
 
     async fn close(&self) {

@@ -72,7 +72,8 @@ async fn goes_on_after_a_reset(stream: &mut Stream) {
 /// What one container has on this machine, to be gone.
 struct Traces {
     processes: Vec<u32>,
-    directory: PathBuf,
+    /// Where containers are this machine's own.
+    directory: Option<PathBuf>,
 }
 
 impl Traces {
@@ -81,14 +82,16 @@ impl Traces {
         assert_eq!(agents.len(), 1);
         let processes = process::tree(agents[0]);
         assert!(processes.len() > 4, "an agent and the processes of its slots: {processes:?}");
-        Self { processes, directory: containers(server).remove(0) }
+        let directory = server.nomad.is_none().then(|| containers(server).remove(0));
+        Self { processes, directory }
     }
 
     async fn are_gone(&self) {
         until("no process is left", || !self.processes.iter().any(|pid| process::is_alive(*pid))).await;
-        until("no file is left", || !self.directory.exists()).await;
+        let Some(directory) = &self.directory else { return };
+        until("no file is left", || !directory.exists()).await;
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("it can be read");
-        assert!(!mounts.contains(self.directory.to_str().expect("it is text")), "{mounts}");
+        assert!(!mounts.contains(directory.to_str().expect("it is text")), "{mounts}");
     }
 }
 
@@ -109,7 +112,7 @@ async fn a_container_whose_processes_all_die_at_once() {
     let result = stream.result().await;
     let evidence = lost(&mut stream).await;
     assert!(killed.elapsed() < SOON, "{:?}", killed.elapsed());
-    assert!(evidence.cause.contains("killed by signal 9"), "{evidence:?}");
+    assert!(evidence.cause.contains("signal 9"), "{evidence:?}");
     assert_eq!((result.outcome(), result.executed()), (Outcome::SandboxLost, Executed::Unknown));
     goes_on_after_a_reset(&mut stream).await;
     traces.are_gone().await;

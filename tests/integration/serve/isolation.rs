@@ -9,13 +9,16 @@ use std::{
 
 use serde_json::json;
 use tempfile::TempDir;
-use tool_executor::{pb::toolexecutor::CallResult, sandbox::slot::Isolation};
+use tool_executor::{
+    pb::toolexecutor::{CallResult, ExecuteRequest},
+    sandbox::slot::Isolation,
+};
 
 use crate::{
     slot::conditions::{self, ARGUMENTS, BECOMES, Refused},
     support::{
         agent::user_ids,
-        client::{Stream, tool},
+        client::{Stream, bash, tool},
         server::Server,
     },
 };
@@ -100,6 +103,61 @@ async fn a_level_that_is_accepted_is_said_in_every_result() {
         let containers: Vec<_> = status.pools.iter().flat_map(|pool| &pool.containers).collect();
         assert!(!containers.is_empty() && containers.iter().all(|container| container.isolation == level.name()));
     }
+}
+
+const TOKEN: &str = "s3cret-of-the-trainer";
+
+/// Shares the network with its executor, whose token is all that stands between them, and must stay out of reach.
+#[tokio::test]
+async fn a_model_that_reaches_the_executor_cannot_drive_it() {
+    if !Path::new("/usr/bin/curl").exists() {
+        eprintln!("skipped: no curl on this machine");
+        return;
+    }
+    let settings = [("TOKEN", TOKEN), ("ALLOW_NETWORK", "true")];
+    reaches_in_vain("L0", Server::with(&settings)).await;
+    for level in [Isolation::L1B, Isolation::L2, Isolation::L2Minus] {
+        let settings = [settings[0], settings[1], ("ISOLATION_MINIMUM", level.name())];
+        let Some((command, home)) = program_at(level, &["serve"], &settings) else { return };
+        reaches_in_vain(level.name(), Server::run(command, home)).await;
+    }
+}
+
+async fn reaches_in_vain(level: &str, server: Server) {
+    let run = async |id: &str, script: &str| {
+        let call = Some(bash(id, script));
+        let request = ExecuteRequest { trajectory_id: "model".to_owned(), call, ..ExecuteRequest::default() };
+        let mut request = tonic::Request::new(request);
+        request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().expect("it is ASCII"));
+        let answer = server.client().await.execute(request).await.expect("it answers").into_inner();
+        answer.result.expect("every answer has a result").output
+    };
+    let ask = |token: &str| {
+        format!(
+            "printf '\\0\\0\\0\\0\\0' | curl -s -m 20 --http2-prior-knowledge -D - -o /dev/null --data-binary @- -H \
+             'content-type: application/grpc' -H 'te: trailers' -H 'authorization: Bearer {token}' \
+             http://{}/toolexecutor.v1.ToolExecutor/GetStatus",
+            server.address
+        )
+    };
+    let refused = run("wrong", &ask("guess")).await;
+    assert!(refused.contains("grpc-status: 16"), "{level}: {refused}");
+    // With the token it would be let in, and so it must not be found.
+    let driven = run("right", &ask(TOKEN)).await;
+    assert!(driven.starts_with("HTTP/2 200") && !driven.contains("grpc-status: 16"), "{level}: {driven}");
+    let pid = server.pid().as_raw_nonzero();
+    let state = server.state.path().display();
+    let look = format!(
+        "cd /; for f in /proc/[0-9]*/environ /proc/{pid}/environ /proc/{pid}/cmdline {state}/secret {state}/state/secret \
+         {state}/containers/*/agent.json {state}/state/containers/*/agent.json $HOME/../../../agent.json; do \
+         grep -a -e trainer -e '\"token\"' $f; done 2> /dev/null; env | grep -a trainer; true"
+    );
+    // The marks are not to be in the command itself, whose arguments it may see.
+    let look = look.replace("trainer", "t[r]ainer").replace("token", "t[o]ken");
+    assert_eq!(run("look", &look).await, "", "{level}");
+    let outside = Command::new("sh").args(["-c", &look]).output().expect("it runs").stdout;
+    let outside = String::from_utf8_lossy(&outside).into_owned();
+    assert!(outside.contains(TOKEN) && outside.contains("\"token\""), "{level}: root finds them: {outside}");
 }
 
 #[test]

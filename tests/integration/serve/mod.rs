@@ -12,6 +12,7 @@ mod gateway;
 mod http;
 mod isolation;
 mod leases;
+mod limits;
 mod load;
 mod once;
 mod outcomes;

@@ -173,7 +173,10 @@ impl Trainer {
     fn new(number: usize) -> Self {
         let call = |n: usize| {
             let concurrent = n.is_multiple_of(5);
-            (format!("{n}"), Call { concurrent, ..bash(&format!("{n}"), &format!("echo {n} >> log; echo {n}")) })
+            (
+                format!("{n}"),
+                Call { concurrent, ..bash(&format!("{n}"), &format!("sleep 0.01; echo {n} >> log; echo {n}")) },
+            )
         };
         let unanswered = (0..Self::CALLS).map(call).collect();
         Self { id: format!("trainer{number}"), stream: None, last: 0, unanswered, answered: 0 }
@@ -239,7 +242,7 @@ async fn whenever_it_is_killed_nothing_is_lost_and_nothing_runs_twice() {
     let mut trainers: Vec<Trainer> = (0..8).map(Trainer::new).collect();
     let mut kills = 0;
     while trainers.iter().any(|trainer| !trainer.unanswered.is_empty()) {
-        let wait = Duration::from_millis(fastrand::u64(20..400));
+        let wait = Duration::from_millis(fastrand::u64(20..120));
         if tokio::time::timeout(wait, all_go_on(&mut trainers, &server)).await.is_err() && kills < 12 {
             kills += 1;
             server.kill_and_start_again();

@@ -243,6 +243,16 @@ pub(crate) fn running(mark: u32) -> usize {
     count
 }
 
+/// The process that has this among its arguments.
+pub(crate) fn process_with(argument: &str) -> i32 {
+    let has_it = |entry: fs::DirEntry| {
+        let arguments = fs::read(entry.path().join("cmdline")).ok()?;
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        String::from_utf8_lossy(&arguments).split('\0').any(|one| one == argument).then_some(number)
+    };
+    fs::read_dir("/proc").unwrap().flatten().find_map(has_it).expect("it runs")
+}
+
 /// Waits until so many have.
 pub(crate) async fn until_running(mark: u32, count: usize) {
     while running(mark) != count {

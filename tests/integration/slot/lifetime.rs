@@ -13,6 +13,7 @@ use tool_executor::{
 };
 
 use super::bed::{self, Bed, PROGRAM, config, level, own_ids, shell, start_and_wait_for_output};
+use crate::support::process;
 
 #[tokio::test]
 async fn a_new_slot_in_an_old_ones_place_is_empty() {
@@ -63,10 +64,14 @@ async fn a_creation_that_nobody_waits_for_leaves_no_process() {
 #[tokio::test]
 async fn the_death_of_the_keeper_is_noticed_by_everybody() {
     let mut bed = Bed::new().await;
-    let keeper = keeper_of(std::process::id(), bed.config.host_id);
-    let output = start_and_wait_for_output(&mut bed.runner, "echo x; sleep 1000").await;
-    rustix::process::kill_process(rustix::process::Pid::from_raw(keeper).unwrap(), rustix::process::Signal::KILL)
-        .unwrap();
+    let mark = bed::long();
+    let output = start_and_wait_for_output(&mut bed.runner, &format!("echo x; exec sleep {mark}")).await;
+    bed::until_running(mark, 1).await;
+    // Beside other tests' slots in this process: the one that this call is below.
+    let call = process::marked(&mark.to_string()).into_iter();
+    let keeper = call.filter_map(|pid| process::keeper_of(std::process::id(), pid)).next().unwrap();
+    let keeper = rustix::process::Pid::from_raw(keeper.cast_signed()).unwrap();
+    rustix::process::kill_process(keeper, rustix::process::Signal::KILL).unwrap();
     bed.slot.lost().await;
     assert!(matches!(bed.runner.ended().await, Err(SlotError::Gone("keeper"))));
     assert!(!bed.runner.is_alive());
@@ -76,34 +81,6 @@ async fn the_death_of_the_keeper_is_noticed_by_everybody() {
     bed.slot.lost().await;
     drop(output);
     bed.end().await;
-}
-
-/// The newest keeper that is a child of `parent`, and of the user `id` if slots have users of their own.
-fn keeper_of(parent: u32, id: Option<u32>) -> i32 {
-    let is_keeper = |pid: i32| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
-        let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        // Without a user namespace it is root, and only its runners are the slot's user.
-        let uid = match (id, level()) {
-            (None, _) => true,
-            (Some(id), Isolation::L1B) => runner_has(pid, id),
-            (Some(id), _) => field("Uid:") == Some(&id.to_string()),
-        };
-        let own: &[u8] = if level().has_namespaces() { b"slot\0keeper\0" } else { b"slot\0warden\0" };
-        (field("PPid:")? == parent.to_string() && uid && cmdline == own).then_some(pid)
-    };
-    let pids = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
-    pids.filter_map(is_keeper).max().unwrap()
-}
-
-fn runner_has(keeper: i32, id: u32) -> bool {
-    let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
-    let uid = |runner: &str| {
-        let status = std::fs::read_to_string(format!("/proc/{runner}/status")).ok()?;
-        status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()
-    };
-    children.split_whitespace().any(|runner| uid(runner) == Some(id))
 }
 
 /// Runs one test of this program, an ignored one, in another process.

@@ -2,6 +2,7 @@
 //!
 //! What could harm the machine if isolation failed is in [`hostile`], and runs in a pid namespace of its own only.
 
+mod attacks;
 mod bed;
 mod calls;
 pub(crate) mod conditions;
@@ -10,6 +11,7 @@ mod hostile;
 mod image;
 mod isolation;
 mod level;
-mod lifetime;
+pub(crate) mod lifetime;
+mod limits;
 mod scope;
 mod speed;

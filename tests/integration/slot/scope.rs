@@ -135,8 +135,9 @@ async fn a_runner_that_is_killed_takes_the_slot_along() {
     until_running(mark, 4).await;
     kill_process(parent_of(mark), Signal::KILL).unwrap();
     bed.slot.lost().await;
-    assert!(matches!(bed.runner.ended().await, Err(SlotError::Gone("runner"))));
-    assert!(matches!(other.ended().await, Err(SlotError::Gone("runner"))));
+    // The slot has died with its first runner, so that is what each has died of.
+    assert!(matches!(bed.runner.ended().await, Err(SlotError::Gone("keeper"))));
+    assert!(matches!(other.ended().await, Err(SlotError::Gone("keeper"))));
     drop(outputs);
     let Bed { slot, .. } = bed;
     slot.destroy().await.unwrap();

@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 use tool_executor::sandbox::{
     agent::{Config, Profile},
     client::{Address, Endpoint, Token},
-    slot::{Isolation, View, can_assign_ids},
+    slot::{Isolation, Limits, View, can_assign_ids},
 };
 
 pub(crate) const TOKEN: &str = "the agent's token";
@@ -89,6 +89,7 @@ impl Agent {
                 tmp_bytes: 64 << 20,
                 max_open_files: 1024,
                 max_processes: None,
+                limits: Limits::default(),
             },
         };
         change(&mut config);

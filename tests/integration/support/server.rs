@@ -39,6 +39,17 @@ impl Server {
         Self::run(command, state)
     }
 
+    /// Started by this program, which is given the executor's command as further arguments.
+    pub(crate) fn through(program: &[&str], settings: &[(&str, &str)]) -> Self {
+        let state = TempDir::new().expect("a directory for the state");
+        let inner = Self::command(&state);
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(inner.get_program()).args(inner.get_args()).current_dir(state.path());
+        command.env_clear().envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.envs(settings.iter().map(|(name, value)| (format!("TOOL_EXECUTOR_{name}"), value)));
+        Self::run(command, state)
+    }
+
     /// The command that starts an executor, with a clean environment and small pools.
     pub(crate) fn command(state: &TempDir) -> Command {
         Self::command_of("serve", state)

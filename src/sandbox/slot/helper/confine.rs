@@ -5,7 +5,7 @@ use std::io;
 
 use landlock::{CompatLevel, Scope};
 use rustix::{
-    process::{DumpableBehavior, Resource, Rlimit},
+    process::DumpableBehavior,
     thread::{CapabilitySet, CapabilitySets, Gid, Uid},
 };
 
@@ -14,13 +14,13 @@ use super::{
         error::{At as _, SlotError, Step},
         wire::{Proc, RunnerSpec},
     },
-    policy,
+    limits, policy,
     scope::{confine_signals, enter_domain},
 };
 
 /// Irreversible.
 pub(super) fn confine(spec: &RunnerSpec) -> Result<(), SlotError> {
-    set_limits(spec).at(Step::SetLimits)?;
+    limits::set(spec).at(Step::SetLimits)?;
     drop_privileges(spec.user)?;
     // With another user this process may be traced again.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Step::PrepareHelper)?;
@@ -57,21 +57,6 @@ fn become_user(user: u32) -> io::Result<()> {
     rustix::thread::set_thread_groups(&[])?;
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     Ok(rustix::thread::set_thread_res_uid(uid, uid, uid)?)
-}
-
-fn set_limits(spec: &RunnerSpec) -> io::Result<()> {
-    let limits = [
-        (Resource::Core, Some(0)),
-        (Resource::Nofile, Some(spec.max_open_files)),
-        (Resource::Nproc, spec.max_processes),
-    ];
-    for (resource, limit) in limits {
-        let Some(limit) = limit else { continue };
-        // A hard limit below ours stands: it cannot be raised, and is stricter.
-        let limit = rustix::process::getrlimit(resource).maximum.map_or(limit, |hard| hard.min(limit));
-        rustix::process::setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
-    }
-    Ok(())
 }
 
 /// Whoever has no right to do that has none to gain by it either: see no_new_privs.

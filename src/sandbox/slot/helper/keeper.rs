@@ -56,7 +56,7 @@ pub(super) fn answer(socket: OwnedFd, start: impl FnOnce(OwnedFd) -> Result<(), 
 
 /// Whether it is that of this pid namespace.
 fn show_proc(proc: Proc) -> io::Result<bool> {
-    let own = || mount_proc("proc").map_err(io::Error::from);
+    let own = || mount_proc("proc", MountFlags::empty()).map_err(io::Error::from);
     match proc {
         Proc::Own => own().map(|()| true),
         Proc::Agents => bind_proc().map(|()| false),
@@ -65,8 +65,9 @@ fn show_proc(proc: Proc) -> io::Result<bool> {
 }
 
 /// Mounts the /proc of this process's pid namespace.
-pub(super) fn mount_proc(place: &str) -> rustix::io::Result<()> {
-    rustix::mount::mount("proc", place, "proc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)
+pub(super) fn mount_proc(place: &str, more: MountFlags) -> rustix::io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | more;
+    rustix::mount::mount("proc", place, "proc", flags, None)
 }
 
 /// Shows the agent's /proc, with all that is mounted over parts of it, and the kernel's settings read-only.

@@ -33,6 +33,7 @@ mod enter;
 pub(super) mod inspect;
 mod keeper;
 mod layers;
+mod limits;
 mod loopback;
 mod maker;
 mod mounts;

@@ -66,9 +66,23 @@ const REFUSED_HERE: &[i64] = &[libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_kexec
 #[cfg(not(target_arch = "x86_64"))]
 const REFUSED_HERE: &[i64] = &[];
 
-/// Refused where the ipc namespace is the machine's: what these make is everybody's to find, and outlives the slot.
-const OURS: &[i64] =
-    &[libc::SYS_shmget, libc::SYS_shmat, libc::SYS_semget, libc::SYS_msgget, libc::SYS_mq_open, libc::SYS_mq_unlink];
+/// Refused where the ipc namespace is the machine's: what these make is everybody's to find, and outlives the slot. What
+/// others have made needs no key, a number is soon guessed.
+const OURS: &[i64] = &[
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
+    libc::SYS_mq_open,
+    libc::SYS_mq_unlink,
+];
 
 /// CLONE_NEWTIME is not among them: its bit is part of the exit signal in clone, and only clone3 and unshare obey it.
 const NAMESPACES: [libc::c_int; 7] = [
@@ -109,9 +123,7 @@ pub(super) fn filter(shown: Option<&Shown>) -> Result<BpfProgram, BackendError> 
     let new_limit = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)?;
     rules.insert(libc::SYS_prlimit64, vec![rule(&[another, new_limit])?]);
 
-    if shown.is_some() {
-        rules.extend(others_of_the_user()?);
-    }
+    rules.extend(others_of_the_user(shown.is_none())?);
 
     let refuse = SeccompAction::Errno(libc::EPERM as u32);
     let architecture = std::env::consts::ARCH.try_into()?;
@@ -120,11 +132,14 @@ pub(super) fn filter(shown: Option<&Shown>) -> Result<BpfProgram, BackendError> 
     Ok(program)
 }
 
-/// A user may slow down and stop using processors all processes of its own, and Landlock does not stand in the way:
-/// runners are among them, and at L2- the agent. So calls may do that to the calling thread alone.
-fn others_of_the_user() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
-    let another = |argument| rule(&[condition(argument, SeccompCmpOp::Ne, 0)?]);
-    // Kinds of targets: of the two calls that have one, each counts its own.
+/// A user may slow down and stop using processors all processes of its own: runners are among them, and at L2- the
+/// agent, and Landlock does not stand in the way. So without namespaces calls may do that to the calling thread alone;
+/// with them, to all that they see but the runner, which is process 1.
+fn others_of_the_user(namespaces: bool) -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
+    let (operator, process) = if namespaces { (SeccompCmpOp::Eq, 1) } else { (SeccompCmpOp::Ne, 0) };
+    let another = |argument| rule(&[condition(argument, operator.clone(), process)?]);
+    // Kinds of targets: of the two calls that have one, each counts its own. Groups, and all of a user, have the runner
+    // in them.
     let (one_thread, one_process) = (1, libc::PRIO_PROCESS as u64);
     let not = |kind| rule(&[condition(0, SeccompCmpOp::Ne, kind)?]);
     let mut rules = vec![

@@ -24,7 +24,7 @@ use super::{
         error::{At as _, SlotError, Step},
         image::OWN,
         sys,
-        wire::SlotSpec,
+        wire::{Size, SlotSpec},
     },
     layers::Layers,
     mounts::{attach, attach_at, clone_tree, find, make_place, tmpfs},
@@ -78,7 +78,8 @@ pub(super) fn build(sources: Sources, spec: &SlotSpec) -> Result<(), SlotError> 
         Some(layers) if layers.workspace.is_some() => Some(layers.over_workspace()?),
         _ => None,
     };
-    let workspace = layered.as_ref().unwrap_or(&sources.workspace);
+    let in_memory = spec.workspace_in_memory.as_ref().map(workspace_in_memory).transpose().at(Step::MountWorkspace)?;
+    let workspace = in_memory.as_ref().or(layered.as_ref()).unwrap_or(&sources.workspace);
     show_workspace(workspace.as_fd(), sources.workspace_place.as_deref()).at(Step::MountWorkspace)?;
     layers.as_ref().map_or(Ok(()), Layers::detach).at(Step::MountRoot)?;
     let devices = build_dev()?;
@@ -120,6 +121,12 @@ fn cover(path: &Path, directory: &Path, file: &Path) -> io::Result<()> {
     let cover = clone_tree(if is_directory { directory } else { file })?;
     sys::add_mount_attributes(cover.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, false)?;
     attach_at(cover.as_fd(), place.as_fd())
+}
+
+fn workspace_in_memory(size: &Size) -> io::Result<OwnedFd> {
+    let (bytes, inodes) = (size.bytes.to_string(), size.inodes.to_string());
+    let options = [("mode", "700"), ("size", bytes.as_str()), ("nr_inodes", inodes.as_str())];
+    tmpfs(&options, MountAttrFlags::MOUNT_ATTR_NODEV)
 }
 
 fn show_workspace(workspace: BorrowedFd<'_>, second_place: Option<&Path>) -> io::Result<()> {

@@ -8,12 +8,14 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     os::fd::{AsFd, OwnedFd},
-    process::Child,
-    time::Instant,
+    os::unix::process::ExitStatusExt,
+    process::{Child, ExitStatus},
+    time::{Duration, Instant},
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec},
+    event::{PollFd, PollFlags},
+    mount::MountFlags,
     process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions},
     thread::UnshareFlags,
 };
@@ -22,18 +24,18 @@ use super::{
     super::{
         error::{At as _, SlotError, Step},
         sys,
-        wire::{self, Ended, MAX_START, Nothing, Proc, Reply, ReplyKind, Request, RequestKind, RunnerSpec, Start},
+        wire::{
+            self, Ended, LimitHit, MAX_START, Nothing, Proc, Reply, ReplyKind, Request, RequestKind, RunnerSpec, Start,
+        },
     },
     Socket,
     call::{self, Place},
     confine::confine,
     domain,
     keeper::mount_proc,
+    limits::Watch,
     mounts, scope,
 };
-
-/// How often a running call's ended orphans are reaped, so that they do not use up its process numbers.
-const REAP_INTERVAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     // It is root's once this process cannot be looked into.
@@ -49,14 +51,15 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
             show_proc(spec.proc()).at(Step::PrivateProc)?;
             prove_isolation(&spec).at(Step::ProveIsolation)?;
             confine(&spec)?;
-            serve(Runner { agent, oom_score, warden: None, place: Place::in_namespaces() })
+            let watch = Watch::new(&spec);
+            serve(Runner { agent, oom_score, warden: None, place: Place::in_namespaces(), watch })
         }
         Some(shown) => {
             scope::enter()?;
             let served = confine(&spec).and_then(|()| {
                 let warden = parent().at(Step::PrepareHelper)?;
                 let place = Place::in_domain(shown, domain::build(shown)?);
-                serve(Runner { agent, oom_score, warden: Some(warden), place })
+                serve(Runner { agent, oom_score, warden: Some(warden), place, watch: Watch::new(&spec) })
             });
             // No pid namespace does it.
             scope::end_all();
@@ -103,10 +106,10 @@ fn parent() -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(parent, PidfdFlags::empty())?)
 }
 
-/// The /proc of this pid namespace over the slot's, with the kernel's settings read-only.
+/// The /proc of this pid namespace over the slot's; read-only, or calls could take themselves out of the way of whoever
+/// looks for memory, and put their runner there.
 fn private_proc() -> io::Result<()> {
-    mount_proc("/proc")?;
-    mounts::attach(mounts::open_read_only("/proc/sys".as_ref())?.as_fd(), "/proc/sys")
+    Ok(mount_proc("/proc", MountFlags::RDONLY)?)
 }
 
 /// The slot's /proc, which is the agent's, over itself: where calls have the agent's user, some files of its processes
@@ -152,6 +155,7 @@ struct Runner<'a> {
     /// Its end must be this process's.
     warden: Option<OwnedFd>,
     place: Place,
+    watch: Watch,
 }
 
 impl Runner<'_> {
@@ -196,11 +200,12 @@ impl Runner<'_> {
         // The child is not reaped before this, so the number is still its own.
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
         let mut tally = Tally { child: pid.as_raw_nonzero().get(), ended: Ended::default() };
+        self.watch.begin(pid);
         loop {
             let mut ready =
                 vec![PollFd::new(&pidfd, PollFlags::IN), PollFd::from_borrowed_fd(self.agent.0, PollFlags::IN)];
             ready.extend(self.warden.as_ref().map(|warden| PollFd::new(warden, PollFlags::IN)));
-            rustix::io::retry_on_intr(|| rustix::event::poll(&mut ready, Some(&REAP_INTERVAL)))?;
+            rustix::io::retry_on_intr(|| rustix::event::poll(&mut ready, Some(self.watch.interval())))?;
             let (ended, word) = (!ready[0].revents().is_empty(), ready[1].revents());
             if ended {
                 break;
@@ -215,8 +220,18 @@ impl Runner<'_> {
                 return Ok(None);
             }
             while tally.add(sys::reap(false)) {}
+            if tally.ended.limit() == LimitHit::None {
+                tally.ended.set_limit(self.watch.exceeded(tally.cpu_time()));
+                if tally.ended.limit() != LimitHit::None {
+                    kill_all();
+                }
+            }
         }
         let execution = started.elapsed();
+        // Before it is reaped: it counts until then.
+        if tally.ended.limit() == LimitHit::None && has_failed(&pidfd) && self.watch.is_full() {
+            tally.ended.set_limit(LimitHit::Processes);
+        }
         while tally.add(sys::reap(false)) {}
         // Whatever the process has left behind is a child of this one by now. The kill looks at every process of the
         // machine, so it is spared where nobody is left, as after most calls.
@@ -225,7 +240,21 @@ impl Runner<'_> {
             while tally.add(sys::reap(true)) {}
         }
         tally.ended.execution_us = execution.as_micros() as u64;
+        if tally.ended.limit() == LimitHit::None {
+            tally.ended.set_limit(self.seen_at_the_end(&tally));
+        }
         Ok(Some(tally.ended))
+    }
+
+    /// The kernel ends a process with these signals at its limits, and few others do.
+    fn seen_at_the_end(&self, tally: &Tally) -> LimitHit {
+        if self.watch.exceeded_in_all(tally.cpu_time()) {
+            return LimitHit::CpuTime;
+        }
+        match ExitStatus::from_raw(tally.ended.status).signal() {
+            Some(signal) if signal == Signal::XFSZ.as_raw() => LimitHit::FileSize,
+            _ => LimitHit::None,
+        }
     }
 }
 
@@ -233,6 +262,12 @@ impl Runner<'_> {
 pub(super) fn kill_all() {
     // An error means that nobody is left.
     let _ = rustix::process::kill_process_group(Pid::INIT, Signal::KILL);
+}
+
+/// Of a child that has ended and is not reaped.
+fn has_failed(child: &OwnedFd) -> bool {
+    let status = rustix::process::waitid(WaitId::PidFd(child.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+    status.is_ok_and(|status| status.is_some_and(|status| status.exit_status() != Some(0)))
 }
 
 /// Whether there is any child, ended or not. Whoever cannot ask takes it that there is one.
@@ -248,6 +283,10 @@ struct Tally {
 }
 
 impl Tally {
+    fn cpu_time(&self) -> Duration {
+        Duration::from_micros(self.ended.user_cpu_us + self.ended.system_cpu_us)
+    }
+
     /// Whether there was somebody to add.
     fn add(&mut self, reaped: Option<sys::Reaped>) -> bool {
         let Some(reaped) = reaped else { return false };
@@ -256,6 +295,7 @@ impl Tally {
         }
         self.ended.user_cpu_us += reaped.user_cpu.as_micros() as u64;
         self.ended.system_cpu_us += reaped.system_cpu.as_micros() as u64;
+        self.ended.written_bytes += reaped.written_bytes;
         self.ended.max_rss_bytes = self.ended.max_rss_bytes.max(reaped.max_rss_bytes);
         true
     }

@@ -4,55 +4,55 @@ use std::time::Instant;
 
 use super::{
     super::{
-        ContainerKey, ContainerState, Effect, OwnerId, Shortage, SlotKey, Turn,
+        ContainerKey, ContainerState, Effect, Shortage, Turn,
         containers::Slot,
-        owners::{Owners, Place},
+        owners::Owners,
         scaling::{self, Bounds, Demand, PROVEN_AFTER},
     },
     Pool,
 };
 
 impl Pool {
-    pub(in super::super) fn adopt(&mut self, count: u32, turn: &mut Turn<'_>) {
+    pub(in super::super) fn adopt(&mut self, count: u32, in_use: u32, turn: &mut Turn<'_>) {
         if self.closed {
             return;
         }
         let places = self.rules.max_containers.saturating_sub(self.containers.counts().present());
-        for _ in 0..count.min(places) {
+        for _ in 0..count.min(places.max(in_use)) {
             let container = self.containers.add(turn.now);
             turn.effects.push(Effect::Start { container });
         }
         self.settle(turn);
     }
 
-    pub(in super::super) fn reclaim(&mut self, slot: SlotKey, owner: OwnerId, turn: &mut Turn<'_>) {
-        let is_free = turn.owners.place(owner) == Place::Out && turn.owners.kept(owner).is_none();
-        let starts = self.containers.state(slot.container) == Some(ContainerState::Starting);
-        if is_free && starts && self.reclaimed.iter().all(|(other, _)| *other != slot) {
-            turn.owners.take(owner);
-            self.reclaimed.push((slot, owner));
-        } else {
-            turn.owners.forget_if_out(owner, turn.effects);
-        }
-    }
-
     pub(in super::super) fn container_ready(&mut self, container: ContainerKey, slots: u32, turn: &mut Turn<'_>) {
         if self.containers.state(container) != Some(ContainerState::Starting) {
             return;
         }
-        self.containers.make_ready(container, slots, turn.now);
-        for (slot, owner) in self.take_reclaimed(container) {
-            match self.containers.slot(slot) {
-                Some(_) => self.containers.set(slot, Slot::Leased { owner, kept: false }, turn.now),
-                None => turn.owners.step_out(owner, turn.effects),
-            }
+        self.has_started(container, slots, Slot::Clean, turn);
+        self.stop_if_drained(container, turn);
+        self.settle(turn);
+    }
+
+    pub(in super::super) fn container_taken_over(&mut self, container: ContainerKey, slots: u32, turn: &mut Turn<'_>) {
+        if self.containers.state(container) != Some(ContainerState::Starting) {
+            return;
         }
+        self.has_started(container, slots, Slot::Left, turn);
+        self.settle(turn);
+    }
+
+    /// With so many slots, all of which are like this one.
+    fn has_started(&mut self, container: ContainerKey, slots: u32, slot: Slot, turn: &mut Turn<'_>) {
+        self.containers.make_ready(container, slots, slot, turn.now);
         self.backoff.succeed(turn.now);
         self.start_failed = false;
+        let counts = self.containers.counts();
         if slots == 0 {
             self.stop(container, turn);
+        } else if counts.ready + counts.starting > self.rules.max_containers {
+            self.containers.move_on(container, ContainerState::Draining);
         }
-        self.settle(turn);
     }
 
     pub(in super::super) fn start_failed(&mut self, container: ContainerKey, jitter: u32, turn: &mut Turn<'_>) {
@@ -75,9 +75,10 @@ impl Pool {
                 self.drop_kept_of(container, turn);
                 self.stop_if_drained(container, turn);
             }
+            Some(ContainerState::Draining) => self.stop_if_drained(container, turn),
             // It would be taken away as soon as it is there.
             Some(ContainerState::Starting) => self.stop(container, turn),
-            Some(ContainerState::Draining | ContainerState::Stopping) | None => return,
+            Some(ContainerState::Stopping) | None => return,
         }
         self.settle(turn);
     }
@@ -116,15 +117,8 @@ impl Pool {
         }
     }
 
-    fn take_reclaimed(&mut self, container: ContainerKey) -> Vec<(SlotKey, OwnerId)> {
-        self.reclaimed.extract_if(.., |(slot, _)| slot.container == container).collect()
-    }
-
     /// Whoever held a slot of it has none now.
     fn take_away(&mut self, container: ContainerKey, turn: &mut Turn<'_>) {
-        for (_, owner) in self.take_reclaimed(container) {
-            turn.owners.step_out(owner, turn.effects);
-        }
         for (_, slot) in self.containers.slots_of(container) {
             if let Slot::Leased { owner, .. } = slot {
                 turn.owners.step_out(owner, turn.effects);
@@ -142,7 +136,12 @@ impl Pool {
             let (owner, offered) = match slot {
                 Slot::Kept(owner) => (owner, true),
                 Slot::Keeping(Some(owner)) => (owner, false),
-                Slot::Clean | Slot::Leased { .. } | Slot::Wiping | Slot::Keeping(None) | Slot::Quarantined => continue,
+                Slot::Clean
+                | Slot::Leased { .. }
+                | Slot::Wiping
+                | Slot::Left
+                | Slot::Keeping(None)
+                | Slot::Quarantined => continue,
             };
             self.containers.set(key, Slot::Keeping(None), turn.now);
             self.drop_kept(owner, offered, turn);

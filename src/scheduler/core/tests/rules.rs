@@ -215,7 +215,7 @@ fn an_unused_slot_is_as_it_was() {
 #[test]
 fn idle_containers_go_at_once_although_somebody_comes_back_to_one_of_them() {
     let mut bench = Bench::new(PoolConfig { max_starting: 3, ..rules() });
-    for container in started(&bench.tell(Event::Adopt { pool: POOL, containers: 3 })) {
+    for container in started(&bench.tell(Event::Adopt { pool: POOL, containers: 3, in_use: 0 })) {
         bench.tell(Event::ContainerReady { container, slots: 1 });
     }
     let held = [A, B, C].map(|owner| (owner, bench.granted(owner)));
@@ -322,6 +322,65 @@ fn a_container_without_a_usable_slot_is_replaced() {
     let effects = bench.tell(Event::SlotQuarantined { slot });
     assert_eq!(effects[0], Effect::Stop { container });
     assert_eq!(started(&effects).len(), 1);
+}
+
+/// With so many containers of an earlier executor, of two slots each, all taken over and in use.
+fn taken_over(rules: PoolConfig, containers: u32) -> (Bench, Vec<ContainerKey>) {
+    let mut bench = Bench::new(rules);
+    let started = started(&bench.tell(Event::Adopt { pool: POOL, containers, in_use: containers }));
+    for container in &started {
+        assert_eq!(bench.tell(Event::ContainerTakenOver { container: *container, slots: 2 }), []);
+    }
+    (bench, started)
+}
+
+#[test]
+fn a_claimed_slot_is_its_owners_and_the_others_are_wiped_before_they_are_given() {
+    let (mut bench, containers) = taken_over(PoolConfig { max_containers: 1, ..rules() }, 1);
+    let [claimed, other] = [0, 1].map(|index| SlotKey { container: containers[0], index });
+    assert_eq!(bench.tell(Event::Reclaim { slot: claimed, owner: A }), []);
+    assert!(bench.core.has(A, claimed) && !bench.core.has(B, claimed));
+    assert_eq!(bench.tell(Event::Reclaim { slot: claimed, owner: B }), [Effect::Forget(B)], "it is another's");
+    assert_eq!(bench.tell(Event::Reclaim { slot: other, owner: A }), [], "nobody has two");
+    assert!(!bench.core.has(A, other));
+    assert_eq!(bench.acquire(B), [], "nothing is clean");
+    assert_eq!(bench.core.shortage(POOL, bench.now), Some(Shortage::Resetting));
+    let granted = Effect::Grant { owner: B, slot: other, kept: false };
+    assert_eq!(bench.tell(Event::SlotReady { slot: other, kept: false }), [granted]);
+    let release = Effect::Release { slot: claimed, keep: false };
+    assert_eq!(bench.give_back(A, claimed, Return::Wipe), [release, Effect::Forget(A)]);
+}
+
+#[test]
+fn a_slot_that_is_being_wiped_cannot_be_claimed() {
+    let (mut bench, _) = Bench::ready(rules());
+    let slot = bench.granted(A);
+    bench.give_back(A, slot, Return::Wipe);
+    assert_eq!(bench.tell(Event::Reclaim { slot, owner: A }), [Effect::Forget(A)]);
+    assert!(!bench.core.has(A, slot));
+}
+
+#[test]
+fn containers_in_use_are_taken_over_however_many_there_may_be_and_those_too_many_drain() {
+    let (mut bench, containers) = taken_over(PoolConfig { max_containers: 1, ..rules() }, 3);
+    let state = |bench: &Bench, index: usize| bench.core.container_state(containers[index]);
+    let expected = [ContainerState::Draining, ContainerState::Draining, ContainerState::Ready];
+    assert_eq!([0, 1, 2].map(|index| state(&bench, index)), expected.map(Some));
+    let slot = SlotKey { container: containers[0], index: 0 };
+    bench.tell(Event::Reclaim { slot, owner: A });
+    assert_eq!(bench.tell(Event::Draining { container: containers[0] }), [], "somebody has a slot in it");
+    let stop = |index: usize| Effect::Stop { container: containers[index] };
+    assert_eq!(bench.tell(Event::Draining { container: containers[1] }), [stop(1)], "and nobody in this one");
+    bench.tell(Event::SlotReady { slot: SlotKey { index: 1, ..slot }, kept: false });
+    assert_eq!(bench.acquire(B), [], "it gives nothing");
+    let effects = bench.give_back(A, slot, Return::Wipe);
+    assert_eq!(effects, [Effect::Release { slot, keep: false }, Effect::Forget(A), stop(0)]);
+}
+
+#[test]
+fn those_that_nobody_uses_are_taken_over_as_far_as_there_is_room() {
+    let mut bench = Bench::new(PoolConfig { max_containers: 2, ..rules() });
+    assert_eq!(started(&bench.tell(Event::Adopt { pool: POOL, containers: 3, in_use: 1 })).len(), 2);
 }
 
 #[test]

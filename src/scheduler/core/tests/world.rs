@@ -28,6 +28,8 @@ struct ModelSlot {
     quarantined: bool,
     /// Being kept for nobody: whose files these are went elsewhere.
     disowned: bool,
+    /// As an earlier executor has left it, and being wiped unless it is claimed.
+    left: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -71,7 +73,10 @@ enum Step {
     Lose { pick: u8, jitter: u32 },
     Drain { pick: u8 },
     Stopped { pick: u8 },
-    Adopt { pool: u16, containers: u32 },
+    Adopt { pool: u16, containers: u32, in_use: u32 },
+    TakenOver { pick: u8, slots: u32 },
+    Reclaim { pick: u8, owner: u32 },
+    ReclaimWrongly { pick: u8, owner: u32 },
     Ghost { pick: u8, what: u8 },
     Pass { millis: u64 },
     ShutDown,
@@ -94,7 +99,11 @@ fn step() -> impl Strategy<Value = Step> {
         20 => (pick, any::<u32>()).prop_map(|(pick, jitter)| Step::Lose { pick, jitter }),
         15 => pick.prop_map(|pick| Step::Drain { pick }),
         80 => pick.prop_map(|pick| Step::Stopped { pick }),
-        10 => (0..POOLS, 1_u32..4).prop_map(|(pool, containers)| Step::Adopt { pool, containers }),
+        10 => (0..POOLS, 1_u32..4, 0_u32..4)
+            .prop_map(|(pool, containers, in_use)| Step::Adopt { pool, containers, in_use: in_use.min(containers) }),
+        60 => (pick, 0_u32..4).prop_map(|(pick, slots)| Step::TakenOver { pick, slots }),
+        60 => (pick, 0..OWNERS).prop_map(|(pick, owner)| Step::Reclaim { pick, owner }),
+        10 => (pick, 0..OWNERS).prop_map(|(pick, owner)| Step::ReclaimWrongly { pick, owner }),
         20 => (pick, 0_u8..5).prop_map(|(pick, what)| Step::Ghost { pick, what }),
         100 => (0_u64..4000).prop_map(|millis| Step::Pass { millis }),
         1 => Just(Step::ShutDown),
@@ -169,12 +178,34 @@ impl World {
         self.containers.iter().filter(|(key, model)| key.pool() == pool && model.adopted).count()
     }
 
+    /// It neither waits nor holds a slot, and nothing is kept for it.
+    fn is_out(&self, owner: OwnerId) -> bool {
+        let person = Some(self.person(owner));
+        let ready = |key: SlotKey| self.containers[&key.container].state == ContainerState::Ready;
+        let kept = self.slots().any(|(key, slot)| {
+            let kept = slot.holder.is_none() && slot.released != Some(false) && !slot.quarantined && !slot.disowned;
+            slot.files == person && kept && ready(key)
+        });
+        let waits = self.lines.iter().flatten().any(|(other, _)| *other == owner);
+        !kept && !waits && !self.holding.contains_key(&owner) && !self.returning.contains_key(&owner)
+    }
+
     /// What is being kept for this one will be wiped.
     fn disown(&mut self, person: Person) {
         let slots = self.containers.values_mut().flat_map(|container| &mut container.slots);
         for slot in slots.filter(|slot| slot.files == Some(person) && slot.released == Some(true)) {
             slot.disowned = true;
         }
+    }
+
+    /// One too many gives nothing.
+    fn has_started(&mut self, container: ContainerKey, slots: u32, slot: ModelSlot) {
+        let pool = container.pool();
+        let useful = self.count(pool, &[ContainerState::Starting, ContainerState::Ready]);
+        let too_many = useful > self.rules[usize::from(pool.0)].max_containers;
+        let model = self.containers.get_mut(&container).expect("it is there");
+        model.state = if too_many && slots > 0 { ContainerState::Draining } else { ContainerState::Ready };
+        model.slots = vec![slot; slots as usize];
     }
 
     fn remove(&mut self, container: ContainerKey) {
@@ -239,9 +270,7 @@ impl World {
             }
             Step::Started { pick: which, slots } => {
                 let Some(container) = pick(self.in_state(ContainerState::Starting), which) else { return };
-                let model = self.containers.get_mut(&container).expect("it is there");
-                model.state = ContainerState::Ready;
-                model.slots = vec![ModelSlot::default(); slots as usize];
+                self.has_started(container, slots, ModelSlot::default());
                 self.tell(Event::ContainerReady { container, slots });
             }
             Step::StartFailed { pick: which, jitter } => {
@@ -262,6 +291,8 @@ impl World {
                 let ready = self.containers[&slot.container].state == ContainerState::Ready;
                 let model = self.slot(slot).expect("it is there");
                 let keep = model.released.take().expect("it was released");
+                // A container that gives nothing does not listen.
+                model.left &= !ready;
                 if keep {
                     model.files = None;
                 } else if ready {
@@ -278,7 +309,7 @@ impl World {
                 let Some(slot) = pick(self.slots().map(|(key, _)| key).collect::<Vec<_>>(), which) else { return };
                 let model = self.slot(slot).expect("it is there");
                 if model.holder.is_none() {
-                    (model.quarantined, model.released) = (true, None);
+                    (model.quarantined, model.released, model.left) = (true, None, false);
                 }
                 self.tell(Event::SlotQuarantined { slot });
             }
@@ -302,15 +333,53 @@ impl World {
                 self.remove(container);
                 self.tell(Event::Stopped { container });
             }
-            Step::Adopt { pool, containers } => {
+            Step::Adopt { pool, containers, in_use } => {
                 let pool = PoolKey(pool);
                 let adopted = |world: &Self| world.count_adopted(pool);
                 let before = (self.containers.keys().filter(|key| key.pool() == pool).count() as u32, adopted(self));
-                let places = self.rules[usize::from(pool.0)].max_containers - before.0;
-                let taken = if self.closed { 0 } else { containers.min(places) };
+                let places = self.rules[usize::from(pool.0)].max_containers.saturating_sub(before.0);
+                let taken = if self.closed { 0 } else { containers.min(places.max(in_use)) };
                 self.adopting = taken;
-                self.tell(Event::Adopt { pool, containers });
-                assert_eq!(adopted(self), before.1 + taken as usize, "as many are taken as there are places for");
+                self.tell(Event::Adopt { pool, containers, in_use });
+                assert_eq!(adopted(self), before.1 + taken as usize, "all in use, and as many as there are places for");
+            }
+            Step::TakenOver { pick: which, slots } => {
+                let Some(container) = pick(self.in_state(ContainerState::Starting), which) else { return };
+                let left = ModelSlot { released: Some(false), left: true, ..ModelSlot::default() };
+                self.has_started(container, slots, left);
+                self.tell(Event::ContainerTakenOver { container, slots });
+            }
+            Step::Reclaim { pick: which, owner } => {
+                let owner = OwnerId(owner);
+                let serves = |key: &SlotKey| {
+                    matches!(self.containers[&key.container].state, ContainerState::Ready | ContainerState::Draining)
+                };
+                let left = self.slots().filter(|(key, slot)| slot.left && serves(key)).map(|(key, _)| key);
+                let Some(slot) = pick(left.collect::<Vec<_>>(), which) else { return };
+                let (free, person) = (self.is_out(owner), self.person(owner));
+                if free {
+                    let reclaimed = ModelSlot {
+                        holder: Some(owner),
+                        files: Some(person),
+                        files_before: Some(person),
+                        ..ModelSlot::default()
+                    };
+                    *self.slot(slot).expect("it is there") = reclaimed;
+                    self.holding.insert(owner, slot);
+                }
+                self.known.insert(owner);
+                self.tell(Event::Reclaim { slot, owner });
+                assert_eq!(self.core.has(owner, slot), free);
+            }
+            Step::ReclaimWrongly { pick: which, owner } => {
+                let owner = OwnerId(owner);
+                let others = self.slots().filter(|(_, slot)| !slot.left).map(|(key, _)| key).collect::<Vec<_>>();
+                let Some(slot) = pick(others, which).filter(|slot| self.holding.get(&owner) != Some(slot)) else {
+                    return;
+                };
+                self.known.insert(owner);
+                self.tell(Event::Reclaim { slot, owner });
+                assert!(!self.core.has(owner, slot), "it is not as an earlier executor has left it");
             }
             Step::Ghost { pick: which, what } => {
                 let Some(container) = pick(self.gone.clone(), which) else { return };
@@ -337,8 +406,10 @@ impl World {
 
     /// The agent does as it was told.
     fn answer(&mut self, slot: SlotKey) {
+        let ready = self.containers[&slot.container].state == ContainerState::Ready;
         let model = self.slot(slot).expect("it is there");
         let kept = model.released.take().expect("it was released");
+        model.left &= !ready;
         if !kept {
             model.files = None;
         }
@@ -423,6 +494,9 @@ impl World {
                 assert!(!self.closed);
                 let adopted = self.adopting > 0;
                 self.adopting = self.adopting.saturating_sub(1);
+                let pool = container.pool();
+                let there = self.containers.keys().filter(|key| key.pool() == pool).count() as u32;
+                assert!(adopted || there < self.rules[usize::from(pool.0)].max_containers, "one too many is asked for");
                 let model = ModelContainer { state: ContainerState::Starting, adopted, slots: Vec::new() };
                 assert!(self.containers.insert(container, model).is_none(), "a key of its own");
                 assert!(!self.gone.contains(&container), "a key of its own");
@@ -490,7 +564,8 @@ impl World {
         let (starting, present) =
             (self.count(pool, &[Starting]), self.count(pool, &[Starting, Ready, Draining, Stopping]));
         assert_eq!(self.core.containers(pool).count() as u32, present);
-        assert!(present <= rules.max_containers);
+        assert!(present <= rules.max_containers || self.count_adopted(pool) > 0);
+        assert!(self.count(pool, &[Ready]) <= rules.max_containers, "one too many gives slots");
         let asked = |key: &&ContainerKey| key.pool() == pool && !self.containers[*key].adopted;
         let asked = self.in_state(Starting).iter().filter(asked).count();
         assert!(asked <= rules.max_starting as usize, "what runs already does not count, and holds up what does not");
@@ -517,9 +592,7 @@ impl World {
             while let Some(container) = self.in_state(ContainerState::Starting).first() {
                 let container = *container;
                 let slots = self.rules[usize::from(container.pool().0)].slots_per_container;
-                let model = self.containers.get_mut(&container).expect("it is there");
-                model.state = ContainerState::Ready;
-                model.slots = vec![ModelSlot::default(); slots as usize];
+                self.has_started(container, slots, ModelSlot::default());
                 self.tell(Event::ContainerReady { container, slots });
             }
             for slot in self.slots().filter(|(_, slot)| slot.released.is_some()).map(|(key, _)| key).collect::<Vec<_>>()

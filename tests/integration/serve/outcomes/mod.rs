@@ -5,6 +5,7 @@
 //! protocol's alone, listed below them, does not compile.
 
 mod impostor;
+mod limits;
 mod scenarios;
 
 use tool_executor::{
@@ -61,6 +62,7 @@ fn attribution(outcome: Outcome, reason: Reason, by: By) -> Attribution {
     };
     match outcome {
         Outcome::Unspecified | Outcome::Succeeded => Attribution::Unspecified,
+        Outcome::OutOfMemory if reason == Reason::MachineMemory => Attribution::Infrastructure,
         Outcome::Failed | Outcome::TimedOut | Outcome::OutOfMemory | Outcome::LimitExceeded => chosen,
         Outcome::Cancelled if reason == Reason::Drained => Attribution::Infrastructure,
         Outcome::Cancelled => Attribution::Client,
@@ -77,7 +79,8 @@ fn has_fault(outcome: Outcome) -> bool {
 }
 
 fn check(outcome: Outcome, reason: Reason, cases: &[Case]) {
-    assert!(!cases.is_empty());
+    let needs_groups = outcome == Outcome::OutOfMemory;
+    assert!(!cases.is_empty() || needs_groups, "where there are no control groups, nobody is killed for memory");
     for Case { by, executed, refused, result } in cases {
         assert_eq!((result.outcome(), result.reason()), (outcome, reason), "{by:?}: {result:?}");
         assert_eq!(result.executed(), *executed, "{by:?}: {result:?}");
@@ -144,6 +147,11 @@ outcomes! {
 
         timed_out: TimedOut;
         input_limit: LimitExceeded / InputLimit;
+        process_limit: LimitExceeded / ProcessLimit;
+        disk_limit: LimitExceeded / DiskLimit;
+        cpu_limit: LimitExceeded / CpuLimit;
+        out_of_memory: OutOfMemory;
+        machine_memory: OutOfMemory / MachineMemory;
 
         unknown_tool: Rejected / UnknownTool;
         invalid_arguments: Rejected / InvalidArguments;
@@ -167,10 +175,10 @@ outcomes! {
 
         internal: Internal;
     }
-    // With limits of memory, processes, disk and time, with external tools, and with terminals that keep their state.
+    // With external tools, and with terminals that keep their state.
     to_come {
-        OutOfMemory, ExternalUnavailable
-        / ProcessLimit, DiskLimit, CpuLimit, TerminalState, ExternalToolFailed, ToolServerUnreachable,
+        ExternalUnavailable
+        / TerminalState, ExternalToolFailed, ToolServerUnreachable,
           ToolServerTimeout, ToolServerProtocol
     }
 }

@@ -13,6 +13,7 @@ use tool_executor::pb::toolexecutor::{
     trajectory_response::Message::{self, Notice},
 };
 
+pub(super) use super::limits::{cpu_limit, disk_limit, machine_memory, out_of_memory, process_limit};
 use super::{By, Case, impostor};
 use crate::support::{
     client::{PATIENCE, Stream, argv, bash, command, open, seconds, shell, tool},
