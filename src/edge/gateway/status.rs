@@ -41,18 +41,19 @@ pub(super) async fn status(State(gateway): State<Gateway>) -> Json<Status> {
 
 fn pool(pools: &[PoolStatus]) -> Pool {
     let sum = |count: fn(&PoolStatus) -> u32| pools.iter().map(count).sum::<u32>();
-    let states: [(&str, fn(&PoolStatus) -> u32); 5] = [
-        ("available", |pool| pool.available_slots),
-        ("acquired", |pool| pool.acquired_slots),
-        ("starting", |pool| pool.starting_slots),
-        ("resetting", |pool| pool.resetting_slots),
-        ("quarantined", |pool| pool.quarantined_slots),
+    let (available_slots, acquired_slots) = (sum(|pool| pool.available_slots), sum(|pool| pool.acquired_slots));
+    let states = [
+        ("available", available_slots),
+        ("acquired", acquired_slots),
+        ("starting", sum(|pool| pool.starting_slots)),
+        ("resetting", sum(|pool| pool.resetting_slots)),
+        ("quarantined", sum(|pool| pool.quarantined_slots)),
     ];
-    let slots_by_state = states.into_iter().map(|(state, count)| (state, sum(count))).filter(|(_, slots)| *slots > 0);
+    let slots_by_state = states.into_iter().filter(|(_, slots)| *slots > 0);
     Pool {
         total_slots: sum(|pool| pool.total_slots),
-        available_slots: sum(|pool| pool.available_slots),
-        acquired_slots: sum(|pool| pool.acquired_slots),
+        available_slots,
+        acquired_slots,
         containers: pools.iter().map(|pool| pool.containers.len()).sum(),
         slots_by_state: slots_by_state.map(|(state, slots)| (state.to_owned(), slots.into())).collect(),
         started: true,

@@ -36,6 +36,15 @@ fn changed(case: &str) -> Option<(&'static str, Value)> {
         "write_via_symlink_inside" | "read_symlink_inside" => {
             ("links are the slot's", json!({"metadata": {"path": "/workspace/lnk", "size": 3}}))
         }
+        // The old system read as root what a call had forbidden itself.
+        "read_noperm" => (
+            "files are read with the slot's own rights",
+            json!({
+                "success": false,
+                "error": "Failed to read file: [Errno 13] Permission denied: '/workspace/noperm'",
+                "metadata": {},
+            }),
+        ),
         "exec_which_shell" => ("where the shell is, the machine says", json!({"output": null})),
         "out_binary_10MB" => ("it is random", json!({"output": null})),
         "status_end" => ("not every request of then is sent", json!({"total_requests": null, "total_errors": null})),
@@ -43,9 +52,14 @@ fn changed(case: &str) -> Option<(&'static str, Value)> {
     })
 }
 
-/// There is no such endpoint yet, or nothing to ask: one large request made the old system fail others.
+/// What is to come, by how its cases begin, and why it is not asked for yet.
+const TO_COME: [(&str, &str); 1] = [("artifacts_", "there are no endpoints for artifacts yet")];
+
+/// One large request made the old system fail others: there is nothing to ask.
+const COLLATERAL: &str = "collateral_";
+
 fn is_left_out(case: &str) -> bool {
-    case.starts_with("artifacts_") || case.starts_with("collateral_")
+    case.starts_with(COLLATERAL) || TO_COME.iter().any(|(begin, _)| case.starts_with(begin))
 }
 
 #[tokio::test]
@@ -55,7 +69,7 @@ async fn the_old_systems_answers_are_given() {
     let description = Description::of(&server).await;
     until_free(&server, 10).await;
     let pairs: Vec<Value> = serde_json::from_str(include_str!("pairs.json")).expect("they are JSON");
-    let mut compared = 0;
+    let (mut compared, mut different) = (0, Vec::new());
     for pair in &pairs {
         let case = pair["case"].as_str().expect("a case has a name");
         if is_left_out(case) {
@@ -78,9 +92,10 @@ async fn the_old_systems_answers_are_given() {
         let (method, path) = (asked.method.clone(), asked.path.clone());
         let answer = asked.request.send().await;
         description.check(&method, &path, &answer);
-        compare(case, pair, &answer);
+        different.extend(difference(case, pair, &answer));
         compared += 1;
     }
+    assert!(different.is_empty(), "{}", different.join("\n"));
     assert!(compared > 65, "{compared} of {} were compared", pairs.len());
 }
 
@@ -129,8 +144,11 @@ fn authorized(request: Request<'_>) -> Request<'_> {
     request.header("Authorization", &format!("Bearer {TOKEN}"))
 }
 
-fn compare(case: &str, pair: &Value, answer: &Answer) {
-    assert_eq!(u64::from(answer.status), pair["status"].as_u64().expect("a status"), "{case}: {answer:?}");
+/// What of an answer is not as it was, if anything.
+fn difference(case: &str, pair: &Value, answer: &Answer) -> Option<String> {
+    if pair["status"] != answer.status {
+        return Some(format!("{case}: not {}, but {answer:?}", pair["status"]));
+    }
     let (mut expected, mut given) = (expanded(&pair["response"]), answer.json());
     if let Some((_, changes)) = changed(case) {
         for (name, value) in changes.as_object().expect("fields") {
@@ -150,9 +168,9 @@ fn compare(case: &str, pair: &Value, answer: &Answer) {
                 || expected.is_some_and(|expected| expected.contains_key(name))
         });
     }
-    assert_eq!(given, expected, "{case}");
     let order = |value: &Value| value.as_object().map(|object| object.keys().cloned().collect::<Vec<_>>());
-    assert_eq!(order(&given), order(&expected), "{case}: the fields' order");
+    let same = given == expected && order(&given) == order(&expected);
+    (!same).then(|| format!("{case}: not {expected}, but {given}"))
 }
 
 /// With what was left out of long texts, and the directories of that machine as those of a slot.
