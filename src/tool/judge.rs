@@ -99,7 +99,7 @@ fn process(kind: &Kind, end: ProcessEnd, about: &Circumstances<'_>) -> Verdict {
     let code = match end.exit {
         Exit::Code(code) => code,
         // As a shell says it.
-        Exit::Signal(signal) => 128 + signal,
+        Exit::Signal(signal) => signal.saturating_add(128),
     };
     let verdict = match end.stop {
         None if end.exit == Exit::Code(0) => Verdict::new(Outcome::Succeeded, None, Executed::Yes, chooser),

@@ -18,6 +18,8 @@ use crate::{
 
 /// For one attempt.
 const ATTEMPT: Duration = Duration::from_secs(5);
+/// The name goes into every result.
+const MAX_ISOLATION_BYTES: usize = 64;
 
 /// What an agent says of itself when it is attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +108,9 @@ pub(super) async fn attach(
         };
         if attached.container_id != container.as_str() {
             return Err(ConnectError::Another(attached.container_id));
+        }
+        if attached.isolation.len() > MAX_ISOLATION_BYTES {
+            return Err(ConnectError::Senseless("no level of isolation has such a name"));
         }
         let slots = u32::try_from(attached.slots.len()).map_err(|_| ConnectError::Senseless("too many slots"))?;
         let used = (0..).zip(&attached.slots).filter(|(_, slot)| slot.state() != pb::SlotState::Clean);
