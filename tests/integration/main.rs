@@ -2,6 +2,7 @@
 
 mod architecture;
 mod backend;
+mod hostile;
 mod link;
 mod nomad;
 mod scheduler;
