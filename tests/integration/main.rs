@@ -2,6 +2,7 @@
 
 mod architecture;
 mod backend;
+mod deploy;
 mod hostile;
 mod link;
 mod nomad;

@@ -15,7 +15,7 @@ use super::{
     error::{At as _, SlotError},
     helper, trash_beside,
 };
-use crate::tool::job::{Exit, Process, Program};
+use crate::tool::job::{Exit, Process, Program, StartFailure};
 
 /// A slot is made in some milliseconds; a machine that needs longer than this cannot serve.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -97,14 +97,19 @@ async fn test_at(isolation: Isolation, config: &SlotConfig) -> Result<Isolation,
 async fn test(config: &SlotConfig) -> Result<(), Problem> {
     let slot = Slot::create(config).await?;
     let mut runner = slot.runner().await?;
-    let (end, output) = run(&mut runner, Program::Shell("echo works; exit 7".into())).await?;
-    if end != Exit::Code(7) || output != "works\n" {
+    let shell = run(&mut runner, Program::Shell("echo works; exit 7".into())).await?;
+    // An image need not have one: then programs alone can be run there.
+    if let Some((end, output)) = shell
+        && (end != Exit::Code(7) || output != "works\n")
+    {
         return Err(Problem::Command(format!("/bin/sh: {end:?}, {output:?}")));
     }
     let mut witness = vec![helper::THIS_PROGRAM.into(), helper::INSPECT.into()];
     witness.extend(config.writable_root.then(|| helper::WRITABLE_ROOT.into()));
     let witness = Program::Argv(witness);
-    let (end, output) = run(&mut runner, witness).await?;
+    let Some((end, output)) = run(&mut runner, witness).await? else {
+        return Err(Problem::Command("its own program is not there".to_owned()));
+    };
     if end != Exit::Code(0) {
         let faults: Vec<&str> = output.lines().collect();
         return Err(Problem::NotIsolated(if faults.is_empty() { format!("{end:?}") } else { faults.join("; ") }));
@@ -113,18 +118,19 @@ async fn test(config: &SlotConfig) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Runs a program of few words: they must fit the pipe.
-async fn run(runner: &mut Runner, program: Program) -> Result<(Exit, String), Problem> {
+/// Runs a program of few words: they must fit the pipe. None if there is no such program.
+async fn run(runner: &mut Runner, program: Program) -> Result<Option<(Exit, String)>, Problem> {
     let (mut read, write) = io::pipe().at(Step::StartCall)?;
     let stdio = Stdio { stdin: None, stderr: write.try_clone().at(Step::StartCall)?.into(), stdout: write.into() };
     runner.start(&Process { program, ..Process::default() }, stdio)?;
     match runner.ended().await? {
+        RunnerEnd::NotStarted { kind: StartFailure::NotFound, .. } => Ok(None),
         RunnerEnd::NotStarted { message, .. } => Err(Problem::Command(message)),
         RunnerEnd::Ended { exit, .. } => {
             let mut output = String::new();
             // All writers are gone, so this does not wait.
             let _ = read.read_to_string(&mut output);
-            Ok((exit, output))
+            Ok(Some((exit, output)))
         }
     }
 }

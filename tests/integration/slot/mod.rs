@@ -2,11 +2,11 @@
 //!
 //! What could harm the machine if isolation failed is in [`hostile`], and runs in a pid namespace of its own only.
 
-mod bed;
+pub(crate) mod bed;
 mod calls;
 mod files;
 mod hostile;
-mod image;
+pub(crate) mod image;
 mod isolation;
 mod level;
 mod lifetime;
