@@ -131,8 +131,9 @@ async fn serve(place: &Place, mut config: Config) -> Result<(), AgentError> {
         }
     };
     // One more than there are slots: see `slot_config`.
+    let wanted = config.profile.slots + 1;
     config.uid_base =
-        config.uid_base.filter(|base| can_assign_ids(*base..base.saturating_add(config.profile.slots + 1)));
+        config.uid_base.filter(|base| base.checked_add(wanted).is_some_and(|end| can_assign_ids(*base..end)));
 
     let slots_directory = place.directory.join("slots");
     let end = CancellationToken::new();

@@ -311,3 +311,59 @@ impl From<ReplyKind> for Reply {
         Self { kind: Some(kind) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sandbox::slot::SlotError;
+
+    /// A helper shares its slot's user with calls, and is not theirs to trace; were one theirs all the same, this is what
+    /// they could say to the agent.
+    fn reply() -> impl Strategy<Value = Reply> {
+        let failed = (any::<i32>(), ".{0,8}", any::<i32>(), ".{0,8}")
+            .prop_map(|(step, detail, errno, text)| ReplyKind::Failed(Failed { step, detail, errno, text }));
+        let ended = (any::<i32>(), any::<i32>(), any::<[u64; 5]>()).prop_map(
+            |(status, limit, [user, system, rss, execution, written])| {
+                ReplyKind::Ended(Ended {
+                    status,
+                    user_cpu_us: user,
+                    system_cpu_us: system,
+                    max_rss_bytes: rss,
+                    execution_us: execution,
+                    limit,
+                    written_bytes: written,
+                })
+            },
+        );
+        let refused =
+            (any::<i32>(), ".{0,8}").prop_map(|(fault, message)| ReplyKind::NotStarted(NotStarted { fault, message }));
+        let kind = prop_oneof![failed, ended, refused, Just(ReplyKind::Ready(Nothing {}))];
+        prop::option::weighted(0.9, kind).prop_map(|kind| Reply { kind })
+    }
+
+    proptest! {
+        #[test]
+        fn datagrams_of_any_kind_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..64), mark: bool) {
+            let bytes = if mark { [&[MARK], &bytes[..]].concat() } else { bytes };
+            let _ = decode::<Request>(&bytes);
+            let _ = decode::<Start>(&bytes);
+            let _ = decode::<SlotSpec>(&bytes);
+            let _ = decode::<RunnerSpec>(&bytes);
+            let _ = decode::<KeeperSpec>(&bytes);
+            if let Ok(Reply { kind: Some(ReplyKind::Failed(failed)) }) = decode(&bytes) {
+                let _ = SlotError::from_wire(failed).to_string();
+            }
+        }
+
+        #[test]
+        fn replies_survive_the_way_and_a_failure_can_be_told(reply in reply()) {
+            let datagram = encode(&reply);
+            prop_assert_eq!(&decode::<Reply>(&datagram).expect("it is whole"), &reply);
+            if let Some(ReplyKind::Failed(failed)) = reply.kind {
+                prop_assert!(!SlotError::from_wire(failed).to_string().is_empty());
+            }
+        }
+    }
+}
