@@ -1,9 +1,9 @@
 //! What agent and helper processes say to each other. One message is one SEQPACKET datagram; descriptors go with it.
 //!
-//! The agent speaks first on every socket: to the maker a [`SlotSpec`] and then "you are mapped", which carries the image
-//! if that is to be writable as it is, to the keeper a [`KeeperSpec`] (a warden: a
-//! [`WardenSpec`]) and then a [`Nothing`] with each new runner's socket, to a runner its [`RunnerSpec`] and then [`Request`]s. Helpers answer with
-//! [`Reply`]s.
+//! The agent speaks first on every socket: to the maker a [`MakerSpec`] and then, with the workspace and with the image
+//! if that is to be writable as it is, a [`SlotSpec`]; to the keeper a [`KeeperSpec`] (a warden: a [`WardenSpec`]) and
+//! then a [`Nothing`] with each new runner's socket; to a runner its [`RunnerSpec`] and then [`Request`]s. Helpers answer
+//! with [`Reply`]s.
 
 use std::io;
 
@@ -41,7 +41,21 @@ pub(super) fn cut(text: &str) -> String {
 /// No process can be started with more arguments than this, whatever the stack limit.
 pub(super) const MAX_START: u64 = 16 * 1024 * 1024;
 
-/// How a slot's file system and network are made.
+/// What a slot's maker separates itself from.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct MakerSpec {
+    /// Share the agent's network.
+    #[prost(bool, tag = "1")]
+    pub(super) network: bool,
+    /// The agent is root, and none of its groups may stay.
+    #[prost(bool, tag = "2")]
+    pub(super) drop_groups: bool,
+    /// The slot's users are the agent's.
+    #[prost(bool, tag = "3")]
+    pub(super) no_user_namespace: bool,
+}
+
+/// How a slot's file system is made.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct SlotSpec {
     /// Share the agent's network.
@@ -52,9 +66,6 @@ pub(super) struct SlotSpec {
     pub(super) read_only: Vec<Vec<u8>>,
     #[prost(uint64, tag = "3")]
     pub(super) tmp_bytes: u64,
-    /// The agent is root, and none of its groups may stay.
-    #[prost(bool, tag = "4")]
-    pub(super) drop_groups: bool,
     /// Show all that the image has.
     #[prost(bool, tag = "5")]
     pub(super) image: bool,
