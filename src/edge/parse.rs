@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     id::{CallId, Generation, PoolName, Sequence, TrajectoryId},
     journal::Options,
-    pb::toolexecutor as pb,
+    pb::{duration as pb_duration, toolexecutor as pb},
     scheduler,
     tool::{
         Arguments, Chooser, Command, CommandError, Kind, ParsedTool, Registry,
@@ -201,7 +201,7 @@ fn call_id(text: &str, field: &str) -> Result<CallId, Violation> {
 fn duration(duration: Option<prost_types::Duration>, field: &str) -> Result<Option<Duration>, Violation> {
     duration
         .map(|duration| {
-            Duration::try_from(duration).map_err(|_| Violation::new(field, "must be a duration that is not negative"))
+            pb_duration(duration).ok_or_else(|| Violation::new(field, "must be a duration that is not negative"))
         })
         .transpose()
 }

@@ -2,7 +2,10 @@
 
 use std::process::Command;
 
-use crate::{serve::clients, support::server::Server};
+use crate::{
+    serve::clients,
+    support::{server::Server, skip},
+};
 
 #[test]
 fn a_python_client_does_not_notice() {
@@ -15,6 +18,6 @@ fn a_python_client_does_not_notice() {
     let Some(said) = said else { return };
     assert!(said.starts_with("urllib: ok\n"), "{said}");
     if !said.contains("requests: ok\n") {
-        clients::skip::<()>("requests for Python");
+        skip::<()>("requests for Python");
     }
 }
