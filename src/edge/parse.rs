@@ -152,7 +152,7 @@ impl Parser {
     }
 
     /// What the model asked for, and its own timeout.
-    fn tool(&self, tool: pb::ToolCall) -> (Result<Work, Unfit>, Option<Duration>) {
+    pub(super) fn tool(&self, tool: pb::ToolCall) -> (Result<Work, Unfit>, Option<Duration>) {
         let arguments = match tool.arguments {
             None => Arguments::Struct(serde_json::Map::new()),
             Some(pb::tool_call::Arguments::ArgumentsJson(text)) => Arguments::Json(text),

@@ -8,6 +8,7 @@ mod deaths;
 mod drain;
 mod endings;
 mod faults;
+mod gateway;
 mod http;
 mod isolation;
 mod leases;

@@ -8,6 +8,7 @@ pub(crate) mod agent;
 pub(crate) mod cgroup;
 pub(crate) mod client;
 pub(crate) mod dying;
+pub(crate) mod http;
 pub(crate) mod nomad;
 pub(crate) mod process;
 pub(crate) mod proxy;
