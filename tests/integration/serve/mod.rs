@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod calls;
+mod cli;
 mod clients;
 mod counts;
 mod deaths;
