@@ -39,7 +39,7 @@ mod tests {
             timings: Some(Timings { total, ..Timings::default() }),
             ..CallResult::default()
         };
-        let expected = r#"{"callId":"a","sequence":"1152921504606846976","outcome":"OUTCOME_SUCCEEDED","executed":"EXECUTED_YES","success":true,"timings":{"total":"1.5s"}}"#;
+        let expected = r#"{"callId":"a","sequence":"1152921504606846976","outcome":"OUTCOME_SUCCEEDED","executed":"EXECUTED_YES","success":true,"timings":{"total":"1.500s"}}"#;
         assert_eq!(line(&result).expect("it is a message of the protocol"), expected);
     }
 }
