@@ -13,10 +13,17 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let public = protox::compile([PUBLIC], ["proto"])?;
     fs::write(out.join("tool_executor.bin"), public.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").codec_path("crate::pb::codec::Codec").compile_fds(public)?;
-
     let sandbox = protox::compile([SANDBOX], ["proto"])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(sandbox)?;
+    fs::write(out.join("sandbox.bin"), sandbox.encode_to_vec())?;
+    for protocol in [public, sandbox] {
+        let mut config = tonic_prost_build::Config::new();
+        // The codec finds a message's description by its name.
+        config.enable_type_names();
+        tonic_prost_build::configure()
+            .bytes(".")
+            .codec_path("crate::pb::codec::Codec")
+            .compile_fds_with_config(protocol, config)?;
+    }
 
     let journal = protox::compile([JOURNAL], ["proto"])?;
     tonic_prost_build::configure().bytes(".").compile_fds(journal)?;

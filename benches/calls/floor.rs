@@ -57,7 +57,7 @@ pub(crate) const SPAWNING_FAR_ECHO: &str = "floor-spawning-far-echo";
 type Responses<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Send>>;
 
 /// `sh -c true` by the cheapest way there is: std's posix_spawn, which is a vfork.
-fn spawn() {
+pub(crate) fn spawn() {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", "true"]).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     assert!(command.status().is_ok_and(|status| status.success()));
@@ -89,7 +89,7 @@ pub(crate) fn spawns_at_once(threads: usize, time: Duration) -> Load {
     Load { p99: percentiles(times).1, rate }
 }
 
-fn timed(act: impl FnOnce()) -> Duration {
+pub(crate) fn timed(act: impl FnOnce()) -> Duration {
     let start = Instant::now();
     act();
     start.elapsed()

@@ -82,17 +82,25 @@ impl Trajectory {
     }
 
     async fn send(&mut self, call: Call) -> Result<CallResult> {
+        let result = self.try_send(call).await?;
+        if result.success { Ok(result) } else { Err(format!("the call failed: {}", result.error).into()) }
+    }
+
+    /// Runs a script, and says how it ended.
+    pub(crate) async fn try_shell(&mut self, script: &str) -> Result<String> {
+        let command = Command { program: Some(Program::Shell(script.to_owned())), ..Command::default() };
+        let result = self.try_send(Call { action: Some(Action::Command(command)), ..Call::default() }).await?;
+        Ok(format!("{:?}, {:?}", result.outcome(), result.reason()))
+    }
+
+    async fn try_send(&mut self, call: Call) -> Result<CallResult> {
         self.calls += 1;
         let call = Call { call_id: self.calls.to_string(), ..call };
         self.requests.send(message(trajectory_request::Message::Batch(Batch { calls: vec![call] }))).await?;
         loop {
             let response = self.responses.message().await?.ok_or("the stream ended")?;
             if let Some(trajectory_response::Message::Result(result)) = response.message {
-                return if result.success {
-                    Ok(result)
-                } else {
-                    Err(format!("the call failed: {}", result.error).into())
-                };
+                return Ok(result);
             }
         }
     }

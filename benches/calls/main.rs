@@ -4,12 +4,13 @@
 //!   stream, which is two hops, as a call takes them;
 //! - the executor: one trajectory, and 100 at once, of `true`, of `read_file` and `write_file` of 1 KB;
 //! - memory of an idle executor and of an idle agent with its slots;
-//! - what open trajectories cost, whether slow calls delay quick ones, and what much output costs;
+//! - what open trajectories cost, whether slow calls delay quick ones, or a slot at its limits its
+//!   neighbours, and what much output costs;
 //! - how soon a slot with 10,000 files can be given on.
 //!
 //! `cargo bench --bench calls` prints every figure and its ratio to the floor. Quote ratios: absolute figures change
 //! with the machine and its mood. With a word after it, it measures less: `-- read_file` one kind of call, and no floor;
-//! `-- scale`, `-- fairness`, `-- output` and `-- reset` what they say; `-- nomad` what it costs that containers run on
+//! `-- scale`, `-- fairness`, `-- limits`, `-- output` and `-- reset` what they say; `-- nomad` what it costs that containers run on
 //! a cluster; `-- journal` what it costs that a restart finds everything.
 //! `-- against CHECKOUT` compares another checkout, or a built program of it, with this one, in turns, and fails if
 //! this one is slower by more than 10 %.
@@ -18,6 +19,7 @@ mod against;
 mod fairness;
 mod floor;
 mod journal;
+mod limits;
 mod load;
 mod memory;
 mod nomad;
@@ -66,6 +68,7 @@ fn measure(arguments: &[&str]) -> Result<ExitCode> {
         ["nomad"] => nomad::measure(&runtime)?,
         ["scale"] => scale::measure(&runtime)?,
         ["fairness"] => fairness::measure(&runtime)?,
+        ["limits"] => limits::measure(&runtime)?,
         ["output"] => output::measure(&runtime)?,
         ["journal"] => return journal::measure(&runtime),
         ["reset"] => reset::measure(&runtime)?,
@@ -137,6 +140,7 @@ fn everything(runtime: &Runtime) -> Result<()> {
     memory::measure(runtime)?;
     scale::measure(runtime)?;
     fairness::measure(runtime)?;
+    limits::measure(runtime)?;
     output::measure(runtime)?;
     reset::measure(runtime)
 }

@@ -8,9 +8,10 @@ mod state_dir;
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
+    cli,
     sandbox::agent,
     settings::{LogFormat, LogSettings, ServeFlags},
     telemetry::{self, Format},
@@ -33,6 +34,10 @@ enum Command {
     Serve(ServeFlags),
     /// Say what this machine can do, and with which settings `serve` would start
     Check(ServeFlags),
+    #[command(flatten)]
+    Client(cli::Command),
+    /// Print the script that completes this program's arguments in a shell
+    Completions { shell: clap_complete::Shell },
     /// Run the agent of a container; started by the executor
     #[command(hide = true)]
     Sandbox {
@@ -54,6 +59,11 @@ pub fn main() -> ExitCode {
     let done = match line.command.unwrap_or(Command::Serve(line.serve)) {
         Command::Serve(flags) => serve::run(flags),
         Command::Check(flags) => check::run(flags),
+        Command::Client(command) => cli::main(command).map_err(Into::into),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut CommandLine::command(), "tool-executor", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Sandbox { directory, container, port } => sandbox(&agent::Place { directory, container, port }),
     };
     match done {

@@ -1,7 +1,7 @@
 //! Who may call: whoever has the token, where there is one.
 
+use axum::http::{HeaderMap, header::AUTHORIZATION};
 use subtle::ConstantTimeEq;
-use tonic::metadata::MetadataMap;
 
 use crate::id::Tenant;
 
@@ -16,6 +16,8 @@ pub struct Access {
 pub(super) enum Refused {
     #[error("the request has no bearer token")]
     NoToken,
+    #[error("the request's authorization is no bearer token")]
+    NotBearer,
     #[error("the bearer token is not this service's")]
     WrongToken,
 }
@@ -27,31 +29,35 @@ impl Access {
     }
 
     /// Whom the caller acts for.
-    pub(super) fn tenant(&self, metadata: &MetadataMap) -> Result<Tenant, Refused> {
+    pub(super) fn tenant(&self, headers: &HeaderMap) -> Result<Tenant, Refused> {
         let Some(token) = &self.token else { return Ok(Tenant::anonymous()) };
-        let header = metadata.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let given = match header.split_once(' ') {
-            Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") => given.trim(),
-            _ => return Err(Refused::NoToken),
-        };
-        if bool::from(given.as_bytes().ct_eq(token.as_bytes())) {
-            Ok(Tenant::anonymous())
-        } else {
-            Err(Refused::WrongToken)
+        let header = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+        if header.is_empty() {
+            return Err(Refused::NoToken);
         }
+        let given = match header.split_at_checked(BEARER.len()) {
+            Some((scheme, given)) if scheme.eq_ignore_ascii_case(BEARER) => given.trim_ascii(),
+            _ => return Err(Refused::NotBearer),
+        };
+        if bool::from(given.ct_eq(token.as_bytes())) { Ok(Tenant::anonymous()) } else { Err(Refused::WrongToken) }
     }
 }
 
+/// The scheme, and what ends it.
+const BEARER: &[u8] = b"bearer ";
+
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     fn ask(access: &Access, header: Option<&'static str>) -> Result<Tenant, Refused> {
-        let mut metadata = MetadataMap::new();
+        let mut headers = HeaderMap::new();
         if let Some(header) = header {
-            metadata.insert("authorization", header.parse().expect("it is ASCII"));
+            headers.insert(AUTHORIZATION, HeaderValue::from_static(header));
         }
-        access.tenant(&metadata)
+        access.tenant(&headers)
     }
 
     #[test]
@@ -59,7 +65,9 @@ mod tests {
         assert!(ask(&Access::new(None), None).is_ok());
         let access = Access::new(Some("s3cret"));
         assert_eq!(ask(&access, None), Err(Refused::NoToken));
-        assert_eq!(ask(&access, Some("Basic s3cret")), Err(Refused::NoToken));
+        assert_eq!(ask(&access, Some("")), Err(Refused::NoToken));
+        assert_eq!(ask(&access, Some("Basic s3cret")), Err(Refused::NotBearer));
+        assert_eq!(ask(&access, Some("Bearer")), Err(Refused::NotBearer));
         assert_eq!(ask(&access, Some("Bearer wrong")), Err(Refused::WrongToken));
         assert!(ask(&access, Some("bearer   s3cret ")).is_ok());
     }

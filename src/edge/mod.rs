@@ -2,7 +2,7 @@
 //! rendered, and nothing is decided here.
 
 mod access;
-mod http;
+mod gateway;
 mod json;
 mod parse;
 mod program;
@@ -25,7 +25,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::warn;
 
 pub use self::{access::Access, program::AgentProgram, render::PublicLimits};
-use self::{parse::Parser, service::Service};
+use self::{gateway::Gateway, parse::Parser, service::Service};
 use crate::{
     pb::toolexecutor::{FILE_DESCRIPTOR_SET, tool_executor_server::ToolExecutorServer},
     scheduler,
@@ -101,18 +101,27 @@ impl Edge {
     ) -> Routes {
         let max_request_bytes = self.limits.max_request_bytes as usize;
         let access = self.access.clone();
+        let parser = Arc::new(Parser {
+            registry: self.registry,
+            defaults: self.defaults,
+            scheduler: self.scheduler.clone(),
+            max_output_bytes: self.limits.max_output_bytes,
+        });
+        let gateway = Gateway {
+            access: self.access.clone(),
+            parser: parser.clone(),
+            directory: self.directory.clone(),
+            scheduler: self.scheduler.clone(),
+            max_request_bytes,
+            serving: self.serving,
+        };
         let router = match self.program {
-            Some(program) => http::router(self.serving).merge(program.router()),
-            None => http::router(self.serving),
+            Some(program) => gateway.router().merge(program.router()),
+            None => gateway.router(),
         };
         let service = Service {
             access: self.access,
-            parser: Arc::new(Parser {
-                registry: self.registry,
-                defaults: self.defaults,
-                scheduler: self.scheduler.clone(),
-                max_output_bytes: self.limits.max_output_bytes,
-            }),
+            parser,
             limits: Arc::new(self.limits),
             directory: self.directory,
             scheduler: self.scheduler,
@@ -120,7 +129,7 @@ impl Edge {
             started_at: SystemTime::now(),
         };
         let interceptor = move |request: tonic::Request<()>| {
-            access.tenant(request.metadata()).map_err(status::refused)?;
+            access.tenant(request.metadata().as_ref()).map_err(status::refused)?;
             Ok(request)
         };
         let reflection = || {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::{
     id::{CallId, Generation, PoolName, Sequence, TrajectoryId},
     journal::Options,
-    pb::toolexecutor as pb,
+    pb::{duration as pb_duration, toolexecutor as pb},
     scheduler,
     tool::{
         Arguments, Chooser, Command, CommandError, Kind, ParsedTool, Registry, Task,
@@ -159,7 +159,7 @@ impl Parser {
     }
 
     /// What the model asked for, and its own timeout.
-    fn tool(&self, tool: pb::ToolCall) -> (Result<Work, Unfit>, Option<Duration>) {
+    pub(super) fn tool(&self, tool: pb::ToolCall) -> (Result<Work, Unfit>, Option<Duration>) {
         let arguments = match tool.arguments {
             None => Arguments::Struct(serde_json::Map::new()),
             Some(pb::tool_call::Arguments::ArgumentsJson(text)) => Arguments::Json(text),
@@ -211,7 +211,7 @@ fn call_id(text: &str, field: &str) -> Result<CallId, Violation> {
 fn duration(duration: Option<prost_types::Duration>, field: &str) -> Result<Option<Duration>, Violation> {
     duration
         .map(|duration| {
-            Duration::try_from(duration).map_err(|_| Violation::new(field, "must be a duration that is not negative"))
+            pb_duration(duration).ok_or_else(|| Violation::new(field, "must be a duration that is not negative"))
         })
         .transpose()
 }

@@ -163,7 +163,7 @@ impl ToolExecutor for Service {
 
 impl Service {
     fn tenant(&self, metadata: &MetadataMap) -> Result<Tenant, Status> {
-        self.access.tenant(metadata).map_err(status::refused)
+        self.access.tenant(metadata.as_ref()).map_err(status::refused)
     }
 
     fn key(&self, tenant: Tenant, id: &str) -> Result<TrajectoryKey, Status> {

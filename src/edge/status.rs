@@ -52,7 +52,7 @@ pub(super) fn stream(error: &StreamError) -> Status {
 
 pub(super) fn refused(refused: Refused) -> Status {
     match refused {
-        Refused::NoToken | Refused::WrongToken => Status::unauthenticated(refused.to_string()),
+        Refused::NoToken | Refused::NotBearer | Refused::WrongToken => Status::unauthenticated(refused.to_string()),
     }
 }
 

@@ -1,9 +1,10 @@
-//! The public protocol's codec: Protobuf as everywhere, except that a message which cannot be decoded is the sender's
-//! fault and names the field, and that an idle stream holds small buffers.
+//! The protocols' codec: Protobuf as everywhere, except that a message which cannot be decoded is the sender's fault and
+//! names the field, that one which would become far larger is refused, and that an idle stream holds small buffers.
 
 use std::marker::PhantomData;
 
-use prost::Message;
+use bytes::Buf;
+use prost::{Message, Name};
 use tonic::{
     Code, Status,
     codec::{
@@ -11,6 +12,8 @@ use tonic::{
     },
 };
 use tonic_types::{ErrorDetails, StatusExt};
+
+use super::weight;
 
 /// A stream holds one buffer in each direction for as long as it is open; both grow for a message that needs more.
 const BUFFERS: (usize, usize) = (1024, 32 * 1024);
@@ -28,7 +31,7 @@ impl<T, U> Default for Codec<T, U> {
 impl<T, U> TonicCodec for Codec<T, U>
 where
     T: Message + Send + 'static,
-    U: Message + Default + Send + 'static,
+    U: Message + Name + Default + Send + 'static,
 {
     type Encode = T;
     type Decode = U;
@@ -63,11 +66,13 @@ impl<T: Message> TonicEncoder for Encoder<T> {
 #[derive(Debug)]
 pub struct Decoder<U>(PhantomData<U>);
 
-impl<U: Message + Default> TonicDecoder for Decoder<U> {
+impl<U: Message + Name + Default> TonicDecoder for Decoder<U> {
     type Item = U;
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        // The whole message is one chunk.
+        weight::check::<U>(buffer.chunk()).map_err(|error| invalid_argument("", &error.to_string()))?;
         U::decode(buffer).map(Some).map_err(|error| malformed(&error.to_string()))
     }
 
@@ -95,8 +100,13 @@ fn malformed(error: &str) -> Status {
     invalid_argument(&path.join("."), rest)
 }
 
+/// Of what is wrong with a field, in bytes. It may quote what was sent, and goes out twice as a header, of which clients
+/// take 8 KiB in all: beyond that they see no status, but a broken stream.
+const MAX_DESCRIPTION: usize = 500;
+
 /// INVALID_ARGUMENT that names the field, in its text and as BadRequest details.
 pub fn invalid_argument(field: &str, description: &str) -> Status {
+    let description = &description[..description.floor_char_boundary(MAX_DESCRIPTION)];
     let message = if field.is_empty() { description.to_owned() } else { format!("{field}: {description}") };
     let details = ErrorDetails::with_bad_request_violation(field, description);
     Status::with_error_details(Code::InvalidArgument, message, details)
@@ -106,6 +116,14 @@ pub fn invalid_argument(field: &str, description: &str) -> Status {
 mod tests {
     use super::*;
     use crate::pb::toolexecutor::{Batch, Call, TrajectoryRequest, trajectory_request::Message as Request};
+
+    #[test]
+    fn a_status_fits_the_headers_that_clients_take() {
+        // Each of these becomes nine bytes of a header.
+        let status = invalid_argument("open.options.pool", &"\u{6f22}".repeat(10_000));
+        let metadata = status.details().len() * 4 / 3 + status.message().len() * 3;
+        assert!(metadata < 4_000, "{metadata}");
+    }
 
     #[test]
     fn a_message_that_cannot_be_decoded_names_the_field() {

@@ -150,8 +150,10 @@ impl Dealt {
         if number > self.through {
             self.beyond.insert(number);
         }
-        while self.beyond.remove(&(self.through + 1)) {
-            self.through += 1;
+        while let Some(next) = self.through.checked_add(1)
+            && self.beyond.remove(&next)
+        {
+            self.through = next;
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    pb::sandbox as pb,
+    pb::{duration as pb_duration, sandbox as pb},
     tool::{
         Executed,
         job::{
@@ -293,7 +293,7 @@ fn from_duration(duration: Duration) -> prost_types::Duration {
 
 /// One that is left out is none.
 fn to_duration(duration: Option<prost_types::Duration>) -> Result<Duration, Senseless> {
-    Duration::try_from(duration.unwrap_or_default()).map_err(|_| Senseless("a duration"))
+    pb_duration(duration.unwrap_or_default()).ok_or(Senseless("a duration"))
 }
 
 #[cfg(test)]

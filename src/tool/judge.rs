@@ -103,7 +103,7 @@ fn process(kind: &Kind, end: ProcessEnd, about: &Circumstances<'_>) -> Verdict {
     let code = match end.exit {
         Exit::Code(code) => code,
         // As a shell says it.
-        Exit::Signal(signal) => 128 + signal,
+        Exit::Signal(signal) => signal.saturating_add(128),
     };
     // Whoever stopped it for something else has ended it.
     let exceeded = end.exceeded.filter(|_| matches!(end.stop, None | Some(Stop::Exceeded)));

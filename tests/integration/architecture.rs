@@ -1,6 +1,6 @@
 //! The shape of the source: who may use whom, what is pure, how long a file may be, where `unsafe` stands.
 //!
-//! The rooms of the program import one way: bin -> app, cli -> edge -> trajectory -> journal, external, scheduler ->
+//! The rooms of the program import one way: bin -> app -> cli -> edge -> trajectory -> journal, external, scheduler ->
 //! backend -> sandbox -> tool -> id. The left may use the right, never the reverse, and rooms of one rank do not use
 //! each other.
 
@@ -17,9 +17,10 @@ use source::{SourceFile, Use};
 const MAX_LINES: usize = 400;
 
 /// From left to right.
-const RANKS: [&[&str]; 9] = [
+const RANKS: [&[&str]; 10] = [
     &["main"],
-    &["app", "cli"],
+    &["app"],
+    &["cli"],
     &["edge"],
     &["trajectory"],
     &["journal", "external", "scheduler"],

@@ -2,6 +2,8 @@
 
 mod architecture;
 mod backend;
+mod deploy;
+mod hostile;
 mod link;
 mod nomad;
 mod scheduler;

@@ -15,6 +15,9 @@ use crate::{
     tool::Isolation,
 };
 
+/// As many as a pool's settings may ask for.
+const MAX_SLOTS: u32 = 10_000;
+
 /// The settings of one agent.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -77,6 +80,8 @@ pub enum ConfigError {
         #[source]
         source: serde_json::Error,
     },
+    #[error("{path} asks for {slots} slots, and there can be 1 to {MAX_SLOTS}")]
+    Slots { path: PathBuf, slots: u32 },
 }
 
 /// In the container's directory.
@@ -90,7 +95,14 @@ impl Config {
     pub fn load(directory: &Path) -> Result<Self, ConfigError> {
         let path = directory.join(CONFIG_FILE);
         let text = fs::read(&path).map_err(|source| ConfigError::Io { step: "read", path: path.clone(), source })?;
-        serde_json::from_slice(&text).map_err(|source| ConfigError::Malformed { path, source })
+        let config: Self = match serde_json::from_slice(&text) {
+            Ok(config) => config,
+            Err(source) => return Err(ConfigError::Malformed { path, source }),
+        };
+        if !(1..=MAX_SLOTS).contains(&config.profile.slots) {
+            return Err(ConfigError::Slots { path, slots: config.profile.slots });
+        }
+        Ok(config)
     }
 
     /// Writes it for the agent to be, readable to nobody else.

@@ -8,6 +8,7 @@
 //! One thread does all of it: a wake-up on another core costs more than most of what there is to do. It is tied to no
 //! parent: while no executor is attached everything goes on, and after `orphan_timeout` it ends itself.
 
+mod ahead;
 mod call;
 mod calls;
 mod capture;
@@ -131,8 +132,9 @@ async fn serve(place: &Place, mut config: Config) -> Result<(), AgentError> {
         }
     };
     // One more than there are slots: see `slot_config`.
+    let wanted = config.profile.slots + 1;
     config.uid_base =
-        config.uid_base.filter(|base| can_assign_ids(*base..base.saturating_add(config.profile.slots + 1)));
+        config.uid_base.filter(|base| base.checked_add(wanted).is_some_and(|end| can_assign_ids(*base..end)));
 
     let slots_directory = place.directory.join("slots");
     let end = CancellationToken::new();

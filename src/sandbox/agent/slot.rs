@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{
+    ahead::Ahead,
     call::{Call, Control},
     calls::{Calls, agent_failed},
     files,
@@ -32,7 +33,7 @@ use crate::{
     },
     sandbox::{
         outgoing::Outgoing,
-        slot::{Runner, Slot, SlotConfig, SlotError, have_processes},
+        slot::{Runner, Slot, SlotConfig, SlotError, until_alone},
         wire,
     },
     tool::{
@@ -45,9 +46,6 @@ use crate::{
 const IDLE_RUNNERS: usize = 2;
 /// How long cancelled calls may take before the slot is ended under them.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long the slot's user may have processes before the slot is made.
-const LEAVING: Duration = Duration::from_secs(1);
 
 /// What a slot's task needs of the agent.
 #[derive(Clone)]
@@ -69,6 +67,7 @@ pub(super) struct SlotTask {
     state: State,
     /// None only where it could not be made.
     slot: Option<Slot>,
+    ahead: Ahead,
     idle: Vec<Runner>,
     /// The tasks of `calls`.
     running: JoinSet<Option<Runner>>,
@@ -90,11 +89,13 @@ impl SlotTask {
             snapshot,
             state: State::Clean,
             slot: None,
+            ahead: Ahead::default(),
             idle: Vec::new(),
             running: JoinSet::new(),
             calls: Calls::default(),
         };
         task.make().await?;
+        task.warm_up().await?;
         task.picture();
         Ok((task, handle))
     }
@@ -114,14 +115,21 @@ impl SlotTask {
                 () = end.cancelled() => break,
             }
             self.picture();
+            // While the word that the slot has been emptied is on its way.
+            if self.idle.is_empty()
+                && self.running.is_empty()
+                && let Err(error) = self.warm_up().await
+            {
+                warn!(slot = self.index, error = &error as &dyn Error, "could not make a runner");
+            }
         }
         self.calls.cancel();
+        drop(self.ahead.take().await);
         if let Err(error) = self.clear().await {
             warn!(slot = self.index, error = &error as &dyn Error, "could not end the slot");
         }
     }
 
-    /// All that was asked before has been dealt with.
     fn settle(&self, done: oneshot::Sender<()>) {
         self.calls.tell_all(|| Control::Anew);
         self.picture();
@@ -308,12 +316,20 @@ impl SlotTask {
     /// The keeper of the new slot verifies from inside that it is clean; what it cannot see is verified here.
     async fn make(&mut self) -> Result<(), SlotError> {
         if let Some(id) = self.config.host_id {
-            alone(id).await?;
+            until_alone(id).await?;
         }
-        let slot = Slot::create(&self.config).await?;
-        self.idle.push(slot.runner().await?);
+        let slot = Slot::create_by(self.ahead.take().await, &self.config).await?;
+        self.ahead.begin(self.config.clone());
         self.gauge.renew(&self.config, slot.workspace());
         self.slot = Some(slot);
+        Ok(())
+    }
+
+    /// Makes a runner for the next call. Where none can be made, the call asks again, and is told.
+    async fn warm_up(&mut self) -> Result<(), SlotError> {
+        if let Some(slot) = &self.slot {
+            self.idle.push(slot.runner().await?);
+        }
         Ok(())
     }
 
@@ -374,18 +390,6 @@ impl SlotTask {
         let last_event = self.agent.events.last();
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = SlotSnapshot { last_event, ..snapshot };
     }
-}
-
-/// Waits for what an agent that was killed, and had these users before, has left and is dying.
-async fn alone(user: u32) -> Result<(), SlotError> {
-    let asked = Instant::now();
-    while have_processes(user..user + 1) {
-        if asked.elapsed() > LEAVING {
-            return Err(SlotError::UserHasProcesses(user));
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Ok(())
 }
 
 async fn lost(slot: Option<&Slot>) {

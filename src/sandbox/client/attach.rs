@@ -20,6 +20,10 @@ use crate::{
 
 /// For one attempt.
 const ATTEMPT: Duration = Duration::from_secs(5);
+/// The name goes into every result.
+const MAX_ISOLATION_BYTES: usize = 64;
+/// Of what is said of all limits together, which goes into every status.
+const MAX_LIMITS_BYTES: usize = 16 << 10;
 
 /// What an agent says of itself when it is attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,6 +150,13 @@ pub(super) async fn attach(
         }
         if !(PROTOCOL_VERSION - 1..=PROTOCOL_VERSION).contains(&attached.version) {
             return Err(ConnectError::Version(attached.version));
+        }
+        if attached.isolation.len() > MAX_ISOLATION_BYTES {
+            return Err(ConnectError::Senseless("no level of isolation has such a name"));
+        }
+        let said = attached.limits.iter().map(|limit| limit.name.len() + limit.value.len() + limit.mechanism.len() + 1);
+        if said.sum::<usize>() > MAX_LIMITS_BYTES {
+            return Err(ConnectError::Senseless("it says too much of its slots' limits"));
         }
         let slots = u32::try_from(attached.slots.len()).map_err(|_| ConnectError::Senseless("too many slots"))?;
         let used = (0..).zip(&attached.slots).filter(|(_, slot)| slot.state() != pb::SlotState::Clean);

@@ -217,7 +217,8 @@ impl Keeper {
         let Events { first, events, requests_received } = events;
         self.shared.conversation.requests.acknowledge(requests_received);
         let known = self.inbox.accept(first, events.len())?;
-        for (number, Event { event }) in (first..).zip(events).skip(known) {
+        for (offset, Event { event }) in (0..).zip(events).skip(known) {
+            let number = first.saturating_add(offset);
             if let Some(event) = event {
                 self.route_one(number, event);
             } else {

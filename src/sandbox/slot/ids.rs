@@ -1,8 +1,17 @@
 //! Which users of the host a process may give to its slots.
 
-use std::{fs, ops::Range};
+use std::{
+    fs,
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use rustix::{io::Errno, process::Uid};
+
+use super::SlotError;
+
+/// How long a slot's user may have processes before the slot is made.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// Whether this process can run slots as all of these users and groups: it must be root, and its own user namespace
 /// must have all of them. (Under `unshare --map-root-user`, and in many containers, root has no user but itself.)
@@ -22,6 +31,21 @@ pub fn have_processes(mut users: Range<u32>) -> bool {
     let somebody = |id| !matches!(rustix::process::getpriority_user(Uid::from_raw(id)), Err(Errno::SRCH));
     let all = users.clone();
     users.any(somebody) && live_processes().any(|user| all.contains(&user))
+}
+
+/// Waits for what an agent that was killed, and had this user before, has left and is dying.
+///
+/// # Errors
+/// It does not die.
+pub async fn until_alone(user: u32) -> Result<(), SlotError> {
+    let asked = Instant::now();
+    while have_processes(user..user + 1) {
+        if asked.elapsed() > LEAVING {
+            return Err(SlotError::UserHasProcesses(user));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
 }
 
 /// The users of all processes that have not ended.

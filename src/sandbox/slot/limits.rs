@@ -154,7 +154,7 @@ async fn counts_by_namespace(slot: &SlotConfig) -> bool {
         let mut runner = slot.runner().await.ok()?;
         // Ends with the first process that cannot be made.
         let script = "exec 2> /dev/null; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do sleep 9 & echo; done".to_owned();
-        let started = run(&mut runner, Program::Shell(script)).await.ok()?.1.matches('\n').count();
+        let started = run(&mut runner, Program::Shell(script)).await.ok()??.1.matches('\n').count();
         slot.destroy().await.ok()?;
         Some(started)
     };

@@ -1,10 +1,15 @@
 //! The agent's side of the process that makes a slot's namespaces.
+//!
+//! It is started ahead of the slot where there is time to: it then waits, still a process of the agent's user, in the
+//! slot's control groups and in namespaces of its own, with nothing mounted yet. To enter a control group may take the
+//! kernel longer than all else together.
 
 use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     process::Child,
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,28 +20,57 @@ use rustix::{
 use tokio::{io::unix::AsyncFd, time::timeout};
 
 use super::{
-    error::SlotError,
+    Isolation, SlotConfig,
+    error::{At as _, SlotError, Step},
     helper,
     ids::own_uid,
     socket::{Socket, watch},
     sys,
+    wire::MakerSpec,
 };
 
 /// How long what a process has said may take to arrive after its end: it is there already.
 const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// Killed and reaped when dropped, if it has not ended.
-pub(super) struct Maker {
+#[derive(Debug)]
+pub struct Maker {
+    control: Arc<Socket>,
     process: Child,
     pidfd: AsyncFd<OwnedFd>,
 }
 
 impl Maker {
-    pub(super) fn start(program: &Path, workspace: &Path, socket: OwnedFd) -> io::Result<Self> {
-        let mut process = helper::command(program, "maker", socket).current_dir(workspace).spawn()?;
+    /// One that waits for a slot of this configuration to make; none where slots are made without.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub async fn ahead(config: &SlotConfig) -> Result<Option<Self>, SlotError> {
+        if config.isolation.has_namespaces() { Self::start(config).await.map(Some) } else { Ok(None) }
+    }
+
+    pub(super) async fn start(config: &SlotConfig) -> Result<Self, SlotError> {
+        let (control, theirs) = Socket::pair().at(Step::StartMaker)?;
+        let maker = Self::spawn(&config.program, control, theirs).at(Step::StartMaker)?;
+        maker.enter(&config.entrances).await.at(Step::EnterCgroups)?;
+        let spec = MakerSpec {
+            network: config.network,
+            drop_groups: config.host_id.is_some(),
+            no_user_namespace: config.isolation == Isolation::L1B,
+        };
+        maker.control.tell("maker", &spec, &[])?;
+        maker.ready().await?;
+        if !spec.no_user_namespace {
+            maker.map_user(config.host_id).at(Step::MapUser)?;
+        }
+        Ok(maker)
+    }
+
+    fn spawn(program: &Path, control: Socket, socket: OwnedFd) -> io::Result<Self> {
+        let mut process = helper::command(program, "maker", socket).spawn()?;
         let pidfd = rustix::process::pidfd_open(Pid::from_child(&process), PidfdFlags::empty());
         match pidfd.map_err(io::Error::from).and_then(watch) {
-            Ok(pidfd) => Ok(Self { process, pidfd }),
+            Ok(pidfd) => Ok(Self { control: Arc::new(control), process, pidfd }),
             Err(error) => {
                 let _ = process.kill();
                 let _ = process.wait();
@@ -45,19 +79,29 @@ impl Maker {
         }
     }
 
-    /// Its answer, unless it ends without one. Its end alone would not close the socket: the keeper has that, too, and
-    /// waits for a word on it.
-    pub(super) async fn ready(&self, control: &Socket) -> Result<Vec<OwnedFd>, SlotError> {
-        tokio::select! {
-            biased;
-            ready = control.ready("maker") => return ready,
-            _ = self.pidfd.readable() => {}
-        }
-        timeout(LAST_WORD, control.ready("maker")).await.unwrap_or(Err(SlotError::Gone("maker")))
+    /// Whether it still can make a slot.
+    pub(super) fn waits(&self) -> bool {
+        !self.control.is_closed()
     }
 
-    /// 0 inside is `host_id`, or else this process's own user; the maker waits for this in its new namespace.
-    pub(super) fn map_user(&self, host_id: Option<u32>) -> io::Result<()> {
+    /// To the maker, and, once it has ended, to the keeper.
+    pub(super) fn control(&self) -> Arc<Socket> {
+        self.control.clone()
+    }
+
+    /// Its answer, unless it ends without one. Its end alone would not close the socket: the keeper has that, too, and
+    /// waits for a word on it.
+    pub(super) async fn ready(&self) -> Result<Vec<OwnedFd>, SlotError> {
+        tokio::select! {
+            biased;
+            ready = self.control.ready("maker") => return ready,
+            _ = self.pidfd.readable() => {}
+        }
+        timeout(LAST_WORD, self.control.ready("maker")).await.unwrap_or(Err(SlotError::Gone("maker")))
+    }
+
+    /// 0 inside is `host_id`, or else this process's own user; it waits for this in its new namespace.
+    fn map_user(&self, host_id: Option<u32>) -> io::Result<()> {
         let of_maker = |file: &str| format!("/proc/{}/{file}", self.process.id());
         let (uid, gid) = match host_id {
             Some(id) => (id, id),
@@ -80,7 +124,7 @@ impl Maker {
 
     /// Brings it into the slot's control groups, and with it all that it starts. The kernel may take some
     /// hundredths of a second: it waits until no process anywhere is just being made.
-    pub(super) async fn enter(&self, entrances: &[PathBuf]) -> io::Result<()> {
+    async fn enter(&self, entrances: &[PathBuf]) -> io::Result<()> {
         if entrances.is_empty() {
             return Ok(());
         }

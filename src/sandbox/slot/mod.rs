@@ -1,7 +1,7 @@
 //! A slot: an isolated workspace and process tree, which runs many calls, one process spawn each.
 //!
 //! ```text
-//! agent ─ maker      unshares, is mapped by the agent, mounts the slot's root, ends
+//! agent ─ maker      waits; unshares, is mapped by the agent, mounts the slot's root, ends
 //!           └ keeper     process 1 of the slot; makes runners; its death ends the slot
 //!               ├ runner     process 1 of a pid namespace of its own: one for each call that runs at a time
 //!               │   └ sh ...     a call; all of it is killed and reaped when its first process has ended
@@ -56,11 +56,12 @@ pub use cgroup::{Cgroups, Controller, Counters, SlotCgroup, Version, sweep_cgrou
 pub use config::{SlotConfig, View};
 pub use error::{SlotError, Step};
 pub use generation::GENERATION;
-pub use ids::{can_assign_ids, have_processes};
+pub use ids::{can_assign_ids, have_processes, until_alone};
 pub use keeper::DEATH;
 pub use limits::{
     CPU_TIME, Enforcement, FILE_SIZE, Limits, MEMORY, PROCESSES, Storage, WORKSPACE_INODES, WORKSPACE_SIZE,
 };
+pub use maker::Maker;
 pub use probe::{Unavailable, probe};
 pub use runner::{LimitHit, Runner, RunnerEnd, Stdio};
 pub use slot::Slot;

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::tool::{
     chain,
-    job::{Exit, Process, Program},
+    job::{Exit, Process, Program, StartFailure},
 };
 
 /// A slot is made in some milliseconds; a machine that needs longer than this cannot serve.
@@ -195,14 +195,19 @@ async fn test_at(isolation: Isolation, config: &SlotConfig) -> Result<(), Proble
 async fn test(config: &SlotConfig) -> Result<(), Problem> {
     let slot = Slot::create(config).await?;
     let mut runner = slot.runner().await?;
-    let (end, output) = run(&mut runner, Program::Shell("echo works; exit 7".into())).await?;
-    if end != Exit::Code(7) || output != "works\n" {
+    let shell = run(&mut runner, Program::Shell("echo works; exit 7".into())).await?;
+    // An image need not have one: then programs alone can be run there.
+    if let Some((end, output)) = shell
+        && (end != Exit::Code(7) || output != "works\n")
+    {
         return Err(Problem::Command(format!("/bin/sh: {end:?}, {output:?}")));
     }
     let bait = Bait::lay(config).at(Step::PrepareDirectory)?;
     let expected = serde_json::to_string(&bait.expected).map_err(io::Error::other).at(Step::StartCall)?;
     let witness = Program::Argv(vec![helper::THIS_PROGRAM.into(), helper::INSPECT.into(), expected]);
-    let (end, output) = run(&mut runner, witness).await?;
+    let Some((end, output)) = run(&mut runner, witness).await? else {
+        return Err(Problem::Command("its own program is not there".to_owned()));
+    };
     if end != Exit::Code(0) {
         let faults: Vec<&str> = output.lines().collect();
         return Err(Problem::NotIsolated(if faults.is_empty() { format!("{end:?}") } else { faults.join("; ") }));
@@ -249,18 +254,19 @@ impl Drop for Bait {
     }
 }
 
-/// Runs a program of few words: they must fit the pipe.
-pub(super) async fn run(runner: &mut Runner, program: Program) -> Result<(Exit, String), Problem> {
+/// Runs a program of few words: they must fit the pipe. None if there is no such program.
+pub(super) async fn run(runner: &mut Runner, program: Program) -> Result<Option<(Exit, String)>, Problem> {
     let (mut read, write) = io::pipe().at(Step::StartCall)?;
     let stdio = Stdio { stdin: None, stderr: write.try_clone().at(Step::StartCall)?.into(), stdout: write.into() };
     runner.start(&Process { program, ..Process::default() }, stdio)?;
     match runner.ended().await? {
+        RunnerEnd::NotStarted { kind: StartFailure::NotFound, .. } => Ok(None),
         RunnerEnd::NotStarted { message, .. } => Err(Problem::Command(message)),
         RunnerEnd::Ended { exit, .. } => {
             let mut output = String::new();
             // All writers are gone, so this does not wait.
             let _ = read.read_to_string(&mut output);
-            Ok((exit, output))
+            Ok(Some((exit, output)))
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The agent's side of a slot: making it, and ending it.
 
 use std::{
-    fs, io,
+    fs, io, iter,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -45,7 +45,15 @@ impl Slot {
     /// # Errors
     /// The step that failed: [`super::probe`] turns that into advice.
     pub async fn create(config: &SlotConfig) -> Result<Self, SlotError> {
-        let making = tokio::spawn(make(config.clone()));
+        Self::create_by(None, config).await
+    }
+
+    /// By a maker that was started [ahead](Maker::ahead) for this configuration, if there is one and it lives.
+    ///
+    /// # Errors
+    /// As [`Slot::create`].
+    pub async fn create_by(maker: Option<Maker>, config: &SlotConfig) -> Result<Self, SlotError> {
+        let making = tokio::spawn(make(config.clone(), maker));
         making.await.unwrap_or_else(|end| match end.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             // The runtime is shutting down.
@@ -84,7 +92,7 @@ impl Slot {
     }
 }
 
-async fn make(config: SlotConfig) -> Result<Slot, SlotError> {
+async fn make(config: SlotConfig, mut maker: Option<Maker>) -> Result<Slot, SlotError> {
     if config.host_id.unwrap_or_else(own_uid) == 0 && root_is_the_hosts() {
         return Err(SlotError::HostRoot);
     }
@@ -99,30 +107,28 @@ async fn make(config: SlotConfig) -> Result<Slot, SlotError> {
     let mut means = Means::known();
     loop {
         let generation = generation::prepare(&config, &means).await?;
-        match make_of(&generation, &config).await {
+        match make_of(&generation, &config, maker.take()).await {
             Err(SlotError::Step { step, .. }) if means.do_without(step) => {}
             other => return other,
         }
     }
 }
 
-async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, SlotError> {
-    let (control, theirs) = Socket::pair().at(Step::StartMaker)?;
-    let mut maker = Maker::start(&config.program, &generation.workspace, theirs).at(Step::StartMaker)?;
-    maker.enter(&config.entrances).await.at(Step::EnterCgroups)?;
-    let spec = slot_spec(config, generation).at_the(Step::PrepareDirectory, config.directory.display())?;
-    control.tell("maker", &spec, &[])?;
-    maker.ready(&control).await?;
-    if config.isolation != Isolation::L1B {
-        maker.map_user(config.host_id).at(Step::MapUser)?;
-    }
+async fn make_of(generation: &Generation, config: &SlotConfig, maker: Option<Maker>) -> Result<Slot, SlotError> {
+    let mut maker = match maker.filter(Maker::waits) {
+        Some(maker) => maker,
+        None => Maker::start(config).await?,
+    };
+    let workspace = open_directory(&generation.workspace)?;
     let image = match generation.root {
         Root::Image => Some(maker.image_of_its_user().at(Step::MapOwners)?),
         Root::Nothing | Root::Layer(_) => None,
     };
-    let image: Vec<BorrowedFd<'_>> = image.iter().map(AsFd::as_fd).collect();
-    control.tell("maker", &Nothing {}, &image)?;
-    let Ok([keeper, workspace]) = <[OwnedFd; 2]>::try_from(maker.ready(&control).await?) else {
+    let spec = slot_spec(config, generation).at_the(Step::PrepareDirectory, config.directory.display())?;
+    let control = maker.control();
+    let descriptors: Vec<BorrowedFd<'_>> = iter::once(&workspace).chain(&image).map(AsFd::as_fd).collect();
+    control.tell("maker", &spec, &descriptors)?;
+    let Ok([keeper, workspace]) = <[OwnedFd; 2]>::try_from(maker.ready().await?) else {
         return Err(SlotError::Senseless("maker"));
     };
     // With the maker's end the keeper becomes this process's child.
@@ -139,7 +145,7 @@ async fn make_of(generation: &Generation, config: &SlotConfig) -> Result<Slot, S
     let user = config.host_id.filter(|_| config.isolation == Isolation::L1B);
     let runners = RunnerSpec { scope_sockets: config.network, proc, user, ..limits(config) };
     let workspace = Workspace::new(workspace, config.host_id, config.workspace_source.as_deref());
-    Ok(Slot { keeper, control: Arc::new(control), workspace, directory: config.directory.clone(), runners })
+    Ok(Slot { keeper, control, workspace, directory: config.directory.clone(), runners })
 }
 
 async fn make_without_namespaces(config: &SlotConfig) -> Result<Slot, SlotError> {
@@ -152,8 +158,7 @@ async fn make_without_namespaces(config: &SlotConfig) -> Result<Slot, SlotError>
         return Err(SlotError::NeedsMounts(what));
     }
     let generation::Plain { workspace, tmp } = generation::prepare_plain(config)?;
-    let directory = rustix::fs::open(&workspace, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .at_the(Step::PrepareDirectory, workspace.display())?;
+    let directory = open_directory(&workspace)?;
     let (control, theirs) = Socket::pair().at(Step::StartKeeper)?;
     let ours = control.try_clone().at(Step::StartKeeper)?;
     let keeper = Keeper::start_warden(&config.program, &workspace, config.host_id, &config.entrances, ours, theirs)
@@ -173,6 +178,11 @@ async fn make_without_namespaces(config: &SlotConfig) -> Result<Slot, SlotError>
     Ok(Slot { keeper, control: Arc::new(control), workspace, directory: config.directory.clone(), runners })
 }
 
+fn open_directory(path: &Path) -> Result<OwnedFd, SlotError> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .at_the(Step::PrepareDirectory, path.display())
+}
+
 fn limits(config: &SlotConfig) -> RunnerSpec {
     RunnerSpec {
         max_open_files: config.max_open_files,
@@ -190,7 +200,6 @@ fn slot_spec(config: &SlotConfig, generation: &Generation) -> io::Result<SlotSpe
         network: config.network,
         read_only: config.read_only.iter().map(|path| bytes(path)).collect(),
         tmp_bytes: config.tmp_bytes,
-        drop_groups: config.host_id.is_some(),
         image: config.view == View::Image,
         hidden: hidden(config, &directory),
         workspace_place: config.workspace_source.as_deref().map(bytes),

@@ -1,9 +1,9 @@
 //! What agent and helper processes say to each other. One message is one SEQPACKET datagram; descriptors go with it.
 //!
-//! The agent speaks first on every socket: to the maker a [`SlotSpec`] and then "you are mapped", which carries the image
-//! if that is to be writable as it is, to the keeper a [`KeeperSpec`] (a warden: a
-//! [`WardenSpec`]) and then a [`Nothing`] with each new runner's socket, to a runner its [`RunnerSpec`] and then [`Request`]s. Helpers answer with
-//! [`Reply`]s.
+//! The agent speaks first on every socket: to the maker a [`MakerSpec`] and then, with the workspace and with the image
+//! if that is to be writable as it is, a [`SlotSpec`]; to the keeper a [`KeeperSpec`] (a warden: a [`WardenSpec`]) and
+//! then a [`Nothing`] with each new runner's socket; to a runner its [`RunnerSpec`] and then [`Request`]s. Helpers answer
+//! with [`Reply`]s.
 
 use std::io;
 
@@ -41,7 +41,21 @@ pub(super) fn cut(text: &str) -> String {
 /// No process can be started with more arguments than this, whatever the stack limit.
 pub(super) const MAX_START: u64 = 16 * 1024 * 1024;
 
-/// How a slot's file system and network are made.
+/// What a slot's maker separates itself from.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct MakerSpec {
+    /// Share the agent's network.
+    #[prost(bool, tag = "1")]
+    pub(super) network: bool,
+    /// The agent is root, and none of its groups may stay.
+    #[prost(bool, tag = "2")]
+    pub(super) drop_groups: bool,
+    /// The slot's users are the agent's.
+    #[prost(bool, tag = "3")]
+    pub(super) no_user_namespace: bool,
+}
+
+/// How a slot's file system is made.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct SlotSpec {
     /// Share the agent's network.
@@ -52,9 +66,6 @@ pub(super) struct SlotSpec {
     pub(super) read_only: Vec<Vec<u8>>,
     #[prost(uint64, tag = "3")]
     pub(super) tmp_bytes: u64,
-    /// The agent is root, and none of its groups may stay.
-    #[prost(bool, tag = "4")]
-    pub(super) drop_groups: bool,
     /// Show all that the image has.
     #[prost(bool, tag = "5")]
     pub(super) image: bool,
@@ -309,5 +320,61 @@ impl From<RequestKind> for Request {
 impl From<ReplyKind> for Reply {
     fn from(kind: ReplyKind) -> Self {
         Self { kind: Some(kind) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sandbox::slot::SlotError;
+
+    /// A helper shares its slot's user with calls, and is not theirs to trace; were one theirs all the same, this is what
+    /// they could say to the agent.
+    fn reply() -> impl Strategy<Value = Reply> {
+        let failed = (any::<i32>(), ".{0,8}", any::<i32>(), ".{0,8}")
+            .prop_map(|(step, detail, errno, text)| ReplyKind::Failed(Failed { step, detail, errno, text }));
+        let ended = (any::<i32>(), any::<i32>(), any::<[u64; 5]>()).prop_map(
+            |(status, limit, [user, system, rss, execution, written])| {
+                ReplyKind::Ended(Ended {
+                    status,
+                    user_cpu_us: user,
+                    system_cpu_us: system,
+                    max_rss_bytes: rss,
+                    execution_us: execution,
+                    limit,
+                    written_bytes: written,
+                })
+            },
+        );
+        let refused =
+            (any::<i32>(), ".{0,8}").prop_map(|(fault, message)| ReplyKind::NotStarted(NotStarted { fault, message }));
+        let kind = prop_oneof![failed, ended, refused, Just(ReplyKind::Ready(Nothing {}))];
+        prop::option::weighted(0.9, kind).prop_map(|kind| Reply { kind })
+    }
+
+    proptest! {
+        #[test]
+        fn datagrams_of_any_kind_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..64), mark: bool) {
+            let bytes = if mark { [&[MARK], &bytes[..]].concat() } else { bytes };
+            let _ = decode::<Request>(&bytes);
+            let _ = decode::<Start>(&bytes);
+            let _ = decode::<SlotSpec>(&bytes);
+            let _ = decode::<RunnerSpec>(&bytes);
+            let _ = decode::<KeeperSpec>(&bytes);
+            if let Ok(Reply { kind: Some(ReplyKind::Failed(failed)) }) = decode(&bytes) {
+                let _ = SlotError::from_wire(failed).to_string();
+            }
+        }
+
+        #[test]
+        fn replies_survive_the_way_and_a_failure_can_be_told(reply in reply()) {
+            let datagram = encode(&reply);
+            prop_assert_eq!(&decode::<Reply>(&datagram).expect("it is whole"), &reply);
+            if let Some(ReplyKind::Failed(failed)) = reply.kind {
+                prop_assert!(!SlotError::from_wire(failed).to_string().is_empty());
+            }
+        }
     }
 }

@@ -4,6 +4,10 @@ use std::{
     fs,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -24,7 +28,7 @@ use super::{
 use crate::support::{
     agent::Agent,
     client::PATIENCE,
-    process::{children, is_alive, tree},
+    process::{children, is_alive, is_maker, keepers, tree, without_makers},
 };
 
 async fn until(what: &str, done: impl Fn() -> bool) {
@@ -227,7 +231,7 @@ async fn a_runner_that_dies_takes_its_call_along_and_nothing_else() {
     let silent = agent.workspace(0).join("silent");
     until("the second call runs", || fs::read(&silent).is_ok_and(|text| text.ends_with(b"\n"))).await;
     let processes = tree(agent.pid());
-    let keeper = children(agent.pid())[0];
+    let keeper = keepers(agent.pid())[0];
     let runners = children(keeper);
     assert_eq!(runners.len(), 2);
     let killed = Instant::now();
@@ -259,27 +263,34 @@ async fn a_runner_that_dies_idle_is_replaced() {
     let mut slot = assign(&connected.link, 0);
     run(&mut slot, 1, shell("echo mine > file")).await;
     for number in 2..5 {
-        let runners = children(children(agent.pid())[0]);
+        let runners = children(keepers(agent.pid())[0]);
         runners.iter().for_each(|runner| kill(*runner));
         until("they have died", || !runners.iter().any(|runner| is_alive(*runner))).await;
         assert_eq!(&run(&mut slot, number, shell("cat file")).await.stdout.head[..], b"mine\n");
     }
 }
 
-/// It lives for some milliseconds, in which slots are at their most fragile: half made.
+/// Whether it waits or is at work, when slots are at their most fragile: half made.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_maker_that_is_killed_leaves_nothing() {
     let mut agent = Agent::start(8);
     let pid = agent.pid();
     let mut connected = attach(agent.socket()).await;
-    let before = tree(pid).len();
+    let before = without_makers(pid).len();
     let mut lost = 0;
     for index in 0..8 {
         let mut slot = assign(&connected.link, index);
         run(&mut slot, 1, shell("echo mine > file")).await;
-        let hunt = tokio::task::spawn_blocking(move || hunt_maker(pid));
-        let told = reset(&mut slot, 2).await;
-        match told {
+        let told = Arc::new(AtomicBool::new(false));
+        let hunt = tokio::task::spawn_blocking({
+            let told = told.clone();
+            move || hunt_makers(pid, &told)
+        });
+        let answer = reset(&mut slot, 2).await;
+        // Those of the next one would be killed else.
+        told.store(true, Ordering::Relaxed);
+        hunt.await.expect("it ends");
+        match answer {
             SlotEvent::Reset => {
                 assert_eq!(&run(&mut slot, 2, shell("ls -A; echo on")).await.stdout.head[..], b"on\n");
             }
@@ -289,13 +300,11 @@ async fn a_maker_that_is_killed_leaves_nothing() {
             }
             other => panic!("{other:?}"),
         }
-        // The next one would be killed else.
         connected.link.release(index, false);
         link_event(&mut connected).await;
-        hunt.await.expect("it ends");
     }
     assert!(lost > 0, "not one of them was killed in time");
-    until("what is left belongs to the other slots", || tree(pid).len() <= before - 2 * lost).await;
+    until("what is left belongs to the other slots", || without_makers(pid).len() <= before - 2 * lost).await;
     let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("it runs");
     assert!(!mounts.contains(agent.slots().to_str().expect("it is text")), "{mounts}");
     let slots = agent.slots();
@@ -304,15 +313,12 @@ async fn a_maker_that_is_killed_leaves_nothing() {
     assert!(!slots.exists());
 }
 
-/// Kills the next maker of this agent's, if it is fast enough.
-fn hunt_maker(agent: u32) {
-    let asked = Instant::now();
-    while asked.elapsed() < Duration::from_secs(2) {
-        for pid in children(agent) {
-            if fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"slot\0maker\0") {
-                let _ = kill_process(Pid::from_raw(pid.cast_signed()).expect("it is a pid"), Signal::KILL);
-                return;
-            }
+/// Kills every maker of this agent's, as far as it is fast enough.
+fn hunt_makers(agent: u32, end: &AtomicBool) {
+    while !end.load(Ordering::Relaxed) {
+        for maker in children(agent).into_iter().filter(|child| is_maker(*child)) {
+            // It may have ended just now.
+            let _ = kill_process(Pid::from_raw(maker.cast_signed()).expect("it is a pid"), Signal::KILL);
         }
     }
 }

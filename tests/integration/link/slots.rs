@@ -19,7 +19,7 @@ use super::{
 };
 use crate::support::{
     agent::Agent,
-    process::{children, is_alive, tree},
+    process::{children, is_alive, keepers, tree, without_makers},
     shared_place,
 };
 
@@ -189,12 +189,12 @@ async fn a_cancel_keeps_what_was_said_and_leaves_nothing() {
     let agent = Agent::start(1);
     let connected = attach(agent.socket()).await;
     let mut slot = assign(&connected.link, 0);
-    let before = tree(agent.pid()).len();
+    let before = without_makers(agent.pid()).len();
     let noisy = "echo partial; echo problem >&2; setsid sleep 100 & sleep 100";
     slot.run(CallNumber(1), Order { stream_output: true, ..shell(noisy) });
     output_of(&mut slot).await;
     output_of(&mut slot).await;
-    let processes = tree(agent.pid());
+    let processes = without_makers(agent.pid());
     slot.cancel(CallNumber(1));
     slot.cancel(CallNumber(1));
     let end = end_of(&mut slot, 1).await;
@@ -304,7 +304,7 @@ pub(super) fn keeper_of(agent: &Agent, program: &str) -> Pid {
         let name = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         tree(*pid).into_iter().any(|pid| name(pid).trim() == program)
     };
-    let keeper = children(agent.pid()).into_iter().find(runs).expect("one of the slots runs it");
+    let keeper = keepers(agent.pid()).into_iter().find(runs).expect("one of the slots runs it");
     Pid::from_raw(keeper.cast_signed()).expect("it is a process id")
 }
 

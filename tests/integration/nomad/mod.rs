@@ -3,6 +3,7 @@
 
 mod backend;
 mod bed;
+mod hostile;
 mod matching;
 mod node_cues;
 mod player;

@@ -23,20 +23,50 @@ pub(super) const TOKEN: &str = "token";
 /// What an agent was asked.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asked {
-    Assign { slot: u32, owner: String, generation: u64 },
-    Release { slot: u32, keep: bool },
+    Assign {
+        slot: u32,
+        owner: String,
+        generation: u64,
+    },
+    Release {
+        slot: u32,
+        keep: bool,
+    },
+    /// Whatever else.
+    Other,
 }
 
 /// How an agent answers to releases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Manner {
     Good,
-    /// An executor before this one has left its slots in use.
-    Used,
+    /// It answers nothing.
+    Mute,
     /// It keeps nothing, whatever it is asked.
     KeepsNothing,
     /// It cannot wipe.
     Quarantines,
+}
+
+/// What an executor that attaches is told.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    pub(super) version: u32,
+    pub(super) slots: Vec<SlotSnapshot>,
+}
+
+impl Told {
+    /// All slots are clean.
+    pub(super) fn new(slots: u32) -> Self {
+        let clean = SlotSnapshot { state: SlotState::Clean.into(), ..SlotSnapshot::default() };
+        Self { version: PROTOCOL_VERSION, slots: vec![clean; slots as usize] }
+    }
+
+    /// All slots are somebody's.
+    pub(super) fn used(slots: u32) -> Self {
+        let used = SlotSnapshot { state: SlotState::Assigned.into(), ..SlotSnapshot::default() };
+        Self { version: PROTOCOL_VERSION, slots: vec![used; slots as usize] }
+    }
 }
 
 pub(super) struct FakeAgent {
@@ -45,11 +75,11 @@ pub(super) struct FakeAgent {
 }
 
 impl FakeAgent {
-    pub(super) fn start(socket: PathBuf, slots: u32, manner: Manner, asked: mpsc::UnboundedSender<Asked>) -> Self {
+    pub(super) fn start(socket: PathBuf, told: Told, manner: Manner, asked: mpsc::UnboundedSender<Asked>) -> Self {
         let listener = UnixListener::bind(&socket).expect("a socket");
         let dead = CancellationToken::new();
         let container = socket.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
-        let service = Service { container, slots, manner, asked, dead: dead.clone() };
+        let service = Service { container, told, manner, asked, dead: dead.clone() };
         let served = Server::builder()
             .add_service(SandboxServiceServer::new(service))
             .serve_with_incoming(UnixListenerStream::new(listener));
@@ -65,7 +95,7 @@ impl FakeAgent {
 
 struct Service {
     container: String,
-    slots: u32,
+    told: Told,
     manner: Manner,
     asked: mpsc::UnboundedSender<Asked>,
     dead: CancellationToken,
@@ -81,14 +111,12 @@ impl SandboxService for Service {
         let Some(link_request::Message::Attach(attach)) = first else { panic!("{first:?}") };
         assert_eq!(attach.token, TOKEN);
         let (responses, receiver) = mpsc::channel(16);
-        let state = if self.manner == Manner::Used { SlotState::Assigned } else { SlotState::Clean };
-        let slot = SlotSnapshot { state: state.into(), ..SlotSnapshot::default() };
         let attached = Attached {
             container_id: self.container.clone(),
             isolation: "none".to_owned(),
             network_isolated: true,
-            slots: vec![slot; self.slots as usize],
-            version: PROTOCOL_VERSION,
+            slots: self.told.slots.clone(),
+            version: self.told.version,
             ..Attached::default()
         };
         let first = LinkResponse { message: Some(link_response::Message::Attached(attached)) };
@@ -136,14 +164,19 @@ fn answer(request: request::Request, manner: Manner, asked: &mpsc::UnboundedSend
         request::Request::Release(release) => {
             let (slot, keep) = (release.slot, release.keep);
             let _ = asked.send(Asked::Release { slot, keep });
-            Some(match manner {
-                Manner::Good | Manner::Used => event::Event::Ready(SlotReady { slot, released: true, kept: keep }),
-                Manner::KeepsNothing => event::Event::Ready(SlotReady { slot, released: true, kept: false }),
+            match manner {
+                Manner::Good => Some(event::Event::Ready(SlotReady { slot, released: true, kept: keep })),
+                Manner::Mute => None,
+                Manner::KeepsNothing => Some(event::Event::Ready(SlotReady { slot, released: true, kept: false })),
                 Manner::Quarantines => {
-                    event::Event::Quarantined(SlotQuarantined { slot, cause: "it cannot be wiped".to_owned() })
+                    let cause = "it cannot be wiped".to_owned();
+                    Some(event::Event::Quarantined(SlotQuarantined { slot, cause }))
                 }
-            })
+            }
         }
-        other => panic!("{other:?}"),
+        _ => {
+            let _ = asked.send(Asked::Other);
+            None
+        }
     }
 }

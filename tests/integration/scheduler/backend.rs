@@ -19,7 +19,7 @@ use tool_executor::{
     tool::Evidence,
 };
 
-use super::agent::{Asked, FakeAgent, Manner, TOKEN};
+use super::agent::{Asked, FakeAgent, Manner, TOKEN, Told};
 use crate::support::client::PATIENCE;
 
 /// What comes of a start.
@@ -34,6 +34,8 @@ pub(super) enum Start {
 
 pub(super) struct FakeBackend {
     slots: u32,
+    /// What the agents of new containers say.
+    told: Told,
     directory: tempfile::TempDir,
     asked: mpsc::UnboundedSender<Asked>,
     asked_receiver: tokio::sync::Mutex<mpsc::UnboundedReceiver<Asked>>,
@@ -62,6 +64,7 @@ impl FakeBackend {
         let (asked, asked_receiver) = mpsc::unbounded_channel();
         Self {
             slots,
+            told: Told::new(slots),
             directory: tempfile::tempdir().expect("a directory"),
             asked,
             asked_receiver: tokio::sync::Mutex::new(asked_receiver),
@@ -79,9 +82,20 @@ impl FakeBackend {
         self
     }
 
+    /// The agents of new containers say so.
+    pub(super) fn starts_with(self, told: Told) -> Self {
+        Self { told, ..self }
+    }
+
     /// An earlier executor has left a container of this pool.
     pub(super) fn leave(self, pool: &str) -> Self {
-        let container = self.run(Some(Manner::Used));
+        let told = Told::used(self.slots);
+        self.leave_with(pool, Some((told, Manner::Good)))
+    }
+
+    /// An earlier executor has left a container of this pool with an agent that says so and behaves so, or is deaf.
+    pub(super) fn leave_with(self, pool: &str, agent: Option<(Told, Manner)>) -> Self {
+        let container = self.run(agent);
         self.left.lock().expect("no test has panicked with it").push((PoolName::new(pool), container));
         self
     }
@@ -90,14 +104,18 @@ impl FakeBackend {
         std::mem::take(&mut *self.left.lock().expect("no test has panicked with it"))
     }
 
+    pub(super) fn is_left_alone(&self) -> bool {
+        self.left_alone.load(Ordering::Relaxed)
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
 
-    fn run(&self, manner: Option<Manner>) -> Container {
+    fn run(&self, agent: Option<(Told, Manner)>) -> Container {
         let id = ContainerId::random();
         let socket = self.directory.path().join(id.as_str());
-        let agent = manner.map(|manner| FakeAgent::start(socket.clone(), self.slots, manner, self.asked.clone()));
+        let agent = agent.map(|(told, manner)| FakeAgent::start(socket.clone(), told, manner, self.asked.clone()));
         let (events, receiver) = mpsc::channel(4);
         let mut state = self.state();
         state.running.insert(id.clone(), Running { events, agent });
@@ -123,6 +141,11 @@ impl FakeBackend {
     pub(super) async fn event(&self, container: &ContainerId, event: ContainerEvent) {
         let events = self.state().running[container].events.clone();
         events.send(event).await.expect("somebody watches over it");
+    }
+
+    /// Whether nothing has been asked that was not seen.
+    pub(super) async fn asked_nothing(&self) -> bool {
+        self.asked_receiver.lock().await.try_recv().is_err()
     }
 
     pub(super) fn kill_agent(&self, container: &ContainerId) {
@@ -167,7 +190,7 @@ impl Backend for FakeBackend {
             }
             Start::Never => pending().await,
         };
-        Ok(self.run(manner))
+        Ok(self.run(manner.map(|manner| (self.told.clone(), manner))))
     }
 
     async fn adopt(&self) -> Result<Vec<(PoolName, Container)>, AdoptError> {

@@ -1,5 +1,6 @@
 //! The scheduler as a whole, over real links to agents that run nothing, in containers that are nothing.
 
+mod adoption;
 mod agent;
 mod backend;
 mod containers;
@@ -14,7 +15,7 @@ use tool_executor::{
     backend::Backend as _,
     id::{PoolName, Tenant, TrajectoryId, TrajectoryKey},
     sandbox::client::{LinkOptions, SlotEvent},
-    scheduler::{self, Grant, Handle, Lease, PoolConfig, PoolStatus, WaitEvent, WaitFailure, Waiting},
+    scheduler::{self, Claim, Grant, Handle, Lease, PoolConfig, PoolStatus, WaitEvent, WaitFailure, Waiting},
 };
 
 use self::backend::FakeBackend;
@@ -48,6 +49,11 @@ impl Bed {
     }
 
     fn over(backend: FakeBackend, rules: PoolConfig) -> Self {
+        Self::after_another(backend, rules, Vec::new())
+    }
+
+    /// With claims of slots in what was left.
+    fn after_another(backend: FakeBackend, rules: PoolConfig, claims: Vec<Claim>) -> Self {
         let backend = Arc::new(backend);
         assert_eq!(backend.name(), "fake");
         let link = LinkOptions {
@@ -57,7 +63,7 @@ impl Bed {
             agent_grace: Duration::from_millis(100),
             superseded: CancellationToken::new(),
         };
-        let (scheduler, task) = scheduler::spawn(vec![rules], backend.clone(), link, backend.left(), Vec::new());
+        let (scheduler, task) = scheduler::spawn(vec![rules], backend.clone(), link, backend.left(), claims);
         Self { scheduler, task, backend }
     }
 

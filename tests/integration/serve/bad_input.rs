@@ -10,6 +10,7 @@ use tool_executor::pb::toolexecutor::{
 
 use crate::support::{
     client::{Stream, argv, bash, command, execute, open, shell, tool, try_execute},
+    raw,
     server::Server,
 };
 
@@ -134,7 +135,7 @@ async fn text_that_is_no_text_names_its_field() {
     let mut bytes = request.encode_to_vec();
     let at = bytes.windows(8).position(|window| window == b"PATHPATH").expect("the path is in the message");
     bytes[at] = 0xff;
-    let status = raw::execute(server.channel().await, bytes).await.expect_err("it is refused");
+    let status = raw::unary(server.channel().await, raw::EXECUTE, bytes).await.expect_err("it is refused");
     assert_eq!(field(&status), "call.action.arguments");
 }
 
@@ -142,7 +143,7 @@ async fn text_that_is_no_text_names_its_field() {
 async fn unknown_services_and_methods_are_unimplemented() {
     let server = Server::start();
     for path in ["/toolexecutor.v1.ToolExecutor/Nope", "/nope.v1.Nope/Nope"] {
-        let status = raw::call(server.channel().await, path, Vec::new()).await.expect_err("there is none");
+        let status = raw::unary(server.channel().await, path, Vec::new()).await.expect_err("there is none");
         assert_eq!(status.code(), Code::Unimplemented, "{path}: {status:?}");
     }
 }
@@ -155,65 +156,4 @@ async fn an_execute_without_a_call_names_it() {
     let mut stream = Stream::open(&server, "empty").await;
     stream.batch(Vec::new()).await;
     assert!(stream.bash("a", "true").await.success, "an empty batch is no mistake");
-}
-
-/// A client that sends whatever bytes it is given.
-mod raw {
-    use bytes::{Buf, BufMut};
-    use tonic::{
-        Request, Status,
-        client::Grpc,
-        codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-        codegen::http::uri::PathAndQuery,
-        transport::Channel,
-    };
-
-    #[derive(Default)]
-    struct Raw;
-
-    impl Codec for Raw {
-        type Encode = Vec<u8>;
-        type Decode = Vec<u8>;
-        type Encoder = Raw;
-        type Decoder = Raw;
-
-        fn encoder(&mut self) -> Raw {
-            Raw
-        }
-
-        fn decoder(&mut self) -> Raw {
-            Raw
-        }
-    }
-
-    impl Encoder for Raw {
-        type Item = Vec<u8>;
-        type Error = Status;
-
-        fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-            buffer.put_slice(&item);
-            Ok(())
-        }
-    }
-
-    impl Decoder for Raw {
-        type Item = Vec<u8>;
-        type Error = Status;
-
-        fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
-            let length = buffer.remaining();
-            Ok(Some(buffer.copy_to_bytes(length).to_vec()))
-        }
-    }
-
-    pub(super) async fn call(channel: Channel, path: &'static str, message: Vec<u8>) -> Result<Vec<u8>, Status> {
-        let mut grpc = Grpc::new(channel);
-        grpc.ready().await.expect("the server is there");
-        let path = PathAndQuery::from_static(path);
-        Ok(grpc.unary(Request::new(message), path, Raw).await?.into_inner())
-    }
-
-    pub(super) async fn execute(channel: Channel, message: Vec<u8>) -> Result<Vec<u8>, Status> {
-        call(channel, "/toolexecutor.v1.ToolExecutor/Execute", message).await
-    }
 }

@@ -16,10 +16,11 @@ use tool_executor::pb::toolexecutor::{Call, Outcome, Reason};
 use crate::support::{
     client::{PATIENCE, execute, seconds, tool},
     server::Server,
+    skip,
 };
 
 /// Runs the command; `None` where it is not on this machine and need not be.
-fn run(command: &mut Command) -> Option<String> {
+pub(super) fn run(command: &mut Command) -> Option<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     match command.output() {
         Ok(output) => {
@@ -30,12 +31,6 @@ fn run(command: &mut Command) -> Option<String> {
         }
         Err(error) => skip(&format!("{name}: {error}")),
     }
-}
-
-fn skip<T>(why: &str) -> Option<T> {
-    assert!(env::var_os("TOOL_EXECUTOR_REQUIRE_CLIENTS").is_none(), "a client is missing: {why}");
-    eprintln!("skipped: {why}");
-    None
 }
 
 #[test]
@@ -58,10 +53,14 @@ fn grpcurl_lists_describes_and_executes() {
     assert_eq!(answer["result"]["outcome"], "OUTCOME_SUCCEEDED");
 }
 
+pub(super) fn python_program() -> String {
+    env::var("TOOL_EXECUTOR_PYTHON").unwrap_or_else(|_| "python3".to_owned())
+}
+
 /// Runs the script, whose text may name the default address, with a client generated from the protocol.
 fn python(script: &str, server: &Server) -> Option<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = env::var("TOOL_EXECUTOR_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let python = python_program();
     if let Ok(check) = Command::new(&python).args(["-c", "import grpc, grpc_tools"]).output()
         && !check.status.success()
     {

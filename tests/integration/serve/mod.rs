@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod calls;
+mod cli;
 mod clients;
 mod counts;
 mod deaths;
@@ -9,6 +10,7 @@ mod drain;
 mod endings;
 mod external;
 mod faults;
+mod gateway;
 mod http;
 mod isolation;
 mod leases;

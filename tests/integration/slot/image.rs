@@ -26,7 +26,7 @@ use super::{
 };
 
 /// Where a test may make its image.
-const ROOT: &str = "TOOL_EXECUTOR_TEST_ROOT";
+pub(crate) const ROOT: &str = "TOOL_EXECUTOR_TEST_ROOT";
 
 /// Below a tree that slots see, as a container's state may be.
 const SLOT: &str = "/opt/state/slots/0";
@@ -68,12 +68,12 @@ fn what_is_hidden_cannot_be_reached() {
 }
 
 /// An image in the making, before it is this process's root.
-struct Image {
-    root: PathBuf,
+pub(crate) struct Image {
+    pub(crate) root: PathBuf,
 }
 
 impl Image {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::at(env::var_os(ROOT).unwrap().into())
     }
 
@@ -116,7 +116,7 @@ impl Image {
         image
     }
 
-    fn show_host(&self) {
+    pub(crate) fn show_host(&self) {
         self.directory("usr");
         self.bind("/usr".as_ref(), "usr");
         for name in ["bin", "sbin", "lib", "lib64"] {
@@ -140,23 +140,23 @@ impl Image {
         self.bind(&self.root.join("etc/settings"), "etc/bound");
     }
 
-    fn directory(&self, path: &str) {
+    pub(crate) fn directory(&self, path: &str) {
         fs::create_dir_all(self.root.join(path)).unwrap();
     }
 
-    fn file(&self, path: &str, content: &str, mode: u32) {
+    pub(crate) fn file(&self, path: &str, content: &str, mode: u32) {
         let path = self.root.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, content).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    fn bind(&self, from: &Path, to: &str) {
+    pub(crate) fn bind(&self, from: &Path, to: &str) {
         rustix::mount::mount_bind_recursive(from, self.root.join(to)).unwrap();
     }
 
     /// Copies a program of the host and the libraries that it needs.
-    fn install(&self, program: &Path, place: &str) {
+    pub(crate) fn install(&self, program: &Path, place: &str) {
         let listed = Command::new("ldd").arg(program).output().unwrap();
         let listed = String::from_utf8(listed.stdout).unwrap();
         let libraries = listed.split_whitespace().filter(|word| word.starts_with('/')).map(Path::new);
@@ -184,7 +184,7 @@ impl Image {
     }
 
     /// Makes it the root of this process, and lets go of the host's.
-    fn enter(self) {
+    pub(crate) fn enter(self) {
         // Only a mount can become the root.
         rustix::mount::mount_bind_recursive(&self.root, &self.root).unwrap();
         chdir(&self.root).unwrap();

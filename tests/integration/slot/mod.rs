@@ -3,12 +3,12 @@
 //! What could harm the machine if isolation failed is in [`hostile`], and runs in a pid namespace of its own only.
 
 mod attacks;
-mod bed;
+pub(crate) mod bed;
 mod calls;
 pub(crate) mod conditions;
 mod files;
 mod hostile;
-mod image;
+pub(crate) mod image;
 mod isolation;
 mod level;
 pub(crate) mod lifetime;

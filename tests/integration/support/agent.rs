@@ -1,6 +1,7 @@
 //! The real agent in a directory of its own, as a backend starts it.
 
 use std::{
+    fs::File,
     os::{fd::OwnedFd, unix::net::UnixListener},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -21,6 +22,9 @@ use tool_executor::sandbox::{
 };
 
 pub(crate) const TOKEN: &str = "the agent's token";
+
+/// In its directory.
+const LOG: &str = "stderr.log";
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tool-executor");
 
@@ -107,6 +111,7 @@ impl Agent {
             .env("TOOL_EXECUTOR_LOG", "error")
             .stdin(Stdio::from(OwnedFd::from(listener)))
             .stdout(Stdio::null())
+            .stderr(File::create(directory.path().join(LOG)).expect("its log can be written"))
             .process_group(0)
             .spawn()
             .expect("the agent starts");
@@ -122,6 +127,15 @@ impl Agent {
     /// Of all that its slots have on this side.
     pub(crate) fn slots(&self) -> PathBuf {
         self.directory.path().join("slots")
+    }
+
+    /// What it has said on its standard error.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.directory.path().join(LOG)
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        super::process::is_alive(self.pid())
     }
 
     /// Of one slot's workspace, on this side.
@@ -165,6 +179,9 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprint!("{}", std::fs::read_to_string(self.log()).unwrap_or_default());
+        }
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = kill_process(self.pid, Signal::TERM);
             let _ = waitpid(Some(self.pid), WaitOptions::empty());

@@ -23,6 +23,20 @@ pub(crate) fn tree(pid: u32) -> Vec<u32> {
     found
 }
 
+/// A process and everything below it, but for the makers of slots to come, which come and go as they like.
+pub(crate) fn without_makers(pid: u32) -> Vec<u32> {
+    tree(pid).into_iter().filter(|process| !is_maker(*process)).collect()
+}
+
+pub(crate) fn is_maker(process: u32) -> bool {
+    fs::read(format!("/proc/{process}/cmdline")).is_ok_and(|line| line == b"slot\0maker\0")
+}
+
+/// What holds each of this agent's slots together.
+pub(crate) fn keepers(agent: u32) -> Vec<u32> {
+    children(agent).into_iter().filter(|child| !is_maker(*child)).collect()
+}
+
 /// The parent of a process.
 pub(crate) fn parent(pid: u32) -> Option<u32> {
     status(pid, "PPid:")

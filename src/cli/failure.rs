@@ -1,0 +1,64 @@
+//! Why a subcommand failed, with what to do next.
+
+use std::io;
+
+use tonic::{Code, Status};
+
+/// See the module.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("could not start the runtime")]
+    Runtime(#[source] io::Error),
+    #[error("`{address}` is no address of an executor: it is HOST:PORT, or a URL that begins with http:// or https://")]
+    Address { address: String },
+    #[error("could not read `{path}`")]
+    Read { path: String, source: io::Error },
+    #[error("the token has a character that cannot be sent")]
+    Token,
+    #[error(
+        "no executor answers at {address}: start one with `tool-executor serve`, or say where it is with --address or \
+         TOOL_EXECUTOR_ADDRESS"
+    )]
+    Unreachable { address: String, source: tonic::transport::Error },
+    #[error("{0}")]
+    Refused(String),
+    #[error("could not write to standard output")]
+    Output(#[source] io::Error),
+    #[error("the executor ended the stream without an answer: run it again")]
+    NoAnswer,
+    #[error("this program does not know its own protocol")]
+    Descriptor,
+}
+
+impl Failure {
+    /// What the executor, or the way to it, says.
+    pub(super) fn of(status: &Status) -> Self {
+        let advice = match status.code() {
+            Code::Unauthenticated => "give the executor's token with --token or TOOL_EXECUTOR_TOKEN",
+            Code::PermissionDenied => "the token does not allow it: ask whoever runs the executor for another",
+            Code::AlreadyExists => "another client is attached to it: wait until it is gone, or use --take-over",
+            Code::ResourceExhausted | Code::Unavailable => {
+                "try again later; `tool-executor status` says how busy it is"
+            }
+            Code::NotFound => "`tool-executor trajectories` lists those that are open",
+            Code::Unimplemented => "is it an executor of this version that listens there?",
+            _ => return Self::Refused(status.message().to_owned()),
+        };
+        Self::Refused(format!("{}: {advice}", status.message()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_to_do_next() {
+        let said = Failure::of(&Status::unauthenticated("the request has no bearer token")).to_string();
+        assert_eq!(
+            said,
+            "the request has no bearer token: give the executor's token with --token or TOOL_EXECUTOR_TOKEN"
+        );
+        assert_eq!(Failure::of(&Status::invalid_argument("call_id: is empty")).to_string(), "call_id: is empty");
+    }
+}

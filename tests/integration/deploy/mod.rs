@@ -1,0 +1,4 @@
+//! What is deployed: the files of `deploy/`, and the static program in roots like those of images.
+
+mod files;
+mod roots;

@@ -1,0 +1,154 @@
+//! The program as a client of a running executor.
+
+use std::{
+    io::{Read as _, Write as _},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::support::{client::Stream, process::marked, server::Server};
+
+fn command(server: &Server, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tool-executor"));
+    command.args(arguments).env_clear().env("TOOL_EXECUTOR_ADDRESS", &server.address).stdin(Stdio::null());
+    command
+}
+
+fn client(server: &Server, arguments: &[&str]) -> Output {
+    command(server, arguments).output().expect("it runs")
+}
+
+fn spawn(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("it is text")
+}
+
+/// Waits as a test may: it ends, or the test does.
+fn until(what: &str, done: impl Fn() -> bool) {
+    let asked = Instant::now();
+    while !done() {
+        assert!(asked.elapsed() < crate::support::client::PATIENCE, "waiting until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_runs_as_if_it_ran_here() {
+    let server = Server::start();
+    let run = client(&server, &["run", "--", "echo hi; echo problem >&2; exit 7"]);
+    assert_eq!((text(&run.stdout), text(&run.stderr), run.status.code()), ("hi\n", "problem\n", Some(7)));
+    let run =
+        client(&server, &["run", "-e", "A=b c", "--directory", "/tmp", "--", "sh", "-c", "echo \"$A $0 $PWD\"", "x y"]);
+    assert_eq!((text(&run.stdout), run.status.code()), ("b c x y /tmp\n", Some(0)));
+    let run = client(&server, &["run", "--", "kill -9 $$"]);
+    assert_eq!(run.status.code(), Some(137));
+    let run = client(&server, &["run", "--timeout", "1s", "--", "echo begun; sleep 60"]);
+    assert_eq!((text(&run.stdout), run.status.code()), ("begun\n", Some(124)));
+    assert!(text(&run.stderr).contains("timed out"), "{}", text(&run.stderr));
+    let run = client(&server, &["run", "--", "/no/such/program", "x"]);
+    assert_eq!(run.status.code(), Some(126), "{}", text(&run.stderr));
+    assert!(!run.stderr.is_empty());
+    // Each of these was a trajectory of its own, and is gone.
+    assert_eq!(text(&client(&server, &["trajectories"]).stdout).lines().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_comes_while_the_command_runs_and_input_reaches_it() {
+    let server = Server::start();
+    let mut run = spawn(command(&server, &["run", "-i", "--", "echo ready; cat"]).stdin(Stdio::piped()));
+    let mut said = [0; 6];
+    run.stdout.as_mut().expect("a pipe").read_exact(&mut said).expect("it says so at once");
+    assert_eq!(&said, b"ready\n");
+    let mut stdin = run.stdin.take().expect("a pipe");
+    let long = vec![b'x'; 300_000];
+    stdin.write_all(&long).expect("it is taken");
+    drop(stdin);
+    let run = run.wait_with_output().expect("it ends");
+    assert_eq!((run.stdout.len(), run.status.code()), (long.len(), Some(0)), "{}", text(&run.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_cancels_the_command() {
+    let server = Server::start();
+    let mut run = spawn(&mut command(&server, &["run", "--", "echo ready; exec sleep 900.5"]));
+    let mut said = [0; 6];
+    run.stdout.as_mut().expect("a pipe").read_exact(&mut said).expect("it says so at once");
+    let pid = Pid::from_raw(run.id().cast_signed()).expect("it is a pid");
+    kill_process(pid, Signal::INT).expect("it runs");
+    let run = run.wait_with_output().expect("it ends");
+    assert_eq!(run.status.code(), Some(130), "{}", text(&run.stderr));
+    until("the command is gone", || marked("sleep\0900.5").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trajectory_goes_on_from_run_to_run() {
+    let server = Server::start();
+    assert!(client(&server, &["run", "--trajectory", "mine", "--", "echo here > file"]).status.success());
+    let run = client(&server, &["run", "--trajectory", "mine", "--", "cat file"]);
+    assert_eq!(text(&run.stdout), "here\n");
+    let list = client(&server, &["trajectories"]);
+    let rows: Vec<Vec<&str>> = text(&list.stdout).lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0][..5], ["TRAJECTORY", "ATTACHED", "RUNNING", "WAITING", "FINISHED"]);
+    assert_eq!(rows[1][..5], ["mine", "no", "0", "0", "2"]);
+    let list = client(&server, &["trajectories", "--json"]);
+    let one: Value = serde_json::from_slice(&list.stdout).expect("one line of JSON");
+    assert_eq!((&one["trajectoryId"], &one["finishedCalls"]), (&"mine".into(), &"2".into()));
+    // Not of a client that is there.
+    let stream = Stream::open(&server, "theirs").await;
+    let run = client(&server, &["run", "--trajectory", "theirs", "--", "true"]);
+    assert_eq!(run.status.code(), Some(1));
+    assert!(text(&run.stderr).contains("--take-over"), "{}", text(&run.stderr));
+    let run = client(&server, &["run", "--trajectory", "theirs", "--take-over", "--", "echo taken"]);
+    assert_eq!(text(&run.stdout), "taken\n");
+    drop(stream);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_and_status_are_json_if_asked_for() {
+    let server = Server::start();
+    let run = client(&server, &["run", "--json", "--", "echo hi; exit 3"]);
+    let result: Value = serde_json::from_slice(&run.stdout).expect("one line of JSON");
+    assert_eq!((&result["outcome"], &result["exitCode"]), (&"OUTCOME_FAILED".into(), &3.into()));
+    assert_eq!((&result["stdout"]["data"], run.status.code()), (&"aGkK".into(), Some(3)));
+    let status: Value = serde_json::from_slice(&client(&server, &["status", "--json"]).stdout).expect("JSON");
+    assert_eq!((&status["pools"][0]["totalSlots"], &status["totalRequests"]), (&4.into(), &"1".into()));
+    let status = client(&server, &["status"]);
+    assert!(text(&status.stdout).contains("pool default: 4 slots: 4 free"), "{}", text(&status.stdout));
+    assert!(text(&status.stdout).contains("ready"), "{}", text(&status.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_say_what_to_do_next() {
+    let server = Server::with(&[("TOKEN", "s3cret")]);
+    let refused = client(&server, &["status"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("TOOL_EXECUTOR_TOKEN"), "{}", text(&refused.stderr));
+    let mut right = command(&server, &["status"]);
+    assert!(right.env("TOOL_EXECUTOR_TOKEN", "s3cret").output().expect("it runs").status.success());
+    for (address, says) in [
+        ("127.0.0.1:1", "no executor answers at 127.0.0.1:1"),
+        ("not an address", "is no address"),
+        ("https://127.0.0.1:1", "no executor answers at https://127.0.0.1:1"),
+    ] {
+        let failed = client(&server, &["status", "--address", address]);
+        assert_eq!(failed.status.code(), Some(1));
+        assert!(text(&failed.stderr).contains(says), "{}", text(&failed.stderr));
+    }
+    let help = client(&server, &["run", "--help"]);
+    assert!(!text(&help.stdout).contains("s3cret"));
+}
+
+#[test]
+fn shells_complete_the_arguments() {
+    for shell in ["bash", "zsh", "fish"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tool-executor"));
+        let script = command.args(["completions", shell]).output().expect("it runs");
+        assert!(script.status.success() && text(&script.stdout).contains("trajectories"), "{shell}");
+    }
+}

@@ -1,0 +1,7 @@
+//! The old system's HTTP API: its clients do not notice that it is another system's.
+
+mod calls;
+mod description;
+mod python;
+mod recorded;
+mod refusals;
