@@ -5,6 +5,7 @@ pub mod app;
 pub mod backend;
 pub mod cli;
 pub mod edge;
+pub mod external;
 pub mod id;
 pub mod journal;
 pub mod pb;

@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use super::{Done, containers, rooms};
 use crate::{
     backend::{Finding, Verdict},
+    external,
     settings::{self, ServeFlags},
     tool::{Isolation, chain},
 };
@@ -64,6 +65,14 @@ pub(super) fn run(flags: ServeFlags) -> Done {
                 }
             }
             (None, Err(_)) => {}
+        }
+        for (source, said) in external::inspect(&rooms::external_config(&settings)).await? {
+            // It may come later.
+            let text = match said {
+                Ok(tools) => format!("{tools} tools"),
+                Err(cause) => format!("warning: it does not say what tools it has: {cause}"),
+            };
+            say(&source, Ok(text));
         }
         Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })

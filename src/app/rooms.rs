@@ -8,6 +8,7 @@ use std::{
 use crate::{
     backend::{LocalConfig, NomadConfig, NomadPool, Program},
     edge::PublicLimits,
+    external,
     id::PoolName,
     sandbox::{
         agent::{self, Profile},
@@ -75,6 +76,23 @@ pub(super) fn local_config(settings: &Settings, directory: PathBuf) -> LocalConf
         uid_base: settings.sandbox.uid_base,
         pools: settings.pools.iter().map(|pool| (PoolName::new(&pool.name), profile(settings, pool))).collect(),
         log: settings.log.filter.clone(),
+    }
+}
+
+/// Where tools are that are not a slot's.
+pub(super) fn external_config(settings: &Settings) -> external::Config {
+    let server = &settings.tool_server;
+    let source = |url: &String| external::SourceConfig {
+        name: "tool_server".into(),
+        url: url.clone(),
+        token: server.token.as_ref().map(|token| external::Token::new(token.reveal())),
+        max_calls: server.max_calls_per_source,
+        max_answer_bytes: server.max_answer_bytes,
+    };
+    external::Config {
+        sources: server.url.iter().map(source).collect(),
+        max_calls: server.max_calls,
+        refresh: server.refresh,
     }
 }
 

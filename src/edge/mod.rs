@@ -36,7 +36,8 @@ use crate::{
 /// Everything that the edge speaks for.
 pub struct Edge {
     pub access: Access,
-    pub registry: Registry,
+    /// The tools that there are just now.
+    pub registry: watch::Receiver<Arc<Registry>>,
     pub defaults: Defaults,
     pub limits: PublicLimits,
     pub directory: Directory,

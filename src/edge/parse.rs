@@ -1,7 +1,9 @@
 //! What a client sends, checked and turned into what the rest of the program speaks of. Whatever has no meaning is a
 //! [`Violation`] that names its field.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::sync::watch;
 
 use crate::{
     id::{CallId, Generation, PoolName, Sequence, TrajectoryId},
@@ -9,7 +11,7 @@ use crate::{
     pb::{duration as pb_duration, toolexecutor as pb},
     scheduler,
     tool::{
-        Arguments, Chooser, Command, CommandError, Kind, ParsedTool, Registry,
+        Arguments, Chooser, Command, CommandError, Kind, ParsedTool, Registry, Task,
         job::{Job, OutputLimits, Program},
     },
     trajectory::{self, Defaults, Unfit, Work},
@@ -34,7 +36,8 @@ impl Violation {
 
 /// What is needed to understand a message.
 pub(super) struct Parser {
-    pub(super) registry: Registry,
+    /// The tools that there are just now.
+    pub(super) registry: watch::Receiver<Arc<Registry>>,
     pub(super) defaults: Defaults,
     /// Knows which pools there are.
     pub(super) scheduler: scheduler::Handle,
@@ -49,6 +52,10 @@ const MAX_LABELS: usize = 64;
 const MAX_LABEL_BYTES: usize = 1024;
 
 impl Parser {
+    pub(super) fn registry(&self) -> Arc<Registry> {
+        self.registry.borrow().clone()
+    }
+
     pub(super) fn open(&self, open: pb::Open) -> Result<(TrajectoryId, trajectory::Open), Violation> {
         let id = trajectory_id(&open.trajectory_id, "open.trajectory_id")?;
         let open = trajectory::Open {
@@ -158,8 +165,8 @@ impl Parser {
             Some(pb::tool_call::Arguments::ArgumentsJson(text)) => Arguments::Json(text),
             Some(pb::tool_call::Arguments::ArgumentsStruct(fields)) => Arguments::Struct(super::json::object(fields)),
         };
-        match self.registry.parse(&tool.name, arguments) {
-            Ok(ParsedTool { job, kind, timeout, action }) => (Ok(Work { action, job, kind }), timeout),
+        match self.registry().parse(&tool.name, arguments) {
+            Ok(ParsedTool { task, timeout, action }) => (Ok(Work { action, task }), timeout),
             Err(rejection) => (Err(Unfit { rejection, chooser: Chooser::Model }), None),
         }
     }
@@ -180,7 +187,10 @@ fn command(sent: pb::Command, field: &str) -> Result<Result<Work, Unfit>, Violat
     }
     .parse();
     match parsed {
-        Ok((process, action)) => Ok(Ok(Work { action, job: Job::Process(process), kind: Kind::Command })),
+        Ok((process, action)) => {
+            let task = Task::Slot { job: Job::Process(process), kind: Kind::Command };
+            Ok(Ok(Work { action, task }))
+        }
         Err(CommandError::Rejected(rejection)) => Ok(Err(Unfit { rejection, chooser: Chooser::Client })),
         Err(CommandError::Malformed(errors)) => Err(match errors.into_iter().next() {
             Some(error) => Violation::new(format!("{field}.{}", error.field), error.description),

@@ -110,7 +110,7 @@ impl ToolExecutor for Service {
         request: Request<pb::ListToolsRequest>,
     ) -> Result<Response<pb::ListToolsResponse>, Status> {
         self.tenant(request.metadata())?;
-        let tools = self.parser.registry.list(&request.into_inner().toolsets);
+        let tools = self.parser.registry().list(&request.into_inner().toolsets);
         let tools = tools.map_err(|error| crate::pb::codec::invalid_argument("toolsets", &error.to_string()))?;
         Ok(Response::new(pb::ListToolsResponse { tools: tools.into_iter().map(render::tool).collect() }))
     }

@@ -6,15 +6,16 @@ use std::{
 };
 
 use super::{
+    errand::{read_accepted, write_accepted},
     outcome,
-    record::{AcceptedCall, CallHash, Options, Record, Workspace},
+    record::{CallHash, Options, Record, Workspace},
 };
 use crate::{
     id::{CallId, CallNumber, ContainerId, Generation, PoolName, Sequence},
     pb::journal as pb,
     tool::{
-        ActionHash, CallResult, Evidence, Fault, Kind, Location, Metadata, Stream, Timings,
-        job::{Captured, Exit, Job, Order, OutputLimits, Process, Program, Usage},
+        ActionHash, CallResult, Evidence, Fault, Location, Metadata, Stream, Timings,
+        job::{Captured, Exit, OutputLimits, Usage},
     },
 };
 
@@ -127,93 +128,6 @@ fn read_opened(opened: pb::Opened) -> Result<Record, Senseless> {
         default_timeout: read_duration(opened.default_timeout)?,
     };
     Ok(Record::Opened { options: Arc::new(options), at: read_time(opened.at)? })
-}
-
-fn write_accepted(call: &AcceptedCall) -> pb::Accepted {
-    let order = &call.order;
-    let kind = match &call.kind {
-        Kind::Shell => pb::kind::Kind::Shell(pb::Nothing {}),
-        Kind::ReadFile { path } => pb::kind::Kind::ReadFile(path.clone()),
-        Kind::WriteFile { path } => pb::kind::Kind::WriteFile(path.clone()),
-        Kind::Command => pb::kind::Kind::Command(pb::Nothing {}),
-    };
-    pb::Accepted {
-        call_id: call.id.to_string(),
-        number: call.number.0,
-        action: write_hash(call.action.0),
-        kind: Some(pb::Kind { kind: Some(kind) }),
-        concurrent: call.concurrent,
-        received_at: Some(call.received_at.into()),
-        job: Some(match &order.job {
-            Job::Process(process) => pb::accepted::Job::Process(write_process(process)),
-            Job::ReadFile { path, max_bytes } => {
-                pb::accepted::Job::ReadFile(pb::ReadFile { path: path.clone(), max_bytes: *max_bytes })
-            }
-            Job::WriteFile { path, content } => {
-                pb::accepted::Job::WriteFile(pb::WriteFile { path: path.clone(), content: content.clone() })
-            }
-        }),
-        timeout: Some(write_duration(order.timeout)),
-        limits: Some(write_limits(order.limits)),
-        stream_output: order.stream_output,
-        max_pending_input: order.max_pending_input,
-    }
-}
-
-fn read_accepted(call: pb::Accepted) -> Result<AcceptedCall, Senseless> {
-    let kind = match call.kind.and_then(|kind| kind.kind).ok_or(Senseless("a kind"))? {
-        pb::kind::Kind::Shell(_) => Kind::Shell,
-        pb::kind::Kind::ReadFile(path) => Kind::ReadFile { path },
-        pb::kind::Kind::WriteFile(path) => Kind::WriteFile { path },
-        pb::kind::Kind::Command(_) => Kind::Command,
-    };
-    let job = match call.job.ok_or(Senseless("a job"))? {
-        pb::accepted::Job::Process(process) => Job::Process(read_process(process)?),
-        pb::accepted::Job::ReadFile(pb::ReadFile { path, max_bytes }) => Job::ReadFile { path, max_bytes },
-        pb::accepted::Job::WriteFile(pb::WriteFile { path, content }) => Job::WriteFile { path, content },
-    };
-    Ok(AcceptedCall {
-        id: read_call_id(&call.call_id)?,
-        number: CallNumber(call.number),
-        action: ActionHash(read_hash(&call.action)?),
-        kind,
-        order: Order {
-            job,
-            timeout: read_duration(call.timeout)?,
-            limits: read_limits(call.limits)?,
-            stream_output: call.stream_output,
-            max_pending_input: call.max_pending_input,
-        },
-        concurrent: call.concurrent,
-        received_at: read_time(call.received_at)?,
-    })
-}
-
-fn write_process(process: &Process) -> pb::Process {
-    let variable = |(name, value): &(String, String)| pb::Variable { name: name.clone(), value: value.clone() };
-    pb::Process {
-        program: Some(match &process.program {
-            Program::Shell(script) => pb::process::Program::Shell(script.clone()),
-            Program::Argv(arguments) => pb::process::Program::Argv(pb::Argv { arguments: arguments.clone() }),
-        }),
-        working_directory: process.working_directory.clone(),
-        environment: process.environment.iter().map(variable).collect(),
-        stdin: process.stdin.clone(),
-        interactive: process.interactive,
-    }
-}
-
-fn read_process(process: pb::Process) -> Result<Process, Senseless> {
-    Ok(Process {
-        program: match process.program.ok_or(Senseless("a program"))? {
-            pb::process::Program::Shell(script) => Program::Shell(script),
-            pb::process::Program::Argv(pb::Argv { arguments }) => Program::Argv(arguments),
-        },
-        working_directory: process.working_directory,
-        environment: process.environment.into_iter().map(|variable| (variable.name, variable.value)).collect(),
-        stdin: process.stdin,
-        interactive: process.interactive,
-    })
 }
 
 fn write_result(result: &CallResult) -> pb::Result {
@@ -356,36 +270,36 @@ fn read_location(location: pb::Location) -> Location {
     Location { container: ContainerId::new(&location.container), node: location.node, slot: location.slot }
 }
 
-fn write_limits(limits: OutputLimits) -> pb::OutputLimits {
+pub(super) fn write_limits(limits: OutputLimits) -> pb::OutputLimits {
     pb::OutputLimits { head: limits.head, tail: limits.tail }
 }
 
-fn read_limits(limits: Option<pb::OutputLimits>) -> Result<OutputLimits, Senseless> {
+pub(super) fn read_limits(limits: Option<pb::OutputLimits>) -> Result<OutputLimits, Senseless> {
     let pb::OutputLimits { head, tail } = limits.ok_or(Senseless("output limits"))?;
     Ok(OutputLimits { head, tail })
 }
 
-fn write_hash(hash: [u8; 16]) -> bytes::Bytes {
+pub(super) fn write_hash(hash: [u8; 16]) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(&hash)
 }
 
-fn read_hash(bytes: &[u8]) -> Result<[u8; 16], Senseless> {
+pub(super) fn read_hash(bytes: &[u8]) -> Result<[u8; 16], Senseless> {
     bytes.try_into().map_err(|_| Senseless("a digest"))
 }
 
-fn read_call_id(text: &str) -> Result<CallId, Senseless> {
+pub(super) fn read_call_id(text: &str) -> Result<CallId, Senseless> {
     CallId::parse(text).map_err(|_| Senseless("a call_id"))
 }
 
-fn read_time(time: Option<prost_types::Timestamp>) -> Result<SystemTime, Senseless> {
+pub(super) fn read_time(time: Option<prost_types::Timestamp>) -> Result<SystemTime, Senseless> {
     time.and_then(|time| time.try_into().ok()).ok_or(Senseless("a time"))
 }
 
 /// Beyond what the wire can say: 584 years are enough.
-fn write_duration(duration: Duration) -> prost_types::Duration {
+pub(super) fn write_duration(duration: Duration) -> prost_types::Duration {
     duration.try_into().unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })
 }
 
-fn read_duration(duration: Option<prost_types::Duration>) -> Result<Duration, Senseless> {
+pub(super) fn read_duration(duration: Option<prost_types::Duration>) -> Result<Duration, Senseless> {
     duration.and_then(|duration| duration.try_into().ok()).ok_or(Senseless("a duration"))
 }

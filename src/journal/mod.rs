@@ -10,6 +10,7 @@
 
 mod codec;
 mod disk;
+mod errand;
 mod lives;
 mod log;
 mod outcome;
@@ -23,6 +24,6 @@ mod wanted;
 
 pub use self::{
     log::{Durability, Entry, Journal, Recovered},
-    record::{AcceptedCall, CallHash, Options, Record, Workspace},
+    record::{AcceptedCall, CallHash, Errand, Options, Record, Workspace},
     recovery::JournalError,
 };

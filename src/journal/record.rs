@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::{
     id::{CallId, CallNumber, Generation, PoolName, Sequence},
     tool::{
-        ActionHash, CallResult, Kind, Location,
+        ActionHash, CallResult, ExternalCall, Kind, Location,
         job::{Job, Order, OutputLimits},
     },
 };
@@ -93,22 +93,51 @@ pub struct AcceptedCall {
     pub id: CallId,
     pub number: CallNumber,
     pub action: ActionHash,
-    pub kind: Kind,
-    pub order: Order,
+    pub errand: Errand,
     /// It runs beside the trajectory's other calls.
     pub concurrent: bool,
     pub received_at: SystemTime,
 }
 
+/// What is to be done for a call, and where.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Errand {
+    Slot {
+        kind: Kind,
+        order: Order,
+    },
+    External {
+        call: ExternalCall,
+        /// Of the execution.
+        timeout: Duration,
+    },
+}
+
 impl AcceptedCall {
+    /// What its slot is told; nothing if it is of no slot.
+    pub fn order(&self) -> Option<&Order> {
+        match &self.errand {
+            Errand::Slot { order, .. } => Some(order),
+            Errand::External { .. } => None,
+        }
+    }
+
+    pub fn is_external(&self) -> bool {
+        matches!(self.errand, Errand::External { .. })
+    }
+
     /// Of what its sender has put into it, in bytes.
     pub fn size(&self) -> u64 {
-        (self.id.as_str().len() + self.order.job.size()) as u64
+        let errand = match &self.errand {
+            Errand::Slot { order, .. } => order.job.size(),
+            Errand::External { call, .. } => call.size(),
+        };
+        (self.id.as_str().len() + errand) as u64
     }
 
     /// It reads what the client sends while it runs.
     pub fn is_interactive(&self) -> bool {
-        matches!(&self.order.job, Job::Process(process) if process.interactive)
+        matches!(self.order(), Some(Order { job: Job::Process(process), .. }) if process.interactive)
     }
 }
 

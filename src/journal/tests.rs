@@ -14,14 +14,14 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{
-    record::{AcceptedCall, CallHash, Options, Record, Workspace},
+    record::{AcceptedCall, CallHash, Errand, Options, Record, Workspace},
     *,
 };
 use crate::{
     id::{CallId, CallNumber, ContainerId, Generation, PoolName, Sequence, Tenant, TrajectoryId, TrajectoryKey},
     tool::{
-        ActionHash, Attribution, CallResult, Evidence, Executed, Fault, Kind, Location, Metadata, Outcome, Reason,
-        Stream, Timings,
+        ActionHash, Attribution, CallResult, Evidence, Executed, ExternalCall, Fault, Kind, Location, Metadata,
+        Outcome, Reason, Stream, Timings,
         job::{Captured, Exit, Job, Order, OutputLimits, Process, Program, Usage},
     },
 };
@@ -103,13 +103,18 @@ fn accepted() -> impl Strategy<Value = AcceptedCall> {
         ".{0,8}".prop_map(|path| Kind::WriteFile { path }),
         Just(Kind::Command),
     ];
-    (call_id(), any::<u64>(), any::<[u8; 16]>(), kind, order(), any::<bool>(), time()).prop_map(
-        |(id, number, action, kind, order, concurrent, received_at)| AcceptedCall {
+    let slot = (kind, order()).prop_map(|(kind, order)| Errand::Slot { kind, order });
+    let external = (".{0,8}", ".{0,8}", ".{0,8}", duration()).prop_map(|(source, tool, arguments, timeout)| {
+        let call = ExternalCall { source: source.into(), tool, arguments };
+        Errand::External { call, timeout }
+    });
+    let errand = prop_oneof![3 => slot, 1 => external];
+    (call_id(), any::<u64>(), any::<[u8; 16]>(), errand, any::<bool>(), time()).prop_map(
+        |(id, number, action, errand, concurrent, received_at)| AcceptedCall {
             id,
             number: CallNumber(number),
             action: ActionHash(action),
-            kind,
-            order,
+            errand,
             concurrent,
             received_at,
         },

@@ -153,8 +153,8 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("sandbox.cgroups", "true"),
     //
     // Tools: names of toolsets.
-    Key::new("tools.enabled", "full"),
-    Key::new("tools.disabled", ""),
+    Key::new("enabled_toolsets", "full"),
+    Key::new("disabled_toolsets", ""),
     //
     // Bounds of a trajectory.
     // A batch of this many calls is taken.
@@ -245,6 +245,13 @@ pub(super) const KEYS: &[Key] = &[
     // The ToolServer of external tools.
     Key::unset("tool_server_url"),
     Key::secret("tool_server_token"),
+    // A list of tools is small, and a tool that is new is not missed for long.
+    Key::new("tool_server_refresh", "30s"),
+    // At once. Each takes a connection; what is more waits its turn.
+    Key::new("max_external_calls", "256"),
+    Key::new("max_external_calls_per_source", "128"),
+    // Above what a result may have of it.
+    Key::new("max_external_answer_bytes", "4MiB"),
 ];
 
 /// The setting of that name.

@@ -95,7 +95,7 @@ pub struct ToolSettings {
 #[derive(Debug, Clone)]
 pub struct LimitSettings {
     pub max_calls_in_flight: usize,
-    /// Of those, calls marked `concurrent` that run at once.
+    /// Of those, calls marked `concurrent` that run at once; and, beside them, calls of tools that run elsewhere.
     pub max_concurrent_calls: usize,
     /// Of what these calls carry.
     pub max_call_bytes_in_flight: u64,
@@ -144,8 +144,17 @@ pub enum LogFormat {
 /// Of external tools.
 #[derive(Debug, Clone)]
 pub struct ToolServerSettings {
+    /// With its scheme.
     pub url: Option<String>,
     pub token: Option<Secret>,
+    /// How often it is asked what tools it has.
+    pub refresh: Duration,
+    /// Calls that run at once, in all.
+    pub max_calls: usize,
+    /// Calls that run at once at one server.
+    pub max_calls_per_source: usize,
+    /// Of one answer.
+    pub max_answer_bytes: usize,
 }
 
 /// Text that is never printed.
@@ -195,8 +204,8 @@ pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
         on_shutdown: r.value("on_shutdown", on_shutdown),
         sandbox: sandbox::build(r),
         tools: ToolSettings {
-            enabled: r.value("tools.enabled", convert::list),
-            disabled: r.value("tools.disabled", convert::list),
+            enabled: r.value("enabled_toolsets", convert::list),
+            disabled: r.value("disabled_toolsets", convert::list),
         },
         limits: limits(r),
         keepalive: KeepAlive {
@@ -209,8 +218,12 @@ pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
         advertise: r.optional("advertise", url),
         agent_binary: r.optional("agent_binary", convert::absolute_path),
         tool_server: ToolServerSettings {
-            url: r.optional("tool_server_url", convert::string),
+            url: r.optional("tool_server_url", url),
             token: r.optional("tool_server_token", secret),
+            refresh: duration(r, "tool_server_refresh", SECOND..=DAY),
+            max_calls: number(r, "max_external_calls", 1..=100_000),
+            max_calls_per_source: number(r, "max_external_calls_per_source", 1..=100_000),
+            max_answer_bytes: size(r, "max_external_answer_bytes", 1024..=256 * MIB),
         },
     }
 }

@@ -109,7 +109,9 @@ fn user_ids(settings: &Settings, reader: &mut Reader<'_>) {
 }
 
 fn toolsets(settings: &Settings, reader: &mut Reader<'_>) {
-    for (path, names) in [("tools.enabled", &settings.tools.enabled), ("tools.disabled", &settings.tools.disabled)] {
+    for (path, names) in
+        [("enabled_toolsets", &settings.tools.enabled), ("disabled_toolsets", &settings.tools.disabled)]
+    {
         if let Err(unknown) = Registry::new(names, &[]) {
             reader.tell(&[path], unknown);
         }

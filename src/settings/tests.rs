@@ -135,6 +135,7 @@ fn the_old_systems_names_keep_their_meaning() {
     assert_eq!((settings.link.batch_window, settings.link.max_batch_size), (Duration::ZERO, 7));
     assert_eq!(settings.tool_server.url.as_deref(), Some("http://tools"));
     assert_eq!(settings.tool_server.token.as_ref().map(Secret::reveal), Some("t1"));
+    assert_eq!((settings.tool_server.max_calls, settings.tool_server.max_calls_per_source), (256, 128));
     assert_eq!(settings.token.as_ref().map(Secret::reveal), Some("t2"));
 }
 
@@ -152,7 +153,7 @@ fn every_mistake_is_told_at_once_with_its_place() {
     ])
     .environment;
     all.flags = flags(&["leese=1h", "lease", "lease=soon"]);
-    all.dotenv = Some("TOOL_EXECUTOR_TOOLS_ENABLED=browser\n".into());
+    all.dotenv = Some("TOOL_EXECUTOR_ENABLED_TOOLSETS=browser\n".into());
     let told = mistakes(&all);
     let expected = [
         ("tool-executor.toml: slot", "perhaps slots is meant"),
@@ -168,7 +169,7 @@ fn every_mistake_is_told_at_once_with_its_place() {
         ("--set leese", "perhaps lease is meant"),
         ("--set lease", "must be NAME=VALUE"),
         ("--set lease", "must be a duration"),
-        (".env: TOOL_EXECUTOR_TOOLS_ENABLED", "there is no toolset \"browser\""),
+        (".env: TOOL_EXECUTOR_ENABLED_TOOLSETS", "there is no toolset \"browser\""),
     ];
     for (source, message) in expected {
         assert!(
@@ -254,7 +255,7 @@ fn two_names_of_one_setting_are_not_both_set() {
 fn the_file_has_types_of_its_own() {
     let settings = settings(&file(
         "listen = \"127.0.0.1:1\"\nspread = true\nmax_request_bytes = 2097152\nlease = \"1h\"\n\
-         [tools]\ndisabled = [\"filesystem\", \"terminal\"]\n[sandbox]\nread_only = [\"/data\"]\ntmp_size = \"1GiB\"",
+         disabled_toolsets = [\"filesystem\", \"terminal\"]\n[sandbox]\nread_only = [\"/data\"]\ntmp_size = \"1GiB\"",
     ));
     assert!(settings.pools[0].spread);
     assert_eq!((settings.limits.max_request_bytes, settings.sandbox.tmp_bytes), (2_097_152, 1 << 30));

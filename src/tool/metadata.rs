@@ -22,7 +22,16 @@ impl Metadata {
 
     /// About how much memory keeping it takes beside its own, in bytes.
     pub(super) fn retained_bytes(&self) -> usize {
-        let texts = self.0.iter().filter_map(|(_, value)| value.as_str()).map(str::len);
+        let value = |value: &Value| match value {
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+            Value::String(text) => text.len(),
+            // Of a tool that is not ours. In memory it is a few times as large as its text.
+            Value::Array(_) | Value::Object(_) => 4 * value.to_string().len(),
+        };
+        let texts = self.0.iter().map(|(name, told)| match name {
+            Cow::Borrowed(_) => value(told),
+            Cow::Owned(name) => name.len() + value(told),
+        });
         self.0.capacity() * size_of::<(Cow<'_, str>, Value)>() + texts.sum::<usize>()
     }
 }

@@ -1,21 +1,44 @@
 //! What tools there are, and what a call of one means.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jsonschema::Validator;
 use serde_json::Value;
 
-use super::{ActionHash, Arguments, Kind, Reason, UnknownToolset, arguments, job::Job, sandboxed::Tool, text, toolset};
+use super::{
+    ActionHash, Arguments, ExternalCall, Kind, Reason, UnknownToolset, arguments,
+    job::Job,
+    sandboxed::{self, Tool},
+    text, toolset,
+};
 
-/// The tools that a service offers. Built once; every schema is compiled then.
+/// Of a tool that is not this program's own.
+const MAX_NAME_BYTES: usize = 256;
+
+/// The tools that a service offers. Built anew when they change; every schema is compiled then.
 pub struct Registry {
     tools: Vec<Entry>,
+    /// Why nobody knows yet what tools a source has, where that is so: a name that is unknown here may be one of them.
+    unheard: Option<String>,
 }
 
 struct Entry {
-    tool: Tool,
+    place: Place,
     validator: Validator,
     info: ToolInfo,
+}
+
+enum Place {
+    Slot(Tool),
+    Elsewhere(Arc<str>),
+}
+
+/// The tools of a source, as it told them last.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listing {
+    pub source: Arc<str>,
+    /// Function schemas, as in [`ToolInfo`]; or why they are not known.
+    pub tools: Result<Vec<Value>, String>,
 }
 
 /// A tool, for whoever lists them.
@@ -41,13 +64,32 @@ pub enum Route {
 /// A tool call that may be run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParsedTool {
-    pub job: Job,
-    /// What [`judge`](super::judge) needs to know of it.
-    pub kind: Kind,
+    pub task: Task,
     /// The call's own `timeout` argument, not yet held to the service's bounds. Counts where the call gives none.
     pub timeout: Option<Duration>,
     /// Of the arguments as they were sent, without policy fields.
     pub action: ActionHash,
+}
+
+/// What is to be done, and where.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Task {
+    Slot {
+        job: Job,
+        /// What [`judge`](super::judge) needs to know of it.
+        kind: Kind,
+    },
+    External(ExternalCall),
+}
+
+impl Task {
+    /// Of what its sender has put into it, in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Slot { job, .. } => job.size(),
+            Self::External(call) => call.size(),
+        }
+    }
 }
 
 /// Why a call was refused before anything ran: UNKNOWN_TOOL, INVALID_ARGUMENTS or REQUEST_TOO_LARGE.
@@ -72,47 +114,114 @@ impl Rejection {
 
 impl Registry {
     /// The tools of the enabled toolsets that are not in a disabled one. `full` enables everything.
+    ///
+    /// # Errors
+    /// If there is no such toolset.
     pub fn new(enabled: &[String], disabled: &[String]) -> Result<Self, UnknownToolset> {
+        Self::with_external(enabled, disabled, &[]).map(|(registry, _)| registry)
+    }
+
+    /// The same, with the tools of other places after them; and what is wrong with those that are left out. Of two tools
+    /// of one name the first stays: those of slots before all others, then in the order of the listings.
+    ///
+    /// # Errors
+    /// If there is no such toolset.
+    pub fn with_external(
+        enabled: &[String],
+        disabled: &[String],
+        listings: &[Listing],
+    ) -> Result<(Self, Vec<String>), UnknownToolset> {
         toolset::check(enabled.iter().chain(disabled))?;
-        let has = |toolsets: &[String], tool: Tool| toolsets.iter().any(|set| toolset::contains(set, tool.name()));
-        let tools = Tool::ALL.into_iter().filter(|tool| has(enabled, *tool) && !has(disabled, *tool));
-        Ok(Self { tools: tools.map(Entry::new).collect() })
+        let has = |toolsets: &[String], tool: &str| toolsets.iter().any(|set| toolset::contains(set, tool));
+        let offered = |tool: &str| has(enabled, tool) && !has(disabled, tool);
+        let mut tools: Vec<Entry> =
+            Tool::ALL.into_iter().filter(|tool| offered(tool.name())).map(Entry::in_slot).collect();
+        let (mut faults, mut unheard) = (Vec::new(), None);
+        for Listing { source, tools: told } in listings {
+            let schemas = match told {
+                Ok(schemas) => schemas,
+                Err(cause) => {
+                    unheard.get_or_insert_with(|| format!("{source}: {cause}"));
+                    continue;
+                }
+            };
+            for (index, schema) in schemas.iter().enumerate() {
+                match Entry::elsewhere(source, schema) {
+                    Err(fault) => faults.push(format!("{source}: tool {index}: {fault}")),
+                    Ok(Entry { info: ToolInfo { name, .. }, .. })
+                        if Tool::ALL.iter().any(|tool| tool.name() == name) =>
+                    {
+                        faults.push(format!("{source}: {name} is a tool of slots, which stays"));
+                    }
+                    Ok(entry) => match tools.iter().find(|known| known.info.name == entry.info.name) {
+                        Some(Entry { place: Place::Elsewhere(first), .. }) => {
+                            faults.push(format!("{source}: {} is a tool of {first}, which stays", entry.info.name));
+                        }
+                        _ if offered(&entry.info.name) => tools.push(entry),
+                        _ => {}
+                    },
+                }
+            }
+        }
+        Ok((Self { tools, unheard }, faults))
     }
 
     /// The tools of the given toolsets; of none, all that the service offers.
     pub fn list(&self, toolsets: &[String]) -> Result<Vec<ToolInfo>, UnknownToolset> {
         toolset::check(toolsets)?;
-        let wanted = |entry: &&Entry| {
-            toolsets.is_empty() || toolsets.iter().any(|set| toolset::contains(set, entry.tool.name()))
-        };
+        let wanted =
+            |entry: &&Entry| toolsets.is_empty() || toolsets.iter().any(|set| toolset::contains(set, &entry.info.name));
         Ok(self.tools.iter().filter(wanted).map(|entry| entry.info.clone()).collect())
     }
 
     /// What a call of a tool means. Everything that can be known to be wrong with it is found here, before anything
     /// is queued.
     pub fn parse(&self, name: &str, arguments: Arguments) -> Result<ParsedTool, Rejection> {
-        let Some(entry) = self.tools.iter().find(|entry| entry.tool.name() == name) else {
-            let message = format!("Unknown tool: {}", text::one_line(name, 200));
-            return Err(Rejection { reason: Reason::UnknownTool, message });
+        let Some(entry) = self.tools.iter().find(|entry| entry.info.name == name) else {
+            return Err(self.unknown(name));
         };
         let invalid = |fault: String| Rejection::invalid(name, &fault);
         let mut object = arguments::parse(arguments).map_err(invalid)?;
         let action = ActionHash::of_tool(name, &object);
-        entry.tool.normalize(&mut object);
+        if let Place::Slot(tool) = entry.place {
+            tool.normalize(&mut object);
+        }
         let mut value = Value::Object(object);
         arguments::check(&entry.validator, &value).map_err(invalid)?;
         let Value::Object(object) = &mut value else {
             return Err(invalid("must be a JSON object".to_owned()));
         };
-        let asked = entry.tool.ask(object)?;
-        Ok(ParsedTool { job: asked.job, kind: asked.kind, timeout: asked.timeout, action })
+        match &entry.place {
+            Place::Slot(tool) => {
+                let asked = tool.ask(object)?;
+                let task = Task::Slot { job: asked.job, kind: asked.kind };
+                Ok(ParsedTool { task, timeout: asked.timeout, action })
+            }
+            Place::Elsewhere(source) => {
+                let timeout = object.get("timeout").and_then(Value::as_f64).map(sandboxed::seconds);
+                let (source, tool) = (source.clone(), name.to_owned());
+                let task = Task::External(ExternalCall { source, tool, arguments: value.to_string() });
+                Ok(ParsedTool { task, timeout, action })
+            }
+        }
+    }
+
+    fn unknown(&self, name: &str) -> Rejection {
+        let name = text::one_line(name, 200);
+        match &self.unheard {
+            Some(cause) => Rejection {
+                reason: Reason::ToolServerUnreachable,
+                message: format!("{name} is not a tool of slots, and others are not known yet: {cause}"),
+            },
+            None => Rejection { reason: Reason::UnknownTool, message: format!("Unknown tool: {name}") },
+        }
     }
 }
 
 impl Entry {
-    fn new(tool: Tool) -> Self {
+    fn in_slot(tool: Tool) -> Self {
         Self {
-            tool,
+            place: Place::Slot(tool),
             validator: jsonschema::validator_for(&tool.parameters())
                 .expect("a tool's own schema is valid: a test compiles each"),
             info: ToolInfo {
@@ -122,6 +231,31 @@ impl Entry {
                 schema_json: tool.schema().to_string(),
             },
         }
+    }
+
+    /// From a schema that somebody else wrote.
+    fn elsewhere(source: &Arc<str>, schema: &Value) -> Result<Self, String> {
+        let function = &schema["function"];
+        let name = function["name"].as_str().unwrap_or_default();
+        if name.is_empty() || name.len() > MAX_NAME_BYTES {
+            return Err(format!("its function has no name of 1 to {MAX_NAME_BYTES} bytes"));
+        }
+        // A function without parameters takes none, or any.
+        let any = Value::Object(serde_json::Map::new());
+        let parameters = function.get("parameters").filter(|parameters| !parameters.is_null()).unwrap_or(&any);
+        let validator = jsonschema::validator_for(parameters).map_err(|error| {
+            format!("{name}: its parameters are no JSON Schema: {}", text::one_line(&error.to_string(), 200))
+        })?;
+        Ok(Self {
+            place: Place::Elsewhere(source.clone()),
+            validator,
+            info: ToolInfo {
+                name: name.to_owned(),
+                route: Route::External,
+                toolsets: toolset::toolsets_of(name),
+                schema_json: schema.to_string(),
+            },
+        })
     }
 }
 
@@ -147,6 +281,13 @@ mod tests {
         let of_json = registry().parse(name, Arguments::Json(Value::Object(object).to_string()));
         assert_eq!(of_struct, of_json);
         of_struct
+    }
+
+    fn kind(parsed: &ParsedTool) -> Kind {
+        match &parsed.task {
+            Task::Slot { kind, .. } => kind.clone(),
+            Task::External(_) => panic!("{parsed:?}"),
+        }
     }
 
     fn refused(name: &str, arguments: Value) -> (Reason, String) {
@@ -179,6 +320,48 @@ mod tests {
         assert!(Registry::new(&names(&["nope"]), &[]).is_err());
     }
 
+    fn listing(source: &str, tools: Result<Vec<Value>, String>) -> Listing {
+        Listing { source: source.into(), tools }
+    }
+
+    fn elsewhere(name: &str) -> Value {
+        let parameters = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
+        json!({"type": "function", "function": {"name": name, "parameters": parameters}})
+    }
+
+    #[test]
+    fn of_two_tools_of_one_name_the_first_stays_and_the_other_is_reported() {
+        let listings = [
+            listing("a", Ok(vec![elsewhere("search"), elsewhere("bash"), json!(1)])),
+            listing("b", Ok(vec![elsewhere("search"), json!({"function": {"name": "x", "parameters": {"type": 7}}})])),
+        ];
+        let (registry, faults) = Registry::with_external(&names(&["full"]), &[], &listings).unwrap();
+        assert_eq!(listed(&registry, &["all"]), ["terminal", "bash", "read_file", "write_file", "search"]);
+        assert_eq!(faults.len(), 4, "{faults:?}");
+        assert!(faults[0].contains("bash is a tool of slots") && faults[2].contains("search is a tool of a"));
+
+        let call = |arguments: &str| registry.parse("search", Arguments::Json(arguments.into()));
+        let Task::External(call_of_a) = call(r#"{"n":1,"more":[1.5],"allow_network":true,"timeout":7}"#).unwrap().task
+        else {
+            panic!("it is elsewhere")
+        };
+        assert_eq!((&*call_of_a.source, &*call_of_a.arguments), ("a", r#"{"n":1,"more":[1.5],"timeout":7}"#));
+        assert_eq!(call(r#"{"n":1,"timeout":7}"#).unwrap().timeout, Some(Duration::from_secs(7)));
+        assert_eq!(call(r#"{"n":"1"}"#).unwrap_err().reason, Reason::InvalidArguments);
+        let (fewer, _) = Registry::with_external(&names(&["default"]), &[], &listings).unwrap();
+        assert!(!listed(&fewer, &[]).contains(&"search".to_owned()));
+    }
+
+    #[test]
+    fn a_name_is_unknown_only_where_everybody_has_said_what_they_have() {
+        let (registry, _) =
+            Registry::with_external(&names(&["full"]), &[], &[listing("a", Err("refused".into()))]).unwrap();
+        let refused = registry.parse("search", Arguments::Json("{}".into())).unwrap_err();
+        assert_eq!(refused.reason, Reason::ToolServerUnreachable);
+        assert!(refused.message.contains("refused"));
+        assert!(registry.parse("bash", Arguments::Json(r#"{"command":""}"#.into())).is_ok());
+    }
+
     #[test]
     fn schemas_are_openai_functions() {
         for tool in registry().list(&[]).unwrap() {
@@ -197,9 +380,9 @@ mod tests {
     fn a_command_becomes_a_shell_script() {
         let parsed = parse("terminal", json!({"command": "pwd", "cwd": "/tmp", "env": {"A": "b"}})).unwrap();
         let process = Process { program: Program::Shell("pwd".into()), ..Process::default() };
-        assert_eq!(parsed.job, Job::Process(process));
-        assert_eq!((parsed.kind, parsed.timeout), (Kind::Shell, None));
-        assert_eq!(parse("bash", json!({"command": ""})).unwrap().kind, Kind::Shell);
+        assert_eq!(parsed.task, Task::Slot { job: Job::Process(process), kind: Kind::Shell });
+        assert_eq!(parsed.timeout, None);
+        assert_eq!(kind(&parse("bash", json!({"command": ""})).unwrap()), Kind::Shell);
     }
 
     #[test]

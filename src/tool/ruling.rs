@@ -63,7 +63,7 @@ mod tests {
         Outcome::ExternalUnavailable,
         Outcome::Internal,
     ];
-    const REASONS: [Option<Reason>; 29] = [
+    const REASONS: [Option<Reason>; 33] = [
         None,
         Some(Reason::ExitStatus),
         Some(Reason::Signalled),
@@ -72,6 +72,7 @@ mod tests {
         Some(Reason::FileTooLarge),
         Some(Reason::PathOutsideWorkspace),
         Some(Reason::FileError),
+        Some(Reason::ExternalToolFailed),
         Some(Reason::InputLimit),
         Some(Reason::ProcessLimit),
         Some(Reason::DiskLimit),
@@ -89,6 +90,9 @@ mod tests {
         Some(Reason::ContainerLost),
         Some(Reason::SlotLost),
         Some(Reason::WorkspaceGone),
+        Some(Reason::ToolServerUnreachable),
+        Some(Reason::ToolServerTimeout),
+        Some(Reason::ToolServerProtocol),
         Some(Reason::CancelledByClient),
         Some(Reason::CancelledByLabel),
         Some(Reason::Released),

@@ -221,7 +221,7 @@ fn check_path(tool: &str, path: &str) -> Result<(), Rejection> {
 }
 
 /// A model's number of seconds. Whoever runs the call holds it to the service's own bounds.
-fn seconds(number: f64) -> Duration {
+pub(super) fn seconds(number: f64) -> Duration {
     // `clamp` keeps NaN, which JSON does not have and the conversion would refuse.
     Duration::try_from_secs_f64(number.clamp(0.0, LONGEST_TIMEOUT_S)).unwrap_or(Duration::ZERO)
 }

@@ -52,6 +52,15 @@ pub(super) fn stream(captured: &Captured) -> (String, bool) {
     (text, true)
 }
 
+/// A text that is already one, held to [`MAX_CAPTURED_BYTES`]; and whether some of it is missing.
+pub(super) fn bounded(text: &str) -> (String, bool) {
+    if text.len() <= MAX_CAPTURED_BYTES {
+        (text.to_owned(), false)
+    } else {
+        (cut(text, MAX_CAPTURED_BYTES) + MARK, true)
+    }
+}
+
 /// What a model is shown of both streams: stdout, then stderr under its heading, without white space at the ends.
 pub(super) fn merged(stdout: &str, stderr: &str) -> String {
     let merged = match (stdout, stderr) {

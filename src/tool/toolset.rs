@@ -8,7 +8,7 @@ pub struct UnknownToolset {
     pub name: String,
 }
 
-/// What a toolset has. External tools belong to `all` (and so to `full`) alone.
+/// What a toolset has. Tools that run elsewhere belong to `all` (and so to `full`) alone.
 enum Members {
     Everything,
     Of(&'static [&'static str]),

@@ -6,8 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Attribution, CallResult, CancelCause, Chooser, Evidence, Executed, Fault, Metadata, Outcome, Reason, Rejection,
-    Stream, Timings,
+    Attribution, CallResult, CancelCause, Chooser, Evidence, Executed, Failure, Fault, Metadata, Outcome, Reason,
+    Rejection, Stream, Timings,
     job::{Exit, Usage},
     ruling,
     text::{self, MAX_ERROR_BYTES},
@@ -68,13 +68,22 @@ impl Verdict {
         self
     }
 
-    fn with_fault(mut self, retryable: bool, retry_after: Option<Duration>, evidence: Option<Arc<Evidence>>) -> Self {
+    pub(super) fn with_fault(
+        mut self,
+        retryable: bool,
+        retry_after: Option<Duration>,
+        evidence: Option<Arc<Evidence>>,
+    ) -> Self {
         self.fault = Some(Fault { retryable, retry_after, evidence: evidence.map(Evidence::bounded) });
         self
     }
 
     /// Refused: the call itself is at fault.
     pub fn rejected(rejection: &Rejection, chooser: Chooser) -> Self {
+        // Nobody knows that there is no such tool.
+        if rejection.reason == Reason::ToolServerUnreachable {
+            return Self::external_unavailable(Failure::Unreachable, Executed::No, &rejection.message);
+        }
         Self::new(Outcome::Rejected, Some(rejection.reason), Executed::No, chooser).with_error(&rejection.message)
     }
 

@@ -25,6 +25,7 @@ use super::{
     totals::{Counts, Part, Totals},
 };
 use crate::{
+    external,
     id::{Tenant, TrajectoryId, TrajectoryKey},
     journal::{Entry, Journal, Options},
     scheduler,
@@ -43,6 +44,7 @@ pub(super) struct Shared {
     limits: Arc<Limits>,
     max_trajectories: usize,
     pub(super) scheduler: scheduler::Handle,
+    pub(super) tools: external::Handle,
     journal: Journal,
     trajectories: Mutex<HashMap<TrajectoryKey, mpsc::Sender<Command>>>,
     totals: Totals,
@@ -75,6 +77,7 @@ impl Directory {
         limits: Arc<Limits>,
         max_trajectories: usize,
         scheduler: scheduler::Handle,
+        tools: external::Handle,
         journal: Journal,
         restored: Vec<Start>,
     ) -> Self {
@@ -83,6 +86,7 @@ impl Directory {
                 limits,
                 max_trajectories,
                 scheduler,
+                tools,
                 journal,
                 trajectories: Mutex::default(),
                 totals: Totals::default(),

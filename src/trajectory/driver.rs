@@ -1,6 +1,7 @@
 //! The task that owns a trajectory: feeds its state what happens, and carries out what the state decides.
 
 mod act;
+mod outside;
 mod reclaiming;
 
 use std::{collections::HashMap, future::pending, sync::Arc};
@@ -10,7 +11,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use self::reclaiming::Reclaiming;
+use self::{
+    outside::{Outside, OutsideEvent},
+    reclaiming::Reclaiming,
+};
 use super::{
     command::{Answer, Command, OpenCommand},
     connection::{Connection, Heard},
@@ -45,6 +49,7 @@ pub(super) struct Driver {
     lease: Option<Lease>,
     /// A slot that it had under an executor before this one.
     reclaiming: Option<Reclaiming>,
+    outside: Outside,
     waiters: HashMap<Waiter, oneshot::Sender<Result<Answer, OpenError>>>,
     next_waiter: Waiter,
     releases: Vec<oneshot::Sender<()>>,
@@ -58,6 +63,7 @@ enum Happening {
     Wait(WaitEvent),
     Reclaimed(Result<Reclaimed, Arc<Evidence>>),
     Slot(SlotEvent),
+    Outside(OutsideEvent),
     Pressure,
     CheckpointWanted,
     Deadline,
@@ -79,6 +85,7 @@ impl Driver {
             granted: None,
             lease: None,
             reclaiming,
+            outside: Outside::default(),
             waiters: HashMap::new(),
             next_waiter: 0,
             releases: Vec::new(),
@@ -105,6 +112,10 @@ impl Driver {
                     None
                 }
                 Happening::Slot(event) => self.on_slot(event),
+                Happening::Outside(event) => {
+                    self.on_outside(event);
+                    None
+                }
                 Happening::Pressure => {
                     self.state.on_pressure(self.moment());
                     None
@@ -157,6 +168,7 @@ impl Driver {
                     None => pending().await,
                 }
             } => Happening::Slot(event),
+            event = self.outside.next() => Happening::Outside(event),
             answer = async {
                 match &mut self.reclaiming {
                     Some(reclaiming) => (&mut reclaiming.answer).await,

@@ -14,8 +14,11 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     id::{CallId, CallNumber, Generation, Sequence},
-    journal::{AcceptedCall, CallHash, Options, Record, Workspace},
-    tool::{ActionHash, CallResult, Location, job::Job},
+    journal::{AcceptedCall, CallHash, Errand, Options, Record, Workspace},
+    tool::{
+        ActionHash, CallResult, Location,
+        job::{Job, Order},
+    },
 };
 
 /// See the module.
@@ -136,7 +139,8 @@ impl Ledger {
             }
             Record::Input { call, data, end_of_file } => {
                 if let Some(pending) = self.pending.get_mut(&call)
-                    && let Job::Process(process) = &mut Arc::make_mut(&mut pending.call).order.job
+                    && let Errand::Slot { order: Order { job: Job::Process(process), .. }, .. } =
+                        &mut Arc::make_mut(&mut pending.call).errand
                 {
                     let mut stdin = BytesMut::from(std::mem::take(&mut process.stdin));
                     stdin.extend_from_slice(&data);

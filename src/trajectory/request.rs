@@ -8,10 +8,7 @@ use tokio_stream::Stream;
 use crate::{
     id::{CallId, Generation, Sequence},
     journal::Options,
-    tool::{
-        ActionHash, CallResult, Chooser, Evidence, Kind, Location, Rejection,
-        job::{Job, OutputLimits},
-    },
+    tool::{ActionHash, CallResult, Chooser, Evidence, Location, Rejection, Task, job::OutputLimits},
 };
 
 /// Asks to be the stream of a trajectory, opening it if it is not open.
@@ -64,8 +61,7 @@ impl Call {
 #[derive(Debug)]
 pub struct Work {
     pub action: ActionHash,
-    pub job: Job,
-    pub kind: Kind,
+    pub task: Task,
 }
 
 /// A call that cannot be run as it is, and whose doing that is.

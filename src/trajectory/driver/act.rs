@@ -64,6 +64,9 @@ impl Driver {
             }
             Effect::Run(call, order) => self.with_lease(|lease| lease.slot().run(call, order)),
             Effect::CancelRun(call) => self.with_lease(|lease| lease.slot().cancel(call)),
+            Effect::AskOutside(call, source) => self.outside.ask(self.shared.tools.clone(), call, source),
+            Effect::RunExternal(call, outgoing) => self.outside.run(&self.key, call, *outgoing),
+            Effect::DropExternal(call) => self.outside.give_up(call),
             Effect::Input { call, data, end_of_file } => {
                 self.with_lease(|lease| lease.slot().input(call, data, end_of_file));
             }

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use super::{DISK_IS_FULL, Effect, LOG_IS_FULL, Live, Moment, Stage, State, Waiter};
 use crate::{
     id::{CallId, CallNumber, Sequence},
-    journal::{AcceptedCall, Record, Workspace},
+    journal::{AcceptedCall, Errand, Record, Workspace},
     tool::{
-        CallResult, CancelCause, Timings, Verdict,
-        job::{Job, Order},
+        CallResult, CancelCause, Task, Timings, Verdict,
+        job::{Job, Order, Phases},
     },
     trajectory::{
         ledger::{self, Known, Phase},
@@ -77,8 +77,9 @@ impl State {
                 return self.refuse(call.id, waiter, Verdict::rejected(&rejection, chooser), at);
             }
         };
-        let bytes = (call.id.as_str().len() + work.job.size()) as u64;
-        if let Some(verdict) = self.refusal(bytes, at) {
+        let bytes = (call.id.as_str().len() + work.task.size()) as u64;
+        let is_external = matches!(work.task, Task::External(_));
+        if let Some(verdict) = self.refusal(bytes, is_external, at) {
             return self.refuse(call.id, waiter, verdict, at);
         }
         if self.ledger.phase == Phase::Released {
@@ -87,12 +88,18 @@ impl State {
         let number = self.ledger.next_number();
         let timeout = call.timeout.unwrap_or(self.ledger.options.default_timeout);
         let timeout = timeout.clamp(MIN_TIMEOUT, self.limits.max_timeout);
-        let order = Order {
-            job: work.job,
-            timeout,
-            limits: self.ledger.options.output_limits,
-            stream_output: call.stream_output,
-            max_pending_input: self.limits.max_pending_input_bytes,
+        let errand = match work.task {
+            Task::Slot { job, kind } => Errand::Slot {
+                kind,
+                order: Order {
+                    job,
+                    timeout,
+                    limits: self.ledger.options.output_limits,
+                    stream_output: call.stream_output,
+                    max_pending_input: self.limits.max_pending_input_bytes,
+                },
+            },
+            Task::External(call) => Errand::External { call, timeout },
         };
         self.live.insert(
             number,
@@ -100,6 +107,7 @@ impl State {
                 id: call.id.clone(),
                 hash,
                 bytes,
+                is_external,
                 received: at.now,
                 turn: None,
                 stage: Stage::Waiting,
@@ -108,20 +116,24 @@ impl State {
             },
         );
         self.live_bytes += bytes;
-        if call.concurrent { &mut self.beside } else { &mut self.in_order }.push_back(number);
+        match (is_external, call.concurrent) {
+            (true, _) => &mut self.outside.waiting,
+            (false, true) => &mut self.beside,
+            (false, false) => &mut self.in_order,
+        }
+        .push_back(number);
         self.commit(Record::Accepted(Arc::new(AcceptedCall {
             id: call.id,
             number,
             action: work.action,
-            kind: work.kind,
-            order,
+            errand,
             concurrent: call.concurrent,
             received_at: at.wall,
         })));
     }
 
     /// Why no new call of so many bytes is accepted now, if none is.
-    fn refusal(&self, bytes: u64, at: Moment) -> Option<Verdict> {
+    fn refusal(&self, bytes: u64, is_external: bool, at: Moment) -> Option<Verdict> {
         let limits = &self.limits;
         if self.draining {
             return Some(Verdict::draining(Some(limits.retry_after)));
@@ -130,7 +142,8 @@ impl State {
         if self.releasing.is_some() {
             return Some(Verdict::queue_full("the trajectory is being released", Some(limits.retry_after)));
         }
-        if self.ledger.phase == Phase::Expired || matches!(self.ledger.workspace, Workspace::Gone(_)) {
+        let gone = matches!(self.ledger.workspace, Workspace::Gone(_));
+        if self.ledger.phase == Phase::Expired || gone && !is_external {
             return Some(Verdict::workspace_gone(None));
         }
         if self.ledger.accepted() >= limits.max_call_ids {
@@ -184,10 +197,10 @@ impl State {
     fn on_input(&mut self, call: &CallId, data: Bytes, end_of_file: bool, at: Moment) {
         let Some(number) = self.ledger.pending(ledger::hash(call)) else { return };
         let Some(live) = self.live.get(&number) else { return };
+        let Some(order) = self.ledger.pending_call(number).and_then(|call| call.order()) else { return };
         if !matches!(live.stage, Stage::Waiting) {
             return self.effects.push(Effect::Input { call: number, data, end_of_file });
         }
-        let Some(order) = self.ledger.pending_call(number).map(|call| &call.order) else { return };
         let Job::Process(process) = &order.job else { return };
         if !process.interactive {
             return;
@@ -224,7 +237,9 @@ impl State {
     }
 
     pub(super) fn cancel_all(&mut self, cause: CancelCause, at: Moment) {
-        self.end_all_waiting(Verdict::cancelled_waiting(cause), at);
+        let waiting = Verdict::cancelled_waiting(cause);
+        self.end_all_waiting(waiting.clone(), at);
+        self.end_all_waiting_outside(waiting, at);
         let mut numbers: Vec<CallNumber> = self.live.keys().copied().collect();
         numbers.sort_unstable();
         numbers.into_iter().for_each(|number| self.cancel(number, cause, at));
@@ -234,6 +249,11 @@ impl State {
         let Some(live) = self.live.get_mut(&number) else { return };
         match live.stage {
             Stage::Waiting => self.end_waiting(number, Verdict::cancelled_waiting(cause), at),
+            // Nothing of it is here: what becomes of it there is not waited for.
+            Stage::Running { .. } if live.is_external => {
+                self.effects.push(Effect::DropExternal(number));
+                self.end_run(number, Verdict::cancelled_outside(cause), Phases::default(), at);
+            }
             Stage::Running { .. } => {
                 // The first cause stands; the agent is told once.
                 if live.cancelled.replace(live.cancelled.unwrap_or(cause)).is_none() {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Moment, Stage, State};
+use super::{Effect, Moment, Stage, State};
 use crate::{
     id::{CallNumber, Sequence},
     journal::Record,
@@ -12,7 +12,10 @@ use crate::{
 impl State {
     /// Ends a call that was never handed over.
     pub(super) fn end_waiting(&mut self, number: CallNumber, verdict: Verdict, at: Moment) {
-        for line in [&mut self.in_order, &mut self.beside] {
+        if self.outside.asked.remove(&number) {
+            self.effects.push(Effect::DropExternal(number));
+        }
+        for line in [&mut self.in_order, &mut self.beside, &mut self.outside.waiting] {
             // They are numbered as they come.
             if let Ok(index) = line.binary_search(&number) {
                 line.remove(index);
@@ -21,15 +24,22 @@ impl State {
         self.end(number, verdict, Phases::default(), at);
     }
 
+    /// Of those that wait for a slot.
     pub(super) fn end_all_waiting(&mut self, verdict: Verdict, at: Moment) {
         let mut waiting: Vec<CallNumber> = self.in_order.drain(..).chain(self.beside.drain(..)).collect();
         waiting.sort_unstable();
         waiting.into_iter().for_each(|number| self.end(number, verdict.clone(), Phases::default(), at));
     }
 
+    /// Of those that wait for a tool elsewhere.
+    pub(super) fn end_all_waiting_outside(&mut self, verdict: Verdict, at: Moment) {
+        self.outside.numbers().into_iter().for_each(|number| self.end_waiting(number, verdict.clone(), at));
+    }
+
     /// Ends a call that was handed over.
     pub(super) fn end_run(&mut self, number: CallNumber, verdict: Verdict, phases: Phases, at: Moment) {
         self.running_in_order.take_if(|running| *running == number);
+        self.outside.running.remove(&number);
         self.end(number, verdict, phases, at);
     }
 
@@ -40,6 +50,8 @@ impl State {
         self.forget_printed(&live);
         let total = at.now.saturating_duration_since(live.received);
         let (queued, slot_wait) = match live.stage {
+            // It has waited for others of its kind alone.
+            Stage::Waiting if live.is_external => (total, Duration::ZERO),
             Stage::Waiting => {
                 let turn = live.turn.unwrap_or(at.now);
                 (turn.saturating_duration_since(live.received), at.now.saturating_duration_since(turn))

@@ -17,6 +17,7 @@ mod accept;
 mod attach;
 mod end;
 mod output;
+mod outside;
 mod restore;
 mod slot;
 #[cfg(test)]
@@ -30,11 +31,12 @@ use std::{
 
 use bytes::Bytes;
 
-pub(super) use self::slot::Place;
 use self::{
     output::Printed,
+    outside::Outside,
     slot::{Resetting, Slot},
 };
+pub(super) use self::{outside::Outgoing, slot::Place};
 use super::{
     ledger::{Ledger, Phase},
     request::{Limits, Output, ReleaseCause, Response, StreamError},
@@ -88,6 +90,12 @@ pub(super) enum Effect {
     OpenSlot(Generation),
     Run(CallNumber, Order),
     CancelRun(CallNumber),
+    /// Ask for room to have a tool run elsewhere, at this source.
+    AskOutside(CallNumber, Arc<str>),
+    /// There is room: have it run.
+    RunExternal(CallNumber, Box<Outgoing>),
+    /// Neither asked for nor run any more.
+    DropExternal(CallNumber),
     Input {
         call: CallNumber,
         data: Bytes,
@@ -107,6 +115,8 @@ struct Live {
     hash: CallHash,
     /// That it came with.
     bytes: u64,
+    /// A tool elsewhere does it; no slot.
+    is_external: bool,
     received: Instant,
     /// When its turn came: from then on it waits for the slot alone.
     turn: Option<Instant>,
@@ -156,6 +166,8 @@ pub(super) struct State {
     in_order: VecDeque<CallNumber>,
     /// Waiting to run beside the others.
     beside: VecDeque<CallNumber>,
+    /// Of tools elsewhere.
+    outside: Outside,
     /// The call in order that runs.
     running_in_order: Option<CallNumber>,
     slot: Slot,
@@ -197,6 +209,7 @@ impl State {
             live_bytes: 0,
             in_order: VecDeque::new(),
             beside: VecDeque::new(),
+            outside: Outside::default(),
             running_in_order: None,
             slot: Slot::None,
             resetting: None,
@@ -252,6 +265,7 @@ impl State {
             Phase::Open => {
                 // What the log was too full for all that time.
                 self.end_all_waiting(Verdict::queue_full(LOG_IS_FULL, None), at);
+                self.end_all_waiting_outside(Verdict::queue_full(LOG_IS_FULL, None), at);
                 self.give_back_slot(false);
                 self.commit(Record::Workspace(Workspace::None));
                 self.commit(Record::LeaseEnded);
@@ -265,7 +279,7 @@ impl State {
 
     /// How many accepted calls wait and run.
     pub(super) fn load(&self) -> (usize, usize) {
-        let waiting = self.in_order.len() + self.beside.len();
+        let waiting = self.in_order.len() + self.beside.len() + self.outside.waits();
         (waiting, self.live.len() - waiting)
     }
 
@@ -347,6 +361,7 @@ impl State {
         self.advance_loss();
         self.advance_reset();
         self.advance_calls(at);
+        self.advance_outside(at);
         let answered = self.live.is_empty() && self.ledger.unsent_results() == 0;
         if answered && self.stream.as_ref().is_some_and(|stream| stream.half_closed) {
             self.end_stream(None);

@@ -34,6 +34,8 @@ impl State {
         let live: Vec<(CallNumber, bool, Live)> = state.ledger.pending_calls().map(|call| live(call, at)).collect();
         for (number, concurrent, live) in live {
             match (&live.stage, concurrent) {
+                (Stage::Waiting, _) if live.is_external => state.outside.waiting.push_back(number),
+                (Stage::Running { .. }, _) if live.is_external => _ = state.outside.running.insert(number),
                 (Stage::Waiting, true) => state.beside.push_back(number),
                 (Stage::Waiting, false) => state.in_order.push_back(number),
                 (Stage::Running { .. }, true) => {}
@@ -49,6 +51,7 @@ impl State {
             let cause = "the executor ended before it heard how the call did".to_owned();
             state.end_running(&Arc::new(Evidence { cause, ..Evidence::default() }), at);
         }
+        state.forget_outside(at);
         state.settle(at);
         Some(state)
     }
@@ -58,12 +61,12 @@ impl State {
         self.ledger.place()
     }
 
-    /// The calls that were handed over.
+    /// The calls that its slot has been given.
     pub(in crate::trajectory) fn running_orders(&self) -> impl Iterator<Item = (CallNumber, &Order)> {
         self.ledger
             .pending_calls()
             .filter(|pending| pending.handed_over)
-            .map(|Pending { call, .. }| (call.number, &call.order))
+            .filter_map(|Pending { call, .. }| Some((call.number, call.order()?)))
     }
 
     /// The slot is still its own. `arrived`: the calls that its agent has been given, and has yet to tell the end of.
@@ -129,6 +132,7 @@ fn live(Pending { call, handed_over }: &Pending, at: Moment) -> (CallNumber, boo
         id: call.id.clone(),
         hash: ledger::hash(&call.id),
         bytes: call.size(),
+        is_external: call.is_external(),
         received,
         turn: None,
         stage,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Effect, Live, Moment, Stage, State, output::Printed};
 use crate::{
     id::{CallNumber, Generation},
-    journal::{Record, Workspace},
+    journal::{Errand, Record, Workspace},
     tool::{
         Circumstances, Evidence, Executed, Location, Verdict,
         job::{End, Ending},
@@ -88,8 +88,7 @@ impl State {
                 self.run(number, at);
             }
         }
-        let (_, running) = self.load();
-        let mut room = self.limits.max_concurrent_calls.saturating_sub(running);
+        let mut room = self.limits.max_concurrent_calls.saturating_sub(self.running_in_slot());
         while room > 0
             && let Some(number) = self.beside.pop_front()
         {
@@ -108,7 +107,7 @@ impl State {
             printed: Printed::default(),
         };
         live.stage = running;
-        let Some(order) = self.ledger.pending_call(number).map(|call| call.order.clone()) else { return };
+        let Some(order) = self.ledger.pending_call(number).and_then(|call| call.order().cloned()) else { return };
         self.commit(Record::HandedOver(number));
         self.effects.push(Effect::Run(number, order));
     }
@@ -146,18 +145,19 @@ impl State {
     pub(in crate::trajectory) fn on_ended(&mut self, number: CallNumber, ending: Ending, at: Moment) {
         let Some(live) = self.live.get(&number) else { return };
         let Some(call) = self.ledger.pending_call(number) else { return };
+        let Errand::Slot { kind, order } = &call.errand else { return };
         let Slot::Held { place, .. } = &self.slot else { return };
         let lost = match &ending.end {
             End::SlotLost { cause, .. } => Some(cause.clone()),
             _ => None,
         };
         let circumstances = Circumstances {
-            timeout: call.order.timeout,
+            timeout: order.timeout,
             isolation: &place.isolation,
             network_isolated: place.network_isolated,
             cancelled: live.cancelled.unwrap_or_default(),
         };
-        let verdict = judge(&call.kind, ending.end, &circumstances);
+        let verdict = judge(kind, ending.end, &circumstances);
         self.end_run(number, verdict, ending.phases, at);
         if let Some(cause) = lost {
             self.lose_slot(Loss::Slot(cause), at);
@@ -204,9 +204,15 @@ impl State {
         }
     }
 
-    /// The calls that were handed over, in the order of their coming.
+    /// How many calls the slot has been given.
+    pub(super) fn running_in_slot(&self) -> usize {
+        self.load().1 - self.outside.running.len()
+    }
+
+    /// The calls that the slot has been given, in the order of their coming.
     pub(super) fn running(&self) -> Vec<CallNumber> {
-        let running = self.live.iter().filter(|(_, live)| matches!(live.stage, Stage::Running { .. }));
+        let running =
+            self.live.iter().filter(|(_, live)| matches!(live.stage, Stage::Running { .. }) && !live.is_external);
         let mut numbers: Vec<CallNumber> = running.map(|(number, _)| *number).collect();
         numbers.sort_unstable();
         numbers
@@ -239,14 +245,14 @@ impl State {
 
     /// A lost slot is given back once nothing that ran in it is unanswered.
     pub(super) fn advance_loss(&mut self) {
-        if matches!(self.slot, Slot::Held { lost: true, .. }) && self.load().1 == 0 {
+        if matches!(self.slot, Slot::Held { lost: true, .. }) && self.running_in_slot() == 0 {
             self.give_back_slot(false);
         }
     }
 
     /// An emptied workspace, once the calls of the old one have ended.
     pub(super) fn advance_reset(&mut self) {
-        let running = self.load().1;
+        let running = self.running_in_slot();
         let Some(Resetting { generation, under_way }) = &mut self.resetting else { return };
         if running > 0 {
             return;

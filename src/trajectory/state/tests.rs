@@ -2,6 +2,7 @@
 
 mod bounds;
 mod contract;
+mod outside;
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +14,7 @@ use super::*;
 use crate::{
     id::{CallId, ContainerId},
     tool::{
-        ActionHash, Evidence, Executed, Kind, Location, Reason, Verdict,
+        ActionHash, Evidence, Executed, Kind, Location, Reason, Task, Verdict,
         job::{Captured, End, Ending, Exit, Job, OutputLimits, Phases, Process, ProcessEnd, Stop, Usage},
     },
     trajectory::request::{Call, Defaults, Open, OpenError, Request, Work},
@@ -61,7 +62,10 @@ fn open() -> Open {
 
 fn call(name: &str, concurrent: bool) -> Call {
     let id = CallId::parse(name).expect("it is a name");
-    let work = Work { action: ActionHash([1; 16]), job: Job::Process(Process::default()), kind: Kind::Shell };
+    let work = Work {
+        action: ActionHash([1; 16]),
+        task: Task::Slot { job: Job::Process(Process::default()), kind: Kind::Shell },
+    };
     Call { id, work: Ok(work), timeout: None, stream_output: false, concurrent }
 }
 

@@ -8,6 +8,7 @@ mod counts;
 mod deaths;
 mod drain;
 mod endings;
+mod external;
 mod faults;
 mod gateway;
 mod http;

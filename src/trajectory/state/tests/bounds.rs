@@ -12,7 +12,7 @@ fn beside(others: Holdings, limits: Limits) -> World {
 
 fn sized(name: &str, bytes: usize) -> Call {
     let process = Process { stdin: vec![0; bytes].into(), ..Process::default() };
-    let work = Work { action: ActionHash([1; 16]), job: Job::Process(process), kind: Kind::Shell };
+    let work = Work { action: ActionHash([1; 16]), task: Task::Slot { job: Job::Process(process), kind: Kind::Shell } };
     Call { work: Ok(work), ..call(name, false) }
 }
 

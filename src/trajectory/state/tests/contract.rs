@@ -163,7 +163,10 @@ fn name(id: u8) -> String {
 fn made(sent: &Sent) -> Call {
     let name = name(sent.id);
     let process = Process { program: Program::Shell(name.clone()), ..Process::default() };
-    let work = Work { action: ActionHash([sent.action; 16]), job: Job::Process(process), kind: Kind::Shell };
+    let work = Work {
+        action: ActionHash([sent.action; 16]),
+        task: Task::Slot { job: Job::Process(process), kind: Kind::Shell },
+    };
     Call { work: Ok(work), ..call(&name, sent.concurrent) }
 }
 
@@ -508,6 +511,9 @@ impl Contract {
             }
             Effect::LeaveLine => assert!(std::mem::take(&mut self.in_line)),
             Effect::OpenSlot(_) => assert!(self.holds),
+            Effect::AskOutside(..) | Effect::RunExternal(..) | Effect::DropExternal(_) => {
+                panic!("none of its calls is for elsewhere: {effect:?}")
+            }
             Effect::Run(number, order) => self.run(number, order),
             Effect::CancelRun(number) => {
                 let running = self.running.get_mut(&number).expect("it runs");

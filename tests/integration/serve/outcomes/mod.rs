@@ -4,6 +4,7 @@
 //! The table is exhaustive. An outcome or reason that the executor knows and that is neither a row nor, as one of the
 //! protocol's alone, listed below them, does not compile.
 
+mod elsewhere;
 mod impostor;
 mod limits;
 mod scenarios;
@@ -145,6 +146,8 @@ outcomes! {
         file_error: Failed / FileError;
         larger_than_the_kernel_takes: Failed / RequestTooLarge;
 
+        external_tool_failed: Failed / ExternalToolFailed;
+
         timed_out: TimedOut;
         input_limit: LimitExceeded / InputLimit;
         process_limit: LimitExceeded / ProcessLimit;
@@ -168,6 +171,10 @@ outcomes! {
         slot_lost: SandboxLost / SlotLost;
         workspace_gone: SandboxLost / WorkspaceGone;
 
+        tool_server_unreachable: ExternalUnavailable / ToolServerUnreachable;
+        tool_server_timeout: ExternalUnavailable / ToolServerTimeout;
+        tool_server_protocol: ExternalUnavailable / ToolServerProtocol;
+
         cancelled_by_client: Cancelled / CancelledByClient;
         cancelled_by_label: Cancelled / CancelledByLabel;
         released: Cancelled / Released;
@@ -175,10 +182,6 @@ outcomes! {
 
         internal: Internal;
     }
-    // With external tools, and with terminals that keep their state.
-    to_come {
-        ExternalUnavailable
-        / TerminalState, ExternalToolFailed, ToolServerUnreachable,
-          ToolServerTimeout, ToolServerProtocol
-    }
+    // With terminals that keep their state.
+    to_come { / TerminalState }
 }

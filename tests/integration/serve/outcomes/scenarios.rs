@@ -13,6 +13,9 @@ use tool_executor::pb::toolexecutor::{
     trajectory_response::Message::{self, Notice},
 };
 
+pub(super) use super::elsewhere::{
+    external_tool_failed, tool_server_protocol, tool_server_timeout, tool_server_unreachable,
+};
 pub(super) use super::limits::{cpu_limit, disk_limit, machine_memory, out_of_memory, process_limit};
 use super::{By, Case, impostor};
 use crate::support::{

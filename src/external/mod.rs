@@ -1,0 +1,20 @@
+//! Tools that run elsewhere: what there are, and calling them.
+//!
+//! ```text
+//! ToolServer --GET /tools, now and then--> refresh --Registry--> edge
+//! trajectory --Handle::room--> Room --run: POST /execute--> ToolServer
+//! ```
+//!
+//! Invariants: a call is sent at most once, and tried again only where it surely was not sent; what is read of an answer
+//! is bounded; a source that does not answer holds up nobody but its own calls, and those no longer than their timeout.
+
+mod config;
+mod handle;
+mod refresh;
+mod tool_server;
+
+pub use self::{
+    config::{Config, SourceConfig, SourceError, Token},
+    handle::{Handle, Request, Room},
+    refresh::{inspect, open},
+};
