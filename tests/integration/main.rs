@@ -5,6 +5,7 @@ mod backend;
 mod deploy;
 mod hostile;
 mod link;
+mod mesh;
 mod nomad;
 mod scheduler;
 mod serve;

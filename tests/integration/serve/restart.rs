@@ -11,13 +11,14 @@ use std::{
 use rustix::process::Signal;
 use tonic::Code;
 use tool_executor::pb::toolexecutor::{
-    Attribution, Call, CallResult, Command, ExecuteRequest, Executed, Outcome, Reason, trajectory_response::Message,
+    Attribution, Call, CallResult, Command, ExecuteRequest, Executed, Outcome, Reason,
 };
 
 use crate::support::{
     client::{PATIENCE, Stream, bash, command, execute, open, shell, tool, try_execute},
     dying, process,
     server::Server,
+    trainer::Trainer,
 };
 
 /// The trajectory again, after the results up to `last`.
@@ -158,73 +159,12 @@ async fn a_ledger_outlives_executors_and_releases() {
     assert_eq!((next.success, &*next.output, next.sequence), (true, "", wrote.sequence + 1));
 }
 
-/// One trajectory of many: sends its calls, and after each break of its stream those again that it has no answer to.
-struct Trainer {
-    id: String,
-    stream: Option<Stream>,
-    last: u64,
-    unanswered: BTreeMap<String, Call>,
-    answered: usize,
-}
-
-impl Trainer {
-    const CALLS: usize = 125;
-
-    fn new(number: usize) -> Self {
-        let call = |n: usize| {
-            let concurrent = n.is_multiple_of(5);
-            (
-                format!("{n}"),
-                Call { concurrent, ..bash(&format!("{n}"), &format!("sleep 0.01; echo {n} >> log; echo {n}")) },
-            )
-        };
-        let unanswered = (0..Self::CALLS).map(call).collect();
-        Self { id: format!("trainer{number}"), stream: None, last: 0, unanswered, answered: 0 }
-    }
-
-    /// Goes on until everything is answered, or the executor is gone.
-    async fn go_on(&mut self, server: &Server) -> Result<(), tonic::Status> {
-        let open =
-            tool_executor::pb::toolexecutor::Open { last_sequence: self.last, take_over: true, ..open(&self.id) };
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => {
-                let stream = Stream::try_open(server, open).await?;
-                stream.try_batch(self.unanswered.values().cloned().collect()).await;
-                stream
-            }
-        };
-        while !self.unanswered.is_empty() {
-            match stream.next().await? {
-                Some(Message::Result(result)) => self.answered(&result),
-                Some(_) => {}
-                None => panic!("{}: the stream ended", self.id),
-            }
-        }
-        self.stream = Some(stream);
-        Ok(())
-    }
-
-    fn answered(&mut self, result: &CallResult) {
-        assert_eq!(
-            (result.outcome(), &result.output),
-            (Outcome::Succeeded, &result.call_id),
-            "{}: {result:?}",
-            self.id
-        );
-        let was_open = self.unanswered.remove(&result.call_id).is_some();
-        assert!(was_open || result.replayed || result.sequence > 0, "{result:?}");
-        if !result.replayed {
-            assert_eq!(result.sequence, self.last + 1, "{}: none is left out, none comes twice", self.id);
-            self.last = result.sequence;
-        }
-        self.answered += usize::from(was_open);
-    }
-}
-
 /// Returns when each has come as far as it can.
 async fn all_go_on(trainers: &mut [Trainer], server: &Server) {
-    let mut all: Vec<_> = trainers.iter_mut().map(|trainer| Box::pin(trainer.go_on(server))).collect();
+    let mut all: Vec<_> = trainers
+        .iter_mut()
+        .map(|trainer| Box::pin(trainer.go_on(async |open| Stream::try_open(server, open).await)))
+        .collect();
     let mut ended = vec![false; all.len()];
     std::future::poll_fn(|context| {
         for (trainer, ended) in all.iter_mut().zip(&mut ended).filter(|(_, ended)| !**ended) {
@@ -241,17 +181,16 @@ async fn whenever_it_is_killed_nothing_is_lost_and_nothing_runs_twice() {
     let mut server = Server::with(&[("SLOTS", "8"), ("MAX_CONTAINERS", "1")]);
     let mut trainers: Vec<Trainer> = (0..8).map(Trainer::new).collect();
     let mut kills = 0;
-    while trainers.iter().any(|trainer| !trainer.unanswered.is_empty()) {
+    while !trainers.iter().all(Trainer::has_finished) {
         let wait = Duration::from_millis(fastrand::u64(20..120));
         if tokio::time::timeout(wait, all_go_on(&mut trainers, &server)).await.is_err() && kills < 12 {
             kills += 1;
             server.kill_and_start_again();
         }
-        trainers.iter_mut().for_each(|trainer| trainer.stream = None);
+        trainers.iter_mut().for_each(Trainer::hang_up);
     }
     assert!(kills > 3, "it was killed {kills} times: the calls are too few");
     for trainer in &trainers {
-        assert_eq!(trainer.answered, Trainer::CALLS);
         let log = execute(&server, &trainer.id, bash("log", "sort -n log | tr '\\n' ' '")).await;
         let expected: Vec<String> = (0..Trainer::CALLS).map(|n| n.to_string()).collect();
         assert_eq!(log.output, expected.join(" "), "{}: each ran exactly once", trainer.id);

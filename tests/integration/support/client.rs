@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Request, Status, Streaming, metadata::MetadataValue, transport::Channel};
 use tool_executor::pb::toolexecutor::{
     Argv, Batch, Call, CallResult, Command, ExecuteRequest, Open, Opened, ToolCall, TrajectoryRequest,
     TrajectoryResponse, call::Action, command::Program, tool_call::Arguments, tool_executor_client::ToolExecutorClient,
@@ -35,9 +35,13 @@ impl Stream {
     /// Over a connection of the caller's.
     pub(crate) async fn over(mut client: ToolExecutorClient<Channel>, open: Open) -> Result<Self, Status> {
         let (requests, receiver) = mpsc::channel(16);
+        let id = MetadataValue::try_from(&open.trajectory_id).unwrap_or_else(|_| MetadataValue::from_static("odd"));
         let first = TrajectoryRequest { message: Some(trajectory_request::Message::Open(open)) };
         requests.send(first).await.expect("there is room");
-        let responses = client.trajectory(ReceiverStream::new(receiver)).await?.into_inner();
+        let mut request = Request::new(ReceiverStream::new(receiver));
+        // By which a proxy finds the executor that has the trajectory.
+        request.metadata_mut().insert("x-trajectory-id", id);
+        let responses = client.trajectory(request).await?.into_inner();
         let mut stream = Self { requests: Some(requests), responses, opened: Opened::default() };
         match stream.next().await? {
             Some(trajectory_response::Message::Opened(opened)) => stream.opened = opened,

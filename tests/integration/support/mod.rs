@@ -16,6 +16,7 @@ pub(crate) mod raw;
 pub(crate) mod real_nomad;
 pub(crate) mod server;
 pub(crate) mod tool_server;
+pub(crate) mod trainer;
 
 /// A directory in a place that is the same inside a slot and outside: not in one of which each slot has its own, where
 /// the whole checkout may well be.
