@@ -13,14 +13,19 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::{
     cli,
     sandbox::agent,
-    settings::{LogFormat, LogSettings, ServeFlags},
+    settings::{self, LogFormat, LogSettings, ServeFlags},
     telemetry::{self, Format},
     tool::chain,
 };
 
 /// Runs the tool calls of agent trajectories in isolated slots.
 #[derive(Parser)]
-#[command(name = "tool-executor", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "tool-executor",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_long_help = settings::overview()
+)]
 struct CommandLine {
     #[command(subcommand)]
     command: Option<Command>,
@@ -31,9 +36,12 @@ struct CommandLine {
 #[derive(Subcommand)]
 enum Command {
     /// Serve trainers (the default)
+    #[command(after_long_help = settings::overview())]
     Serve(ServeFlags),
     /// Say what this machine can do, and with which settings `serve` would start
     Check(ServeFlags),
+    /// Print a settings file that has every setting at its default, and says what each is
+    ExampleSettings,
     #[command(flatten)]
     Client(cli::Command),
     /// Print the script that completes this program's arguments in a shell
@@ -59,6 +67,10 @@ pub fn main() -> ExitCode {
     let done = match line.command.unwrap_or(Command::Serve(line.serve)) {
         Command::Serve(flags) => serve::run(flags),
         Command::Check(flags) => check::run(flags),
+        Command::ExampleSettings => {
+            print!("{}", settings::example());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Client(command) => cli::main(command).map_err(Into::into),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut CommandLine::command(), "tool-executor", &mut std::io::stdout());

@@ -1,10 +1,13 @@
 //! The settings of a start: plain data, loaded from every source and checked whole.
 //!
 //! Defaults, then the file (`tool-executor.toml` or `--config`), then `.env`, then the environment, then flags: the
-//! later wins. `keys.rs` lists every setting with its names and default; [`Settings`] is what the rooms of the program
+//! later wins. `keys.rs` lists every setting with its names and default, `about.rs` says what each
+//! is; [`Settings`] is what the rooms of the program
 //! get. Loading is pure ([`load`]): every mistake of a start is found at once, with the place where it was made.
 
+mod about;
 mod convert;
+mod example;
 mod flags;
 mod keys;
 mod layers;
@@ -17,6 +20,7 @@ mod rules;
 mod sandbox;
 mod sources;
 
+pub use example::{example, overview};
 pub use flags::ServeFlags;
 pub use model::{
     CallSettings, KeepAlive, LimitSettings, LinkSettings, LogFormat, LogSettings, OnShutdown, Secret, Settings,
