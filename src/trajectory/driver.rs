@@ -2,11 +2,13 @@
 
 mod act;
 mod reclaiming;
+mod transfers;
 
 use std::{collections::HashMap, future::pending, sync::Arc};
 
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinSet,
     time::{Instant, sleep_until},
 };
 
@@ -48,6 +50,8 @@ pub(super) struct Driver {
     waiters: HashMap<Waiter, oneshot::Sender<Result<Answer, OpenError>>>,
     next_waiter: Waiter,
     releases: Vec<oneshot::Sender<()>>,
+    /// Each ends with a transfer of files.
+    transfers: JoinSet<()>,
     /// What this trajectory adds to the service's totals.
     counted: Part,
 }
@@ -58,6 +62,7 @@ enum Happening {
     Wait(WaitEvent),
     Reclaimed(Result<Reclaimed, Arc<Evidence>>),
     Slot(SlotEvent),
+    TransferEnded,
     Pressure,
     CheckpointWanted,
     Deadline,
@@ -82,6 +87,7 @@ impl Driver {
             waiters: HashMap::new(),
             next_waiter: 0,
             releases: Vec::new(),
+            transfers: JoinSet::new(),
             counted: Part::default(),
         }
     }
@@ -105,6 +111,10 @@ impl Driver {
                     None
                 }
                 Happening::Slot(event) => self.on_slot(event),
+                Happening::TransferEnded => {
+                    self.state.on_transfer_ended(self.moment());
+                    None
+                }
                 Happening::Pressure => {
                     self.state.on_pressure(self.moment());
                     None
@@ -157,6 +167,7 @@ impl Driver {
                     None => pending().await,
                 }
             } => Happening::Slot(event),
+            Some(_) = self.transfers.join_next() => Happening::TransferEnded,
             answer = async {
                 match &mut self.reclaiming {
                     Some(reclaiming) => (&mut reclaiming.answer).await,
@@ -210,6 +221,7 @@ impl Driver {
                 // Whoever asked may be gone; it is done all the same.
                 let _ = reply.send(calls);
             }
+            Command::Files(reply) => self.on_files(reply, at),
             Command::Describe(reply) => drop(reply.send(self.state.describe())),
             Command::Drain { remaining } => self.state.on_drain(remaining, at),
             Command::DrainDeadline => self.state.on_drain_deadline(at),

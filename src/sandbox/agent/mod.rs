@@ -8,6 +8,8 @@
 //! One thread does all of it: a wake-up on another core costs more than most of what there is to do. It is tied to no
 //! parent: while no executor is attached everything goes on, and after `orphan_timeout` it ends itself.
 
+mod admission;
+mod alone;
 mod call;
 mod calls;
 mod capture;
@@ -22,6 +24,7 @@ mod slot;
 mod state;
 mod stdio;
 mod sweeper;
+mod transfer;
 
 use std::{
     collections::BTreeMap,

@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{
+    admission::Admission,
+    alone::alone,
     call::{Call, Control},
     calls::{Calls, agent_failed},
     files,
@@ -32,7 +34,7 @@ use crate::{
     },
     sandbox::{
         outgoing::Outgoing,
-        slot::{Runner, Slot, SlotConfig, SlotError, have_processes},
+        slot::{Runner, Slot, SlotConfig, SlotError},
         wire,
     },
     tool::{
@@ -45,9 +47,6 @@ use crate::{
 const IDLE_RUNNERS: usize = 2;
 /// How long cancelled calls may take before the slot is ended under them.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long the slot's user may have processes before the slot is made.
-const LEAVING: Duration = Duration::from_secs(1);
 
 /// What a slot's task needs of the agent.
 #[derive(Clone)]
@@ -73,6 +72,7 @@ pub(super) struct SlotTask {
     /// The tasks of `calls`.
     running: JoinSet<Option<Runner>>,
     calls: Calls,
+    transfers: Admission,
 }
 
 type New = (SlotTask, SlotHandle);
@@ -93,6 +93,7 @@ impl SlotTask {
             idle: Vec::new(),
             running: JoinSet::new(),
             calls: Calls::default(),
+            transfers: Admission::default(),
         };
         task.make().await?;
         task.picture();
@@ -107,12 +108,14 @@ impl SlotTask {
                 asked = self.requests.recv() => match asked {
                     Some(Asked::Request(request)) => self.on_request(request).await,
                     Some(Asked::Settle(done)) => self.settle(done),
+                    Some(Asked::Transfer(asking)) => self.transfers.ask(asking),
                     None => break,
                 },
                 Some(ended) = self.running.join_next_with_id() => self.on_ended(ended),
                 () = lost(self.slot.as_ref()) => self.on_lost().await,
                 () = end.cancelled() => break,
             }
+            self.admit();
             self.picture();
         }
         self.calls.cancel();
@@ -321,6 +324,7 @@ impl SlotTask {
     async fn clear(&mut self) -> Result<(), SlotError> {
         self.idle.clear();
         let Some(slot) = self.slot.take() else { return Ok(()) };
+        self.transfers.end().await;
         let destroyed = slot.destroy().await;
         self.agent.sweeper.sweep();
         destroyed?;
@@ -332,6 +336,7 @@ impl SlotTask {
 
     async fn end_calls(&mut self) {
         self.calls.cancel();
+        self.transfers.end().await;
         if tokio::time::timeout(PATIENCE, self.join_calls()).await.is_err() {
             warn!(slot = self.index, "calls did not end in {PATIENCE:?}: the slot is ended under them");
         }
@@ -368,24 +373,18 @@ impl SlotTask {
         self.agent.events.push(Event { event: Some(event) });
     }
 
+    /// Lets transfers begin that the slot is ready for.
+    fn admit(&mut self) {
+        let Self { transfers, state, slot, gauge, .. } = self;
+        transfers.admit(state, || slot.as_ref().map(|slot| (slot.workspace(), gauge.allowance())));
+    }
+
     /// What an executor that attaches is told of the slot.
     fn picture(&self) {
         let snapshot = self.state.snapshot(self.calls.numbers());
         let last_event = self.agent.events.last();
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = SlotSnapshot { last_event, ..snapshot };
     }
-}
-
-/// Waits for what an agent that was killed, and had these users before, has left and is dying.
-async fn alone(user: u32) -> Result<(), SlotError> {
-    let asked = Instant::now();
-    while have_processes(user..user + 1) {
-        if asked.elapsed() > LEAVING {
-            return Err(SlotError::UserHasProcesses(user));
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Ok(())
 }
 
 async fn lost(slot: Option<&Slot>) {

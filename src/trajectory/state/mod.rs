@@ -21,6 +21,7 @@ mod restore;
 mod slot;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -162,6 +163,8 @@ pub(super) struct State {
     resetting: Option<Resetting>,
     releasing: Option<Releasing>,
     draining: bool,
+    /// Of files, which run.
+    transfers: usize,
     stream: Option<Stream>,
     /// Since when nobody attends to it; or, after its end, since when only the ledger is left.
     idle_since: Option<Instant>,
@@ -202,6 +205,7 @@ impl State {
             resetting: None,
             releasing: None,
             draining: false,
+            transfers: 0,
             stream: None,
             idle_since: Some(at.now),
             effects: Vec::new(),
@@ -340,7 +344,7 @@ impl State {
 
     /// Brings everything that follows from the last event about: called at the end of each.
     fn settle(&mut self, at: Moment) {
-        if self.draining && self.is_open() && self.live.is_empty() && self.releasing.is_none() {
+        if self.draining && self.is_open() && self.live.is_empty() && self.transfers == 0 && self.releasing.is_none() {
             self.begin_end(false, ReleaseCause::Drained, CancelCause::Drained, at);
         }
         self.advance_release(at);
@@ -352,7 +356,7 @@ impl State {
             self.end_stream(None);
         }
         let at_rest = self.live.is_empty() || self.load().1 == 0 && self.is_held_back(at);
-        let idle = self.stream.is_none() && self.releasing.is_none() && at_rest;
+        let idle = self.stream.is_none() && self.transfers == 0 && self.releasing.is_none() && at_rest;
         match (idle, self.idle_since) {
             (true, None) => self.idle_since = Some(at.now),
             (false, Some(_)) => self.idle_since = None,
