@@ -2,6 +2,7 @@
 //! mean harm, and workspaces that do.
 
 use std::{
+    cell::Cell,
     fs,
     io::{self, Read},
     os::unix::fs::PermissionsExt,
@@ -424,7 +425,7 @@ async fn no_archive_breaks_out() {
     let given = (proptest::collection::vec(entry, 0..8), damage, proptest::option::of(0..6_000_usize));
     let mut runner =
         TestRunner::new(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() });
-    let (mut taken, mut refused) = (0, 0);
+    let (taken, refused) = (Cell::new(0), Cell::new(0));
     runner
         .run(&given, |(entries, damage, cut)| {
             let entries = entries.into_iter().map(|(name, kind, target, content)| {
@@ -443,9 +444,9 @@ async fn no_archive_breaks_out() {
             bytes.truncate(cut.unwrap_or(usize::MAX));
             let before = all(&files);
             match unpack(&files, "in", Packing::Tar, &bytes) {
-                Ok(_) => taken += 1,
+                Ok(_) => taken.set(taken.get() + 1),
                 Err(failure) => {
-                    refused += 1;
+                    refused.set(refused.get() + 1);
                     prop_assert!(failure.kind != FailureKind::Other, "{:?}", failure);
                     prop_assert_eq!(all(&files), before);
                 }
@@ -459,6 +460,7 @@ async fn no_archive_breaks_out() {
             Ok(())
         })
         .unwrap();
+    let (taken, refused) = (taken.get(), refused.get());
     println!("{taken} taken, {refused} refused");
     assert!(taken > 100 && refused > 100, "{taken} taken, {refused} refused");
     bed.end().await;
