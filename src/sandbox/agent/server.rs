@@ -28,7 +28,6 @@ use crate::{
         Attach, Attached, BeginTransfer, Event, Events, LinkRequest, LinkResponse, Requests, TransferRequest, event,
         link_request, link_response, request,
         sandbox_service_server::{SandboxService, SandboxServiceServer},
-        transfer_request,
     },
     sandbox::{
         PROTOCOL_VERSION,
@@ -138,11 +137,7 @@ impl SandboxService for AgentService {
         request: Request<Streaming<TransferRequest>>,
     ) -> Result<Response<transfer::Responses>, Status> {
         let mut requests = request.into_inner();
-        let first = timeout(INTRODUCTION, requests.message()).await;
-        let first = first.map_err(|_| Status::deadline_exceeded("there was no `begin`"))??;
-        let Some(TransferRequest { message: Some(transfer_request::Message::Begin(begin)) }) = first else {
-            return Err(Status::invalid_argument("the first request is `begin`"));
-        };
+        let begin = transfer::introduction(&mut requests, INTRODUCTION).await?;
         let slot = self.shared.admit(&begin)?;
         transfer::run(begin, slot, requests).await.map(Response::new)
     }

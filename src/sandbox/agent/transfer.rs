@@ -38,6 +38,18 @@ const ASSIGNED_WITHIN: Duration = Duration::from_secs(5);
 pub(super) type Responses = ReceiverStream<Result<TransferResponse, Status>>;
 type Answers = mpsc::Sender<Result<TransferResponse, Status>>;
 
+/// The first message of a transfer, which says what it is.
+pub(super) async fn introduction(
+    requests: &mut Streaming<TransferRequest>,
+    within: Duration,
+) -> Result<BeginTransfer, Status> {
+    let first = timeout(within, requests.message()).await;
+    match first.map_err(|_| Status::deadline_exceeded("there was no `begin`"))?? {
+        Some(TransferRequest { message: Some(Message::Begin(begin)) }) => Ok(begin),
+        _ => Err(Status::invalid_argument("the first request is `begin`")),
+    }
+}
+
 /// Begins the transfer that a trusted executor asks for.
 pub(super) async fn run(
     begin: BeginTransfer,

@@ -109,7 +109,7 @@ pub(super) fn artifact(path: Vec<u8>, found: &Stat) -> Artifact {
 /// Whoever made the file may have given it any time, one before 1970 too.
 fn modified(found: &Stat) -> SystemTime {
     let seconds = Duration::from_secs(found.st_mtime.unsigned_abs());
-    let nanos = Duration::from_nanos(u64::try_from(found.st_mtime_nsec).unwrap_or(0));
+    let nanos = Duration::from_nanos(found.st_mtime_nsec);
     let whole = match found.st_mtime {
         0.. => SystemTime::UNIX_EPOCH.checked_add(seconds),
         _ => SystemTime::UNIX_EPOCH.checked_sub(seconds),

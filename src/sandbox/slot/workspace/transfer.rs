@@ -65,9 +65,8 @@ impl Allowance {
 }
 
 fn take(left: &mut Option<u64>, amount: u64, limit: &str) -> Result<(), Failure> {
-    match left {
-        Some(left) => *left = left.checked_sub(amount).ok_or_else(|| over(limit))?,
-        None => {}
+    if let Some(left) = left {
+        *left = left.checked_sub(amount).ok_or_else(|| over(limit))?;
     }
     Ok(())
 }
