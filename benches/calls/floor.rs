@@ -20,6 +20,7 @@ use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
     sync::{mpsc, oneshot},
 };
+use tokio_stream::Empty;
 use tokio_stream::{
     Stream, StreamExt,
     wrappers::{ReceiverStream, UnixListenerStream},
@@ -28,6 +29,7 @@ use tonic::{
     Request, Response, Status, Streaming,
     transport::{Endpoint, Server, server::TcpIncoming},
 };
+use tool_executor::pb::toolexecutor;
 use tool_executor::pb::{
     sandbox::{
         CallEnded, Event, Events, LinkRequest, LinkResponse, ReadFile, Request as LinkCall, Requests, RunCall,
@@ -151,6 +153,37 @@ struct Service<F>(Arc<F>);
 
 #[tonic::async_trait]
 impl<F: Floor> ToolExecutor for Service<F> {
+    type ReadArtifactStream = Empty<std::result::Result<toolexecutor::ReadArtifactResponse, Status>>;
+    type ArchiveArtifactsStream = Empty<std::result::Result<toolexecutor::ArchiveArtifactsResponse, Status>>;
+
+    async fn read_artifact(
+        &self,
+        _: Request<toolexecutor::ReadArtifactRequest>,
+    ) -> std::result::Result<Response<Self::ReadArtifactStream>, Status> {
+        Err(Status::unimplemented("a floor has no files"))
+    }
+
+    async fn write_artifact(
+        &self,
+        _: Request<Streaming<toolexecutor::WriteArtifactRequest>>,
+    ) -> std::result::Result<Response<toolexecutor::WriteArtifactResponse>, Status> {
+        Err(Status::unimplemented("a floor has no files"))
+    }
+
+    async fn list_artifacts(
+        &self,
+        _: Request<toolexecutor::ListArtifactsRequest>,
+    ) -> std::result::Result<Response<toolexecutor::ListArtifactsResponse>, Status> {
+        Err(Status::unimplemented("a floor has no files"))
+    }
+
+    async fn archive_artifacts(
+        &self,
+        _: Request<toolexecutor::ArchiveArtifactsRequest>,
+    ) -> std::result::Result<Response<Self::ArchiveArtifactsStream>, Status> {
+        Err(Status::unimplemented("a floor has no files"))
+    }
+
     type TrajectoryStream = Responses<TrajectoryResponse>;
 
     async fn trajectory(
@@ -225,6 +258,15 @@ fn run(call: u64) -> LinkRequest {
 
 #[tonic::async_trait]
 impl SandboxService for Echo {
+    type TransferStream = Empty<std::result::Result<tool_executor::pb::sandbox::TransferResponse, Status>>;
+
+    async fn transfer(
+        &self,
+        _: Request<Streaming<tool_executor::pb::sandbox::TransferRequest>>,
+    ) -> std::result::Result<Response<Self::TransferStream>, Status> {
+        Err(Status::unimplemented("a floor has no files"))
+    }
+
     type LinkStream = Responses<LinkResponse>;
 
     async fn link(

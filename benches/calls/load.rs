@@ -123,6 +123,12 @@ impl Trajectory {
         self.send(Call { action: Some(Action::Command(command)), ..Call::default() }).await.map(drop)
     }
 
+    /// Runs a script.
+    pub(crate) async fn shell(&mut self, script: String) -> Result<()> {
+        let command = Command { program: Some(Program::Shell(script)), ..Command::default() };
+        self.send(Call { action: Some(Action::Command(command)), ..Call::default() }).await.map(drop)
+    }
+
     /// Asks for an empty workspace, and waits until it is there.
     pub(crate) async fn reset(&mut self) -> Result<()> {
         self.generation += 1;

@@ -4,18 +4,21 @@
 //!   stream, which is two hops, as a call takes them;
 //! - the executor: one trajectory, and 100 at once, of `true`, of `read_file` and `write_file` of 1 KB;
 //! - memory of an idle executor and of an idle agent with its slots;
-//! - what open trajectories cost, whether slow calls delay quick ones, or a slot at its limits its
-//!   neighbours, and what much output costs;
-//! - how soon a slot with 10,000 files can be given on.
+//! - what open trajectories cost, whether slow calls delay quick ones, or a slot at its limits its neighbours, and what
+//!   much output costs;
+//! - how soon a slot with 10,000 files can be given on;
+//! - a list and an archive of 1,000 files, and a large file against `cat` to a pipe.
 //!
 //! `cargo bench --bench calls` prints every figure and its ratio to the floor. Quote ratios: absolute figures change
 //! with the machine and its mood. With a word after it, it measures less: `-- read_file` one kind of call, and no floor;
-//! `-- scale`, `-- fairness`, `-- limits`, `-- output` and `-- reset` what they say; `-- nomad` what it costs that containers run on
+//! `-- scale`, `-- fairness`, `-- limits`, `-- output`, `-- reset` and `-- artifacts` what they say; `-- nomad` what it
+//! costs that containers run on
 //! a cluster; `-- journal` what it costs that a restart finds everything.
 //! `-- against CHECKOUT` compares another checkout, or a built program of it, with this one, in turns, and fails if
 //! this one is slower by more than 10 %.
 
 mod against;
+mod artifacts;
 mod fairness;
 mod floor;
 mod journal;
@@ -70,6 +73,7 @@ fn measure(arguments: &[&str]) -> Result<ExitCode> {
         ["fairness"] => fairness::measure(&runtime)?,
         ["limits"] => limits::measure(&runtime)?,
         ["output"] => output::measure(&runtime)?,
+        ["artifacts"] => artifacts::measure(&runtime)?,
         ["journal"] => return journal::measure(&runtime),
         ["reset"] => reset::measure(&runtime)?,
         ["against", other] => return against::measure(&runtime, Path::new(other)),
@@ -142,7 +146,8 @@ fn everything(runtime: &Runtime) -> Result<()> {
     fairness::measure(runtime)?;
     limits::measure(runtime)?;
     output::measure(runtime)?;
-    reset::measure(runtime)
+    reset::measure(runtime)?;
+    artifacts::measure(runtime)
 }
 
 async fn figures(address: &str, kind: Kind) -> Result<(Latency, Load)> {

@@ -2,6 +2,7 @@
 //! rendered, and nothing is decided here.
 
 mod access;
+mod artifacts;
 mod gateway;
 mod json;
 mod parse;

@@ -29,7 +29,7 @@ pub(super) struct Violation {
 }
 
 impl Violation {
-    fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
+    pub(super) fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
         Self { field: field.into(), description: description.into() }
     }
 }

@@ -8,6 +8,7 @@ use tonic_types::StatusExt;
 
 use super::{
     access::Access,
+    artifacts,
     parse::{self, Parser, Violation},
     render::{self, PublicLimits},
     status,
@@ -16,7 +17,7 @@ use crate::{
     id::{Tenant, TrajectoryId, TrajectoryKey},
     pb::toolexecutor::{self as pb, tool_executor_server::ToolExecutor},
     scheduler,
-    trajectory::{Directory, Requests, StreamFault},
+    trajectory::{Directory, Requests, StreamFault, Workspace},
 };
 
 const DEFAULT_PAGE: u32 = 100;
@@ -105,6 +106,56 @@ impl ToolExecutor for Service {
         Ok(Response::new(pb::CancelTrajectoriesResponse { trajectories: count(trajectories), calls: count(calls) }))
     }
 
+    type ReadArtifactStream = artifacts::Answers<pb::ReadArtifactResponse>;
+    type ArchiveArtifactsStream = artifacts::Answers<pb::ArchiveArtifactsResponse>;
+
+    async fn read_artifact(
+        &self,
+        request: Request<pb::ReadArtifactRequest>,
+    ) -> Result<Response<Self::ReadArtifactStream>, Status> {
+        let key = self.key(self.tenant(request.metadata())?, &request.get_ref().trajectory_id)?;
+        let request = artifacts::read(request.into_inner()).map_err(|error| status::violation(&error))?;
+        let workspace = self.workspace(&key).await?;
+        artifacts::stream(workspace, request, artifacts::read_piece).await.map(Response::new)
+    }
+
+    async fn write_artifact(
+        &self,
+        request: Request<Streaming<pb::WriteArtifactRequest>>,
+    ) -> Result<Response<pb::WriteArtifactResponse>, Status> {
+        let tenant = self.tenant(request.metadata())?;
+        let mut requests = request.into_inner();
+        let header = match requests.message().await?.and_then(|first| first.message) {
+            Some(pb::write_artifact_request::Message::Header(header)) => header,
+            _ => return Err(crate::pb::codec::invalid_argument("header", "must be the first message")),
+        };
+        let key = self.key(tenant, &header.trajectory_id)?;
+        let request = artifacts::write(header).map_err(|error| status::violation(&error))?;
+        let workspace = self.workspace(&key).await?;
+        artifacts::bring(workspace, request, requests).await.map(Response::new)
+    }
+
+    async fn list_artifacts(
+        &self,
+        request: Request<pb::ListArtifactsRequest>,
+    ) -> Result<Response<pb::ListArtifactsResponse>, Status> {
+        let key = self.key(self.tenant(request.metadata())?, &request.get_ref().trajectory_id)?;
+        let path = request.get_ref().path.clone();
+        let request = artifacts::list(request.into_inner()).map_err(|error| status::violation(&error))?;
+        let workspace = self.workspace(&key).await?;
+        artifacts::page(workspace, request, &path).await.map(Response::new)
+    }
+
+    async fn archive_artifacts(
+        &self,
+        request: Request<pb::ArchiveArtifactsRequest>,
+    ) -> Result<Response<Self::ArchiveArtifactsStream>, Status> {
+        let key = self.key(self.tenant(request.metadata())?, &request.get_ref().trajectory_id)?;
+        let request = artifacts::archive(request.into_inner()).map_err(|error| status::violation(&error))?;
+        let workspace = self.workspace(&key).await?;
+        artifacts::stream(workspace, request, artifacts::archive_piece).await.map(Response::new)
+    }
+
     async fn list_tools(
         &self,
         request: Request<pb::ListToolsRequest>,
@@ -164,6 +215,11 @@ impl ToolExecutor for Service {
 impl Service {
     fn tenant(&self, metadata: &MetadataMap) -> Result<Tenant, Status> {
         self.access.tenant(metadata.as_ref()).map_err(status::refused)
+    }
+
+    async fn workspace(&self, key: &TrajectoryKey) -> Result<Workspace, Status> {
+        let workspace = self.directory.files(key).await.map_err(|error| status::directory(&error))?;
+        workspace.map_err(status::no_workspace)
     }
 
     fn key(&self, tenant: Tenant, id: &str) -> Result<TrajectoryKey, Status> {

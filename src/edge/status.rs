@@ -9,7 +9,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 use super::{access::Refused, parse::Violation};
 use crate::{
     pb::codec::invalid_argument,
-    trajectory::{DirectoryError, OpenError, StreamError},
+    tool::artifact::{Failure, FailureKind},
+    trajectory::{DirectoryError, NoWorkspace, OpenError, StreamError},
 };
 
 /// How long a client that came at a bad moment should wait.
@@ -47,6 +48,30 @@ pub(super) fn stream(error: &StreamError) -> Status {
         StreamError::TakenOver => Status::aborted(error.to_string()),
         StreamError::HandedOver => retry(Code::Unavailable, error.to_string(), SOON),
         StreamError::NotReading { .. } => retry(Code::ResourceExhausted, error.to_string(), SOON),
+    }
+}
+
+pub(super) fn no_workspace(error: NoWorkspace) -> Status {
+    let text = error.to_string();
+    match error {
+        NoWorkspace::NotFound => Status::not_found(text),
+        NoWorkspace::NoSlot | NoWorkspace::Gone => Status::failed_precondition(text),
+        NoWorkspace::Changing => retry(Code::Unavailable, text, SOON),
+    }
+}
+
+pub(super) fn transfer(failure: &Failure) -> Status {
+    let text = failure.message.clone();
+    match failure.kind {
+        FailureKind::NotFound => Status::not_found(text),
+        FailureKind::WrongKind => Status::failed_precondition(text),
+        FailureKind::OutsideWorkspace | FailureKind::Denied => Status::permission_denied(text),
+        FailureKind::OutOfRange => Status::out_of_range(text),
+        FailureKind::Exhausted => Status::resource_exhausted(text),
+        FailureKind::Invalid => Status::invalid_argument(text),
+        FailureKind::Aborted => Status::aborted(text),
+        FailureKind::Busy => retry(Code::ResourceExhausted, text, SOON),
+        FailureKind::Other => Status::internal(text),
     }
 }
 

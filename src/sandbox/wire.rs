@@ -1,5 +1,7 @@
 //! Orders and endings in the words of the private protocol, and back.
 
+pub(super) mod transfer;
+
 use std::time::Duration;
 
 use crate::{

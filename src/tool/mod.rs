@@ -7,6 +7,7 @@
 
 mod action;
 mod arguments;
+pub mod artifact;
 mod command;
 mod external;
 mod isolation;

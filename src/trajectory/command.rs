@@ -8,6 +8,7 @@ use super::{
     connection::Responses,
     request::{Call, Open, OpenError, Requests},
     state::Description,
+    transfer::{NoWorkspace, Workspace},
 };
 use crate::tool::CallResult;
 
@@ -38,6 +39,8 @@ pub(super) enum Command {
         reply: oneshot::Sender<Option<usize>>,
     },
     Describe(oneshot::Sender<Description>),
+    /// Answered with the way to the files of the present workspace.
+    Files(oneshot::Sender<Result<Workspace, NoWorkspace>>),
     Drain {
         remaining: Duration,
     },

@@ -23,6 +23,7 @@ use super::{
     start::Start,
     state::{Description, Moment, State},
     totals::{Counts, Part, Totals},
+    transfer::{NoWorkspace, Workspace},
 };
 use crate::{
     external,
@@ -135,6 +136,17 @@ impl Directory {
             Err(mpsc::error::SendError(Command::Execute { call, .. })) if self.has_retired(&key, &sender) => {
                 Box::pin(self.execute(key, *call, options, require_existing)).await
             }
+            Err(_) => Err(self.failure()),
+        }
+    }
+
+    /// The way to the files of a trajectory's present workspace.
+    pub async fn files(&self, key: &TrajectoryKey) -> Result<Result<Workspace, NoWorkspace>, DirectoryError> {
+        let sender = self.find(key, None)?;
+        let (reply, answer) = oneshot::channel();
+        match sender.send(Command::Files(reply)).await {
+            Ok(()) => answer.await.map_err(|_| self.failure()),
+            Err(_) if self.has_retired(key, &sender) => Err(OpenError::NotFound.into()),
             Err(_) => Err(self.failure()),
         }
     }

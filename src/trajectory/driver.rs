@@ -3,11 +3,13 @@
 mod act;
 mod outside;
 mod reclaiming;
+mod transfers;
 
 use std::{collections::HashMap, future::pending, sync::Arc};
 
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinSet,
     time::{Instant, sleep_until},
 };
 
@@ -53,6 +55,8 @@ pub(super) struct Driver {
     waiters: HashMap<Waiter, oneshot::Sender<Result<Answer, OpenError>>>,
     next_waiter: Waiter,
     releases: Vec<oneshot::Sender<()>>,
+    /// Each ends with a transfer of files.
+    transfers: JoinSet<()>,
     /// What this trajectory adds to the service's totals.
     counted: Part,
 }
@@ -64,6 +68,7 @@ enum Happening {
     Reclaimed(Result<Reclaimed, Arc<Evidence>>),
     Slot(SlotEvent),
     Outside(OutsideEvent),
+    TransferEnded,
     Pressure,
     CheckpointWanted,
     Deadline,
@@ -89,6 +94,7 @@ impl Driver {
             waiters: HashMap::new(),
             next_waiter: 0,
             releases: Vec::new(),
+            transfers: JoinSet::new(),
             counted: Part::default(),
         }
     }
@@ -114,6 +120,10 @@ impl Driver {
                 Happening::Slot(event) => self.on_slot(event),
                 Happening::Outside(event) => {
                     self.on_outside(event);
+                    None
+                }
+                Happening::TransferEnded => {
+                    self.state.on_transfer_ended(self.moment());
                     None
                 }
                 Happening::Pressure => {
@@ -169,6 +179,7 @@ impl Driver {
                 }
             } => Happening::Slot(event),
             event = self.outside.next() => Happening::Outside(event),
+            Some(_) = self.transfers.join_next() => Happening::TransferEnded,
             answer = async {
                 match &mut self.reclaiming {
                     Some(reclaiming) => (&mut reclaiming.answer).await,
@@ -222,6 +233,7 @@ impl Driver {
                 // Whoever asked may be gone; it is done all the same.
                 let _ = reply.send(calls);
             }
+            Command::Files(reply) => self.on_files(reply, at),
             Command::Describe(reply) => drop(reply.send(self.state.describe())),
             Command::Drain { remaining } => self.state.on_drain(remaining, at),
             Command::DrainDeadline => self.state.on_drain_deadline(at),

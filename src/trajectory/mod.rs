@@ -9,6 +9,7 @@ mod request;
 mod start;
 mod state;
 mod totals;
+mod transfer;
 
 pub use command::Answer;
 pub use connection::Responses;
@@ -20,3 +21,4 @@ pub use request::{
 pub use start::{Start, restore};
 pub use state::Description;
 pub use totals::Counts;
+pub use transfer::{NoWorkspace, Workspace};

@@ -12,8 +12,8 @@ use std::{
 use super::meter::{Meter, Use};
 use crate::{
     sandbox::slot::{
-        CPU_TIME, Counters, FILE_SIZE, LimitHit, MEMORY, PROCESSES, SlotCgroup, SlotConfig, Storage, WORKSPACE_INODES,
-        WORKSPACE_SIZE, Workspace,
+        Allowance, CPU_TIME, Counters, FILE_SIZE, LimitHit, MEMORY, PROCESSES, SlotCgroup, SlotConfig, Storage,
+        WORKSPACE_INODES, WORKSPACE_SIZE, Workspace,
     },
     tool::{
         job::{Exceeded, Exit, LimitKind},
@@ -97,6 +97,19 @@ impl Gauge {
             }
         };
         *lock(&self.shared.storage) = space;
+    }
+
+    /// What may be added to the workspace by whoever the kernel does not hold to the slot's limits: as far as it was
+    /// measured last.
+    pub(super) fn allowance(&self) -> Allowance {
+        let Values { file, workspace, inodes, .. } = self.shared.limits;
+        let used = match &*lock(&self.shared.storage) {
+            Some(Space::Measured(meter)) => meter.last(),
+            Some(Space::Exact(_)) => return Allowance { file, ..Allowance::default() },
+            None => Use::default(),
+        };
+        let left = |limit: Option<u64>, used| limit.map(|limit| limit.saturating_sub(used));
+        Allowance { file, bytes: left(workspace, used.bytes), inodes: left(inodes, used.inodes) }
     }
 
     /// A call is about to begin.

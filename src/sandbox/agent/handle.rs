@@ -10,6 +10,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use super::admission::Asking;
 use crate::{
     pb::sandbox::{Event, SlotSnapshot, SlotState, request::Request},
     sandbox::{outgoing::Outgoing, session::pasts},
@@ -32,6 +33,7 @@ pub(super) enum Asked {
     /// Another executor has come: the answer follows when everything that was asked before has been carried out or has
     /// begun, and can be seen.
     Settle(oneshot::Sender<()>),
+    Transfer(Asking),
 }
 
 impl SlotHandle {
@@ -45,6 +47,12 @@ impl SlotHandle {
     pub(super) fn ask(&self, request: Request) {
         // Its task ends with the agent, and then nobody waits for an answer.
         let _ = self.requests.send(Asked::Request(request));
+    }
+
+    /// Answered once the slot is its holder's.
+    pub(super) fn transfer(&self, asking: Asking) {
+        // With the task gone, so is whoever would answer, and that is an answer.
+        let _ = self.requests.send(Asked::Transfer(asking));
     }
 
     /// Another executor has come. Answered once all that was asked before can be seen in the [`snapshots`]; an error means

@@ -8,6 +8,7 @@
 //! One thread does all of it: a wake-up on another core costs more than most of what there is to do. It is tied to no
 //! parent: while no executor is attached everything goes on, and after `orphan_timeout` it ends itself.
 
+mod admission;
 mod ahead;
 mod call;
 mod calls;
@@ -23,6 +24,7 @@ mod slot;
 mod state;
 mod stdio;
 mod sweeper;
+mod transfer;
 
 use std::{
     collections::BTreeMap,

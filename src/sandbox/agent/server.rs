@@ -21,11 +21,12 @@ use tracing::{info, warn};
 use super::{
     config::Config,
     handle::{SlotHandle, settle, snapshots},
+    transfer,
 };
 use crate::{
     pb::sandbox::{
-        Attach, Attached, Event, Events, LinkRequest, LinkResponse, Requests, event, link_request, link_response,
-        request,
+        Attach, Attached, BeginTransfer, Event, Events, LinkRequest, LinkResponse, Requests, TransferRequest, event,
+        link_request, link_response, request,
         sandbox_service_server::{SandboxService, SandboxServiceServer},
     },
     sandbox::{
@@ -129,6 +130,17 @@ impl AgentService {
 #[tonic::async_trait]
 impl SandboxService for AgentService {
     type LinkStream = Body;
+    type TransferStream = transfer::Responses;
+
+    async fn transfer(
+        &self,
+        request: Request<Streaming<TransferRequest>>,
+    ) -> Result<Response<transfer::Responses>, Status> {
+        let mut requests = request.into_inner();
+        let begin = transfer::introduction(&mut requests, INTRODUCTION).await?;
+        let slot = self.shared.admit(&begin)?;
+        transfer::run(begin, slot, requests).await.map(Response::new)
+    }
 
     async fn link(&self, request: Request<Streaming<LinkRequest>>) -> Result<Response<Body>, Status> {
         let mut requests = request.into_inner();
@@ -169,11 +181,25 @@ impl Shared {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The slot of a transfer, if the executor that is obeyed asks for it.
+    fn admit(&self, begin: &BeginTransfer) -> Result<&SlotHandle, Status> {
+        self.check(&begin.token)?;
+        if begin.epoch != self.session().epoch {
+            return Err(Status::failed_precondition("the agent obeys another executor"));
+        }
+        self.slots.get(begin.slot as usize).ok_or_else(|| Status::invalid_argument("there is no such slot"))
+    }
+
+    fn check(&self, token: &str) -> Result<(), Status> {
+        match token.as_bytes().ct_eq(self.identity.config.token.as_bytes()).into() {
+            true => Ok(()),
+            false => Err(Status::unauthenticated("this is not the agent's token")),
+        }
+    }
+
     /// Lets an executor in: one that knows the token, and is not an earlier one than has been here.
     fn attach(&self, attach: &Attach) -> Result<Admitted, Status> {
-        if !bool::from(attach.token.as_bytes().ct_eq(self.identity.config.token.as_bytes())) {
-            return Err(Status::unauthenticated("this is not the agent's token"));
-        }
+        self.check(&attach.token)?;
         let mut session = self.session();
         if attach.epoch < session.epoch {
             let why = format!("epoch {} is stale: the agent obeys epoch {}", attach.epoch, session.epoch);

@@ -4,10 +4,12 @@
 //! Invariants: every run is answered by exactly one CallEnded; before a release or a reset is answered, nothing that
 //! ran in the slot is left, and everything that ran is answered.
 
+mod making;
+
 use std::{
     error::Error,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio::{
@@ -18,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{
+    admission::Admission,
     ahead::Ahead,
     call::{Call, Control},
     calls::{Calls, agent_failed},
@@ -33,7 +36,7 @@ use crate::{
     },
     sandbox::{
         outgoing::Outgoing,
-        slot::{Runner, Slot, SlotConfig, SlotError, until_alone},
+        slot::{Runner, Slot, SlotConfig, SlotError},
         wire,
     },
     tool::{
@@ -44,8 +47,6 @@ use crate::{
 
 /// Runners that wait for a call: the next one in order finds one, and so does one beside it.
 const IDLE_RUNNERS: usize = 2;
-/// How long cancelled calls may take before the slot is ended under them.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a slot's task needs of the agent.
 #[derive(Clone)]
@@ -72,6 +73,7 @@ pub(super) struct SlotTask {
     /// The tasks of `calls`.
     running: JoinSet<Option<Runner>>,
     calls: Calls,
+    transfers: Admission,
 }
 
 type New = (SlotTask, SlotHandle);
@@ -93,6 +95,7 @@ impl SlotTask {
             idle: Vec::new(),
             running: JoinSet::new(),
             calls: Calls::default(),
+            transfers: Admission::default(),
         };
         task.make().await?;
         task.warm_up().await?;
@@ -108,12 +111,14 @@ impl SlotTask {
                 asked = self.requests.recv() => match asked {
                     Some(Asked::Request(request)) => self.on_request(request).await,
                     Some(Asked::Settle(done)) => self.settle(done),
+                    Some(Asked::Transfer(asking)) => self.transfers.ask(asking),
                     None => break,
                 },
                 Some(ended) = self.running.join_next_with_id() => self.on_ended(ended),
                 () = lost(self.slot.as_ref()) => self.on_lost().await,
                 () = end.cancelled() => break,
             }
+            self.admit();
             self.picture();
             // While the word that the slot has been emptied is on its way.
             if self.idle.is_empty()
@@ -292,73 +297,6 @@ impl SlotTask {
         cause
     }
 
-    /// Ends everything in the slot and makes it anew, with an empty workspace.
-    async fn wipe(&mut self) -> Result<(), SlotError> {
-        self.end_calls().await;
-        self.clear().await?;
-        self.remake().await
-    }
-
-    /// Where too many old workspaces are still to be deleted, it waits for some to be: none may fill the disk.
-    async fn remake(&mut self) -> Result<(), SlotError> {
-        self.agent.sweeper.room().await?;
-        match self.make().await {
-            // Perhaps with what is being deleted.
-            Err(error) if error.is_full_disk() => {
-                warn!(slot = self.index, error = &error as &dyn Error, "the disk is full: waits for deletions");
-                self.agent.sweeper.emptied().await?;
-                self.make().await
-            }
-            made => made,
-        }
-    }
-
-    /// The keeper of the new slot verifies from inside that it is clean; what it cannot see is verified here.
-    async fn make(&mut self) -> Result<(), SlotError> {
-        if let Some(id) = self.config.host_id {
-            until_alone(id).await?;
-        }
-        let slot = Slot::create_by(self.ahead.take().await, &self.config).await?;
-        self.ahead.begin(self.config.clone());
-        self.gauge.renew(&self.config, slot.workspace());
-        self.slot = Some(slot);
-        Ok(())
-    }
-
-    /// Makes a runner for the next call. Where none can be made, the call asks again, and is told.
-    async fn warm_up(&mut self) -> Result<(), SlotError> {
-        if let Some(slot) = &self.slot {
-            self.idle.push(slot.runner().await?);
-        }
-        Ok(())
-    }
-
-    /// Ends the slot, and what still runs in it; its workspace goes out of the way.
-    async fn clear(&mut self) -> Result<(), SlotError> {
-        self.idle.clear();
-        let Some(slot) = self.slot.take() else { return Ok(()) };
-        let destroyed = slot.destroy().await;
-        self.agent.sweeper.sweep();
-        destroyed?;
-        self.join_calls().await;
-        // Those that such calls gave back.
-        self.idle.clear();
-        Ok(())
-    }
-
-    async fn end_calls(&mut self) {
-        self.calls.cancel();
-        if tokio::time::timeout(PATIENCE, self.join_calls()).await.is_err() {
-            warn!(slot = self.index, "calls did not end in {PATIENCE:?}: the slot is ended under them");
-        }
-    }
-
-    async fn join_calls(&mut self) {
-        while let Some(ended) = self.running.join_next_with_id().await {
-            self.on_ended(ended);
-        }
-    }
-
     fn answer(&self, call: u64, end: End) {
         self.tell_ended(call, Ending { end, phases: Phases::default() });
     }
@@ -382,6 +320,12 @@ impl SlotTask {
 
     fn tell(&self, event: event::Event) {
         self.agent.events.push(Event { event: Some(event) });
+    }
+
+    /// Lets transfers begin that the slot is ready for.
+    fn admit(&mut self) {
+        let Self { transfers, state, slot, gauge, .. } = self;
+        transfers.admit(state, || slot.as_ref().map(|slot| (slot.workspace(), gauge.allowance())));
     }
 
     /// What an executor that attaches is told of the slot.

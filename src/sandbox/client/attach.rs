@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// For one attempt.
-const ATTEMPT: Duration = Duration::from_secs(5);
+pub(super) const ATTEMPT: Duration = Duration::from_secs(5);
 /// The name goes into every result.
 const MAX_ISOLATION_BYTES: usize = 64;
 /// Of what is said of all limits together, which goes into every status.
@@ -137,7 +137,7 @@ pub(super) async fn attach(
             version: PROTOCOL_VERSION,
         };
         let body = Body::new(conversation.clone(), connection, attach);
-        let mut client = SandboxServiceClient::new(channel(endpoint).await?)
+        let mut client = SandboxServiceClient::new(channel(endpoint, WINDOW).await?)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let mut responses = client.link(body).await?.into_inner();
@@ -201,7 +201,8 @@ fn horizon(slot: &pb::SlotSnapshot) -> Horizon {
     Horizon { of_others: slot.events_of_others, known: slot.last_event }
 }
 
-async fn channel(endpoint: &Endpoint) -> Result<transport::Channel, ConnectError> {
+/// `window`: in bytes, of what has come and was not read yet.
+pub(super) async fn channel(endpoint: &Endpoint, window: u32) -> Result<transport::Channel, ConnectError> {
     let channel = match &endpoint.address {
         Address::Unix(_) => transport::Endpoint::from_static("http://agent"),
         Address::Tcp(authority) => transport::Endpoint::from_shared(match endpoint.tls() {
@@ -215,8 +216,8 @@ async fn channel(endpoint: &Endpoint) -> Result<transport::Channel, ConnectError
         None => channel,
     };
     let channel = channel
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(window)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .keep_alive_while_idle(true);

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Attached, ConnectError, Endpoint, LinkOptions,
     attach::Horizon,
+    files::Way,
     keeper::Keeper,
     outgoing::Conversation,
     slot::{SlotEvent, SlotHandle},
@@ -69,6 +70,8 @@ pub struct Link {
 pub(super) struct Shared {
     pub(super) container: ContainerId,
     pub(super) conversation: Arc<Conversation>,
+    /// Where transfers go.
+    way: Arc<Way>,
     slots: Mutex<Slots>,
     /// The link is not wanted any more.
     pub(super) ended: CancellationToken,
@@ -95,6 +98,7 @@ pub async fn connect(
     let shared = Arc::new(Shared {
         container,
         conversation: Arc::new(Conversation::new(options.max_batch_size)),
+        way: Arc::new(Way { endpoint: endpoint.clone(), epoch: options.epoch }),
         slots: Mutex::default(),
         ended: CancellationToken::new(),
     });
@@ -123,7 +127,7 @@ impl Link {
         drop(slots);
         let assign = AssignSlot { slot, owner: owner.to_string(), generation: generation.0 };
         self.shared.conversation.ask(Request::Assign(assign));
-        SlotHandle::new(slot, self.shared.conversation.clone(), events)
+        SlotHandle::new(slot, self.shared.conversation.clone(), self.shared.way.clone(), events)
     }
 
     /// Takes a slot back; [`LinkEvent::SlotReady`] or [`LinkEvent::SlotQuarantined`] follows.
@@ -210,7 +214,10 @@ impl Shared {
         // Bounded by the calls that run and by their windows of live output.
         let (sender, events) = mpsc::unbounded_channel();
         *holder = Some(sender);
-        Ok(Held { slot: SlotHandle::new(wanted.slot, self.conversation.clone(), events), calls: used.calls.clone() })
+        Ok(Held {
+            slot: SlotHandle::new(wanted.slot, self.conversation.clone(), self.way.clone(), events),
+            calls: used.calls.clone(),
+        })
     }
 
     /// `number`: the event's. One that is about somebody else is told to nobody.

@@ -10,6 +10,7 @@
 
 mod attach;
 mod endpoint;
+mod files;
 mod input;
 mod keeper;
 mod link;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     attach::{Attached, ConnectError, UsedSlot},
     endpoint::{Address, CertificateError, Endpoint, Token},
+    files::{Files, Transfer},
     link::{Connected, Held, Link, LinkEvent, Wanted, connect},
     slot::{Receipt, SlotEvent, SlotHandle},
 };

@@ -6,9 +6,14 @@ use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::mpsc;
 
-use super::{MAX_REQUEST_BYTES, input::Inputs, outgoing::Conversation};
+use super::{
+    MAX_REQUEST_BYTES,
+    files::{Files, Way},
+    input::Inputs,
+    outgoing::Conversation,
+};
 use crate::{
-    id::{CallNumber, Generation},
+    id::{CallNumber, Generation, TrajectoryKey},
     pb::sandbox::{CancelCall, GrantOutput, ResetSlot, SendInput, request::Request},
     sandbox::wire,
     tool::{
@@ -21,6 +26,7 @@ use crate::{
 pub struct SlotHandle {
     slot: u32,
     conversation: Arc<Conversation>,
+    way: Arc<Way>,
     /// Bounded by the calls that run and by their windows of live output.
     events: mpsc::UnboundedReceiver<SlotEvent>,
     inputs: Inputs,
@@ -79,13 +85,23 @@ fn input_room(order: &Order) -> Option<u32> {
 }
 
 impl SlotHandle {
-    pub(super) fn new(slot: u32, conversation: Arc<Conversation>, events: mpsc::UnboundedReceiver<SlotEvent>) -> Self {
-        Self { slot, conversation, events, inputs: Inputs::default(), refused: VecDeque::new() }
+    pub(super) fn new(
+        slot: u32,
+        conversation: Arc<Conversation>,
+        way: Arc<Way>,
+        events: mpsc::UnboundedReceiver<SlotEvent>,
+    ) -> Self {
+        Self { slot, conversation, way, events, inputs: Inputs::default(), refused: VecDeque::new() }
     }
 
     /// Counted from 0 in its container.
     pub fn index(&self) -> u32 {
         self.slot
+    }
+
+    /// The way to the files of its workspace, which is of this generation.
+    pub fn files(&self, owner: &TrajectoryKey, generation: Generation) -> Files {
+        Files::new(self.way.clone(), self.slot, owner.to_string(), generation)
     }
 
     /// Hands a call over. `call` must be new to the slot.

@@ -66,7 +66,7 @@ pub use probe::{Unavailable, probe};
 pub use runner::{LimitHit, Runner, RunnerEnd, Stdio};
 pub use slot::Slot;
 pub use trash::{delete_one, empty_trash, old_workspaces, prepare_trash, trash_beside};
-pub use workspace::Workspace;
+pub use workspace::{Allowance, Listing, Sink, Workspace};
 
 /// The part that this process plays in a slot, if `name`, its first argument, is one.
 pub fn stage(name: &str) -> Option<fn() -> ExitCode> {

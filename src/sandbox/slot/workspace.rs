@@ -4,6 +4,13 @@
 //! by openat2 beneath the workspace's descriptor, in one step that no rename can trick, with the slot's own user as
 //! this thread's effective one; and what was opened is looked at before it is used.
 
+mod bring;
+mod fetch;
+mod list;
+mod pack;
+mod transfer;
+mod unpack;
+
 use std::{
     ffi::CString,
     fs::File,
@@ -20,6 +27,7 @@ use rustix::{
     thread::{Gid, Uid},
 };
 
+pub use self::{fetch::Sink, list::Listing, transfer::Allowance};
 use super::config::WORKSPACE;
 use crate::tool::job::FileFailure;
 

@@ -15,6 +15,7 @@
 
 mod accept;
 mod attach;
+mod description;
 mod end;
 mod output;
 mod outside;
@@ -22,6 +23,7 @@ mod restore;
 mod slot;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -31,6 +33,7 @@ use std::{
 
 use bytes::Bytes;
 
+pub use self::description::Description;
 use self::{
     output::Printed,
     outside::Outside,
@@ -45,7 +48,7 @@ use super::{
 use crate::{
     id::{CallId, CallNumber, Generation, PoolName, Sequence},
     journal::{CallHash, Options, Record, Workspace},
-    tool::{CallResult, CancelCause, Location, Outcome, Verdict, job::Order},
+    tool::{CallResult, CancelCause, Outcome, Verdict, job::Order},
 };
 
 /// When something happens, and how much all other trajectories hold at that moment.
@@ -174,6 +177,8 @@ pub(super) struct State {
     resetting: Option<Resetting>,
     releasing: Option<Releasing>,
     draining: bool,
+    /// Of files, which run.
+    transfers: usize,
     stream: Option<Stream>,
     /// Since when nobody attends to it; or, after its end, since when only the ledger is left.
     idle_since: Option<Instant>,
@@ -215,6 +220,7 @@ impl State {
             resetting: None,
             releasing: None,
             draining: false,
+            transfers: 0,
             stream: None,
             idle_since: Some(at.now),
             effects: Vec::new(),
@@ -301,25 +307,6 @@ impl State {
         self.ledger.phase == Phase::Open
     }
 
-    pub(super) fn describe(&self) -> Description {
-        let (waiting, running) = self.load();
-        Description {
-            options: self.ledger.options.clone(),
-            open: self.is_open(),
-            attached: self.stream.is_some(),
-            generation: self.ledger.generation,
-            waiting,
-            running,
-            finished: self.ledger.last_sequence().0,
-            lease_ends: self.deadline(),
-            location: match &self.slot {
-                Slot::Held { place, .. } => Some(place.location.clone()),
-                Slot::None | Slot::Waiting | Slot::Reclaimed => None,
-            },
-            opened_at: self.ledger.opened_at,
-        }
-    }
-
     /// A result of the log has left for its client.
     pub(super) fn sent(&mut self, sequence: Sequence, at: Moment) {
         self.ledger.mark_sent(sequence);
@@ -354,7 +341,7 @@ impl State {
 
     /// Brings everything that follows from the last event about: called at the end of each.
     fn settle(&mut self, at: Moment) {
-        if self.draining && self.is_open() && self.live.is_empty() && self.releasing.is_none() {
+        if self.draining && self.is_open() && self.live.is_empty() && self.transfers == 0 && self.releasing.is_none() {
             self.begin_end(false, ReleaseCause::Drained, CancelCause::Drained, at);
         }
         self.advance_release(at);
@@ -367,7 +354,7 @@ impl State {
             self.end_stream(None);
         }
         let at_rest = self.live.is_empty() || self.load().1 == 0 && self.is_held_back(at);
-        let idle = self.stream.is_none() && self.releasing.is_none() && at_rest;
+        let idle = self.stream.is_none() && self.transfers == 0 && self.releasing.is_none() && at_rest;
         match (idle, self.idle_since) {
             (true, None) => self.idle_since = Some(at.now),
             (false, Some(_)) => self.idle_since = None,
@@ -380,21 +367,4 @@ impl State {
             self.effects.push(Effect::EndStream(error));
         }
     }
-}
-
-/// What a list of trajectories says of one.
-#[derive(Debug, Clone)]
-pub struct Description {
-    pub options: Arc<Options>,
-    pub open: bool,
-    pub attached: bool,
-    pub generation: Generation,
-    pub waiting: usize,
-    pub running: usize,
-    pub finished: u64,
-    /// Set while nothing keeps it alive.
-    pub lease_ends: Option<Instant>,
-    /// Of the slot that it holds.
-    pub location: Option<Location>,
-    pub opened_at: SystemTime,
 }

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 use tool_executor::{
     pb::sandbox::{
-        Attached, Event, Events, LinkRequest, LinkResponse, SlotQuarantined, SlotReady, SlotSnapshot, SlotState, event,
-        link_request, link_response, request,
+        Attached, Event, Events, LinkRequest, LinkResponse, SlotQuarantined, SlotReady, SlotSnapshot, SlotState,
+        TransferRequest, TransferResponse, event, link_request, link_response, request,
         sandbox_service_server::{SandboxService, SandboxServiceServer},
     },
     sandbox::PROTOCOL_VERSION,
@@ -104,6 +104,11 @@ struct Service {
 #[tonic::async_trait]
 impl SandboxService for Service {
     type LinkStream = Pin<Box<dyn Stream<Item = Result<LinkResponse, Status>> + Send>>;
+    type TransferStream = tokio_stream::Empty<Result<TransferResponse, Status>>;
+
+    async fn transfer(&self, _: Request<Streaming<TransferRequest>>) -> Result<Response<Self::TransferStream>, Status> {
+        Err(Status::unimplemented("it has no files"))
+    }
 
     async fn link(&self, request: Request<Streaming<LinkRequest>>) -> Result<Response<Self::LinkStream>, Status> {
         let mut requests = request.into_inner();

@@ -2,6 +2,7 @@
 //!
 //! What could harm the machine if isolation failed is in [`hostile`], and runs in a pid namespace of its own only.
 
+mod artifacts;
 mod attacks;
 pub(crate) mod bed;
 mod calls;

@@ -11,8 +11,8 @@ use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 use tool_executor::{
     pb::sandbox::{
-        Attached, CallEnded, Event, Events, LinkRequest, LinkResponse, SlotSnapshot, call_ended, event, link_request,
-        link_response, request,
+        Attached, CallEnded, Event, Events, LinkRequest, LinkResponse, SlotSnapshot, TransferRequest, TransferResponse,
+        call_ended, event, link_request, link_response, request,
         sandbox_service_server::{SandboxService, SandboxServiceServer},
     },
     sandbox::PROTOCOL_VERSION,
@@ -68,6 +68,11 @@ impl Impostor {
 #[tonic::async_trait]
 impl SandboxService for Impostor {
     type LinkStream = ReceiverStream<Result<LinkResponse, Status>>;
+    type TransferStream = tokio_stream::Empty<Result<TransferResponse, Status>>;
+
+    async fn transfer(&self, _: Request<Streaming<TransferRequest>>) -> Result<Response<Self::TransferStream>, Status> {
+        Err(Status::unimplemented("it has no files"))
+    }
 
     async fn link(&self, request: Request<Streaming<LinkRequest>>) -> Result<Response<Self::LinkStream>, Status> {
         let mut requests = request.into_inner();
