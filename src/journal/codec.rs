@@ -15,6 +15,7 @@ use crate::{
     tool::{
         ActionHash, CallResult, Evidence, Fault, Kind, Location, Metadata, Stream, Timings,
         job::{Captured, Exit, Job, Order, OutputLimits, Process, Program, Usage},
+        session::Request,
     },
 };
 
@@ -136,6 +137,7 @@ fn write_accepted(call: &AcceptedCall) -> pb::Accepted {
         Kind::ReadFile { path } => pb::kind::Kind::ReadFile(path.clone()),
         Kind::WriteFile { path } => pb::kind::Kind::WriteFile(path.clone()),
         Kind::Command => pb::kind::Kind::Command(pb::Nothing {}),
+        Kind::Session => pb::kind::Kind::Session(pb::Nothing {}),
     };
     pb::Accepted {
         call_id: call.id.to_string(),
@@ -152,6 +154,7 @@ fn write_accepted(call: &AcceptedCall) -> pb::Accepted {
             Job::WriteFile { path, content } => {
                 pb::accepted::Job::WriteFile(pb::WriteFile { path: path.clone(), content: content.clone() })
             }
+            Job::Session(request) => pb::accepted::Job::Session(request.to_json()),
         }),
         timeout: Some(write_duration(order.timeout)),
         limits: Some(write_limits(order.limits)),
@@ -166,11 +169,15 @@ fn read_accepted(call: pb::Accepted) -> Result<AcceptedCall, Senseless> {
         pb::kind::Kind::ReadFile(path) => Kind::ReadFile { path },
         pb::kind::Kind::WriteFile(path) => Kind::WriteFile { path },
         pb::kind::Kind::Command(_) => Kind::Command,
+        pb::kind::Kind::Session(_) => Kind::Session,
     };
     let job = match call.job.ok_or(Senseless("a job"))? {
         pb::accepted::Job::Process(process) => Job::Process(read_process(process)?),
         pb::accepted::Job::ReadFile(pb::ReadFile { path, max_bytes }) => Job::ReadFile { path, max_bytes },
         pb::accepted::Job::WriteFile(pb::WriteFile { path, content }) => Job::WriteFile { path, content },
+        pb::accepted::Job::Session(json) => {
+            Job::Session(Request::from_json(&json).map_err(|_| Senseless("a session"))?)
+        }
     };
     Ok(AcceptedCall {
         id: read_call_id(&call.call_id)?,

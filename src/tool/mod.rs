@@ -17,6 +17,7 @@ mod registry;
 mod result;
 mod ruling;
 mod sandboxed;
+pub mod session;
 mod text;
 mod toolset;
 mod verdict;

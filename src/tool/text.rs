@@ -64,6 +64,11 @@ pub(super) fn merged(stdout: &str, stderr: &str) -> String {
     trimmed.to_owned()
 }
 
+/// A text of the agent's, held to what a result may have.
+pub(super) fn bounded(text: String) -> String {
+    if text.len() <= MAX_CAPTURED_BYTES { text } else { cut(&text, MAX_CAPTURED_BYTES) + MARK }
+}
+
 /// Bytes as text.
 pub(super) fn decode(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()

@@ -74,7 +74,7 @@ impl Drop for Receipt {
 fn input_room(order: &Order) -> Option<u32> {
     match &order.job {
         Job::Process(process) if process.interactive => Some(order.max_pending_input),
-        Job::Process(_) | Job::ReadFile { .. } | Job::WriteFile { .. } => None,
+        Job::Process(_) | Job::ReadFile { .. } | Job::WriteFile { .. } | Job::Session(_) => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The real binary, driven over its public protocol.
 
+mod background;
 mod bad_input;
 mod calls;
 mod clients;

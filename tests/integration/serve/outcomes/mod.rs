@@ -143,6 +143,7 @@ outcomes! {
         file_too_large: Failed / FileTooLarge;
         path_outside_workspace: Failed / PathOutsideWorkspace;
         file_error: Failed / FileError;
+        terminal_state: Failed / TerminalState;
         larger_than_the_kernel_takes: Failed / RequestTooLarge;
 
         timed_out: TimedOut;
@@ -175,10 +176,9 @@ outcomes! {
 
         internal: Internal;
     }
-    // With external tools, and with terminals that keep their state.
+    // With external tools.
     to_come {
         ExternalUnavailable
-        / TerminalState, ExternalToolFailed, ToolServerUnreachable,
-          ToolServerTimeout, ToolServerProtocol
+        / ExternalToolFailed, ToolServerUnreachable, ToolServerTimeout, ToolServerProtocol
     }
 }
