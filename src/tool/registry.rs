@@ -170,14 +170,14 @@ mod tests {
     #[test]
     fn toolsets_choose_what_is_offered_and_listed() {
         let all = registry();
-        assert_eq!(listed(&all, &[]), ["terminal", "bash", "process", "read_file", "write_file"]);
+        assert_eq!(listed(&all, &[]), ["terminal", "bash", "process", "read_file", "write_file", "terminal_stateful"]);
         assert_eq!(listed(&all, &["default"]), ["terminal", "process", "read_file", "write_file"]);
         assert_eq!(listed(&all, &["terminal", "filesystem"]), ["terminal", "process", "read_file", "write_file"]);
-        assert_eq!(listed(&all, &["terminal_stateful"]), Vec::<String>::new());
+        assert_eq!(listed(&all, &["terminal_stateful"]), ["terminal_stateful"]);
         assert!(all.list(&names(&["nope"])).is_err());
 
         let some = Registry::new(&names(&["all"]), &names(&["filesystem"])).unwrap();
-        assert_eq!(listed(&some, &["*"]), ["terminal", "bash", "process"]);
+        assert_eq!(listed(&some, &["*"]), ["terminal", "bash", "process", "terminal_stateful"]);
         assert_eq!(some.parse("read_file", Arguments::Json("{}".into())).unwrap_err().reason, Reason::UnknownTool);
         assert!(Registry::new(&names(&["nope"]), &[]).is_err());
     }
@@ -216,6 +216,7 @@ mod tests {
             let background = request(name, json!({"command": "sleep 9", "background": true}));
             assert_eq!(background, Request::Background { command: command() });
         }
+        assert_eq!(request("terminal_stateful", json!({"command": "sleep 9"})), Request::Run { command: command() });
         assert_eq!(request("process", json!({"action": "list", "id": 3})), Request::List);
         let action = |arguments| match request("process", arguments) {
             Request::Process { id: 3, action } => action,
@@ -335,12 +336,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_crashes_it(text in ".{0,200}", tool in "terminal|bash|process|read_file|write_file") {
+        fn no_text_crashes_it(text in ".{0,200}", tool in "terminal|bash|process|read_file|write_file|terminal_stateful") {
             let _ = registry().parse(&tool, Arguments::Json(text));
         }
 
         #[test]
-        fn no_value_crashes_it(value in any_json(), tool in "terminal|bash|process|read_file|write_file") {
+        fn no_value_crashes_it(value in any_json(), tool in "terminal|bash|process|read_file|write_file|terminal_stateful") {
             let _ = registry().parse(&tool, Arguments::Json(value.to_string()));
         }
     }

@@ -35,6 +35,7 @@ pub(super) enum Tool {
     Process,
     ReadFile,
     WriteFile,
+    TerminalStateful,
 }
 
 /// What a call of a tool asks for.
@@ -46,7 +47,8 @@ pub(super) struct Asked {
 
 impl Tool {
     /// In the order in which they are listed.
-    pub(super) const ALL: [Self; 5] = [Self::Terminal, Self::Bash, Self::Process, Self::ReadFile, Self::WriteFile];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Terminal, Self::Bash, Self::Process, Self::ReadFile, Self::WriteFile, Self::TerminalStateful];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -55,6 +57,7 @@ impl Tool {
             Self::Process => "process",
             Self::ReadFile => "read_file",
             Self::WriteFile => "write_file",
+            Self::TerminalStateful => "terminal_stateful",
         }
     }
 
@@ -70,6 +73,7 @@ impl Tool {
                  output to a file and look at the parts that you need."
             }
             Self::Process => sessions::PROCESS,
+            Self::TerminalStateful => sessions::STATEFUL,
             Self::ReadFile => {
                 "Read a text file in /workspace and return all of it, at most 100,000 bytes. For a larger or a binary \
                  file, print the part that you need with a shell command."
@@ -111,6 +115,7 @@ impl Tool {
                 "required": ["command"],
             }),
             Self::Process => sessions::process_parameters(),
+            Self::TerminalStateful => sessions::stateful_parameters(),
             Self::ReadFile => json!({
                 "type": "object",
                 "properties": { "path": path },
@@ -144,6 +149,7 @@ impl Tool {
         let optional: &[&str] = match self {
             Self::Terminal | Self::Bash => &["timeout", "background"],
             Self::Process => &sessions::PROCESS_OPTIONAL,
+            Self::TerminalStateful => &["timeout"],
             Self::ReadFile | Self::WriteFile => &[],
         };
         arguments.retain(|name, value| !(value.is_null() && optional.contains(&name.as_str())));
@@ -167,6 +173,12 @@ impl Tool {
                     kind: Kind::Shell,
                     timeout: arguments.get("timeout").and_then(Value::as_f64).map(seconds),
                 })
+            }
+            Self::TerminalStateful => {
+                let command = text("command")?;
+                check_command(&command).map_err(|fault| fault.of_tool(self.name(), "command"))?;
+                let timeout = arguments.get("timeout").and_then(Value::as_f64).map(seconds);
+                Ok(Asked { timeout, ..of_session(Request::Run { command }) })
             }
             Self::Process => sessions::process(arguments).map(of_session),
             Self::ReadFile => {

@@ -1,4 +1,4 @@
-//! What outlives the call that began it: a background process. What is asked of it, and what it answers. Both go
+//! What outlives the call that began it: background processes, and a shell that keeps its state. What is asked of it, and what it answers. Both go
 //! through protocol and journal as JSON, since neither looks into them.
 
 use bytes::Bytes;
@@ -10,6 +10,8 @@ use serde_json::Value;
 pub enum Request {
     /// Begin a shell script that outlives its call.
     Background { command: String },
+    /// Run a script in the shell that keeps its state; there is a new one where there is none.
+    Run { command: String },
     /// What goes on in the background.
     List,
     /// Of one background process.
@@ -45,7 +47,7 @@ impl Request {
     /// What its sender has put into it, in bytes.
     pub fn size(&self) -> usize {
         match self {
-            Self::Background { command } => command.len(),
+            Self::Background { command } | Self::Run { command } => command.len(),
             Self::Process { action: ProcessAction::Write { input, .. }, .. } => input.len(),
             Self::List | Self::Process { .. } => 0,
         }

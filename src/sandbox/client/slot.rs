@@ -14,6 +14,7 @@ use crate::{
     tool::{
         Evidence,
         job::{End, Ending, Job, Order, Phases},
+        session,
     },
 };
 
@@ -74,6 +75,7 @@ impl Drop for Receipt {
 fn input_room(order: &Order) -> Option<u32> {
     match &order.job {
         Job::Process(process) if process.interactive => Some(order.max_pending_input),
+        Job::Session(session::Request::Run { .. }) => Some(order.max_pending_input),
         Job::Process(_) | Job::ReadFile { .. } | Job::WriteFile { .. } | Job::Session(_) => None,
     }
 }

@@ -62,7 +62,7 @@ pub use limits::{
     CPU_TIME, Enforcement, FILE_SIZE, Limits, MEMORY, PROCESSES, Storage, WORKSPACE_INODES, WORKSPACE_SIZE,
 };
 pub use probe::{Unavailable, probe};
-pub use runner::{LimitHit, Runner, RunnerEnd, Stdio};
+pub use runner::{LimitHit, Runner, RunnerEnd, Stdio, Terminal};
 pub use slot::Slot;
 pub use trash::{delete_one, empty_trash, old_workspaces, prepare_trash, trash_beside};
 pub use workspace::Workspace;

@@ -12,6 +12,23 @@ pub(super) const PROCESS: &str = "See to the background processes that terminal 
      wait waits for its end; write gives it input; kill ends it with all that it started. The last 256 KiB that each \
      printed are kept.";
 
+pub(super) const STATEFUL: &str = "Run a script in a shell that stays: its working directory, variables, functions and background jobs are there for \
+     your next terminal_stateful call. Returns what the script printed, stdout and stderr as they came, and its exit \
+     code. The shell has a terminal. After the timeout the script is interrupted as by Ctrl-C and the shell stays; if \
+     that does not end it, or if the shell exits, the next call has a new shell and says so. What a background job \
+     prints between calls is not shown: send it to a file.";
+
+pub(super) fn stateful_parameters() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "command": { "type": "string", "description": "The script to run. At most 131,071 bytes." },
+            "timeout": { "type": "number", "description": "Seconds after which the script is interrupted." },
+        },
+        "required": ["command"],
+    })
+}
+
 pub(super) const PROCESS_OPTIONAL: [&str; 6] = ["id", "offset", "max_bytes", "wait_s", "input", "end_of_input"];
 
 /// The most input that one call gives, in bytes.

@@ -21,4 +21,5 @@ mod resume;
 mod scaling;
 mod start;
 mod storm;
+mod terminals;
 mod tools;

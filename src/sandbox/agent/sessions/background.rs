@@ -4,7 +4,7 @@
 use std::{
     io,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     super::stdio::{Input, pipe_of},
+    lock,
     log::{Log, Part},
 };
 use crate::{
@@ -79,10 +80,6 @@ pub(super) enum BeginError {
     Pipes(#[from] io::Error),
     #[error("it could not be handed over")]
     Start(#[from] SlotError),
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Background {

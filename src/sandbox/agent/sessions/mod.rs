@@ -1,26 +1,34 @@
-//! What outlives its calls in a slot: background processes. Each is in a runner of its own, and ends with the slot's
+//! What outlives its calls in a slot: background processes, and the shell that keeps its state. Each is in a runner of its own, and ends with the slot's
 //! holder, a reset, or the slot. No call waits for one unless it asks to.
 
 mod background;
 mod log;
+mod shell;
 mod table;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{background::Background, table::Table};
+use self::{
+    background::Background,
+    shell::{Keeping, Run, Shell, Word},
+    table::Table,
+};
 use super::{call::Control, calls::agent_failed};
 use crate::{
     pb::sandbox::{Event, event},
     sandbox::{outgoing::Outgoing, slot::Runner, wire},
     tool::{
         Executed, chain,
-        job::{Captured, End, Ending, Exit, Phases, ProcessEnd, Stop, Usage},
+        job::{Captured, End, Ending, Exit, OutputLimits, Phases, ProcessEnd, Stop, Usage},
         session::{ProcessAction, Request, Told},
     },
 };
@@ -32,6 +40,7 @@ pub(super) struct SessionCall {
     /// The slot's, where that is not the agent's own.
     pub(super) user: Option<u32>,
     pub(super) timeout: Duration,
+    pub(super) limits: OutputLimits,
     pub(super) arrived: Instant,
     pub(super) events: Arc<Outgoing<Event>>,
 }
@@ -40,6 +49,7 @@ pub(super) struct SessionCall {
 #[derive(Clone, Default)]
 pub(super) struct Sessions {
     table: Arc<Mutex<Table>>,
+    shell: Arc<Mutex<Keeping>>,
     end: CancellationToken,
     tasks: TaskTracker,
 }
@@ -47,7 +57,11 @@ pub(super) struct Sessions {
 impl Sessions {
     /// Whether it begins something, for which there must be a runner.
     pub(super) fn needs_runner(&self, request: &Request) -> bool {
-        matches!(request, Request::Background { .. })
+        match request {
+            Request::Background { .. } => true,
+            Request::Run { .. } => !lock(&self.shell).is_alive(),
+            Request::List | Request::Process { .. } => false,
+        }
     }
 
     /// Does what is asked and answers it. Gives the runner back if it was not needed.
@@ -60,9 +74,14 @@ impl Sessions {
     ) -> Option<Runner> {
         let began = Instant::now();
         let dispatch = began.duration_since(call.arrived);
-        let end = tokio::select! {
-            end = self.answer(&call, request, &mut runner) => end,
-            () = cancelled(&mut control) => stopped(Stop::Cancelled),
+        let end = match request {
+            Request::Run { command } => self.run(&call, command, &mut runner, control).await,
+            Request::Background { command } => self.begin(&call, command, &mut runner),
+            Request::List => End::Told(self.table().list()),
+            Request::Process { id, action } => tokio::select! {
+                told = self.process(&call, id, action) => End::Told(told),
+                () = cancelled(&mut control) => stopped(Stop::Cancelled),
+            },
         };
         let phases = Phases { dispatch, execution: began.elapsed(), ..Phases::default() };
         let ended = wire::from_ending(call.slot, call.number, Ending { end, phases });
@@ -70,16 +89,62 @@ impl Sessions {
         runner
     }
 
-    async fn answer(&self, call: &SessionCall, request: Request, runner: &mut Option<Runner>) -> End {
-        match request {
-            Request::Background { command } => self.begin(call, command, runner),
-            Request::List => End::Told(self.table().list()),
-            Request::Process { id, action } => {
-                let found = self.table().get(id);
-                End::Told(match found {
-                    Some(process) => see_to(id, &process, action, call.timeout).await,
-                    None => Told::failed(format!("There is no background process {id}")),
-                })
+    async fn process(&self, call: &SessionCall, id: u64, action: ProcessAction) -> Told {
+        let found = self.table().get(id);
+        match found {
+            Some(process) => see_to(id, &process, action, call.timeout).await,
+            None => Told::failed(format!("There is no background process {id}")),
+        }
+    }
+
+    /// In the shell that keeps its state, which is made where there is none.
+    async fn run(
+        &self,
+        call: &SessionCall,
+        command: String,
+        runner: &mut Option<Runner>,
+        mut control: mpsc::UnboundedReceiver<Control>,
+    ) -> End {
+        let shell = lock(&self.shell).words();
+        let shell = match (shell, runner.take()) {
+            (Some(shell), unused) => {
+                *runner = unused;
+                shell
+            }
+            (None, None) => return agent_failed("the shell ended as it was asked".to_owned(), Executed::No),
+            (None, Some(new)) => match Shell::begin(new, call.user).await {
+                Ok((driver, words)) => {
+                    lock(&self.shell).put(words.clone());
+                    self.tasks.spawn(driver.run(self.end.clone(), self.shell.clone()));
+                    words
+                }
+                Err(error) => return agent_failed(chain(&error), Executed::No),
+            },
+        };
+        let (done, ended) = oneshot::channel();
+        // A shell that has ended meanwhile drops `done`.
+        let before = lock(&self.shell).take_loss();
+        let _ = shell.send(Word::Run(Run { call: call.number, command, limits: call.limits, before, done }));
+        let timer = sleep(call.timeout);
+        tokio::pin!(timer, ended);
+        let mut timed_out = false;
+        loop {
+            // Each fails only where the shell is gone, which `ended` tells.
+            tokio::select! {
+                end = &mut ended => {
+                    let lost = || agent_failed("the shell ended as it was asked".to_owned(), Executed::Unknown);
+                    return end.unwrap_or_else(|_| lost());
+                }
+                Some(control) = control.recv() => match control {
+                    Control::Cancel => _ = shell.send(Word::Stop { call: call.number, stop: Stop::Cancelled }),
+                    Control::Input { data, .. } => _ = shell.send(Word::Type { call: call.number, data }),
+                    Control::InputLost => _ = shell.send(Word::Stop { call: call.number, stop: Stop::InputLimit }),
+                    Control::Grant(_) | Control::Anew => {}
+                },
+                () = &mut timer, if !timed_out => {
+                    timed_out = true;
+                    let _ = shell.send(Word::Stop { call: call.number, stop: Stop::TimedOut });
+                }
             }
         }
     }
@@ -101,8 +166,8 @@ impl Sessions {
         }
     }
 
-    fn table(&self) -> std::sync::MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.table)
     }
 
     /// Ends all of it. Afterwards nothing is known of it any more.
@@ -112,6 +177,10 @@ impl Sessions {
         ending.tasks.close();
         ending.tasks.wait().await;
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the call's sender asks of it beside.

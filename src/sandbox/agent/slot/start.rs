@@ -48,7 +48,7 @@ impl SlotTask {
                     false => None,
                 };
                 let (user, events) = (self.config.host_id, self.agent.events.clone());
-                let call = SessionCall { slot: self.index, number, user, timeout, arrived, events };
+                let call = SessionCall { slot: self.index, number, user, timeout, limits, arrived, events };
                 self.running.spawn(self.sessions.clone().carry_out(call, request, runner, control))
             }
             Job::Process(process) => {
