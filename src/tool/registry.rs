@@ -170,14 +170,17 @@ mod tests {
     #[test]
     fn toolsets_choose_what_is_offered_and_listed() {
         let all = registry();
-        assert_eq!(listed(&all, &[]), ["terminal", "bash", "process", "read_file", "write_file", "terminal_stateful"]);
+        assert_eq!(
+            listed(&all, &[]),
+            ["terminal", "bash", "process", "read_file", "write_file", "terminal_stateful", "tmux"]
+        );
         assert_eq!(listed(&all, &["default"]), ["terminal", "process", "read_file", "write_file"]);
         assert_eq!(listed(&all, &["terminal", "filesystem"]), ["terminal", "process", "read_file", "write_file"]);
-        assert_eq!(listed(&all, &["terminal_stateful"]), ["terminal_stateful"]);
+        assert_eq!(listed(&all, &["terminal_stateful"]), ["terminal_stateful", "tmux"]);
         assert!(all.list(&names(&["nope"])).is_err());
 
         let some = Registry::new(&names(&["all"]), &names(&["filesystem"])).unwrap();
-        assert_eq!(listed(&some, &["*"]), ["terminal", "bash", "process", "terminal_stateful"]);
+        assert_eq!(listed(&some, &["*"]), ["terminal", "bash", "process", "terminal_stateful", "tmux"]);
         assert_eq!(some.parse("read_file", Arguments::Json("{}".into())).unwrap_err().reason, Reason::UnknownTool);
         assert!(Registry::new(&names(&["nope"]), &[]).is_err());
     }
@@ -331,17 +334,20 @@ mod tests {
     }
 
     fn key() -> impl Strategy<Value = String> {
-        prop_oneof!["command|path|content|timeout|background|action|id|offset|input|wait_s", any::<String>()]
+        prop_oneof![
+            "command|path|content|timeout|background|action|id|offset|input|wait_s|keys|pane_width",
+            any::<String>()
+        ]
     }
 
     proptest! {
         #[test]
-        fn no_text_crashes_it(text in ".{0,200}", tool in "terminal|bash|process|read_file|write_file|terminal_stateful") {
+        fn no_text_crashes_it(text in ".{0,200}", tool in "terminal|bash|process|read_file|write_file|terminal_stateful|tmux") {
             let _ = registry().parse(&tool, Arguments::Json(text));
         }
 
         #[test]
-        fn no_value_crashes_it(value in any_json(), tool in "terminal|bash|process|read_file|write_file|terminal_stateful") {
+        fn no_value_crashes_it(value in any_json(), tool in "terminal|bash|process|read_file|write_file|terminal_stateful|tmux") {
             let _ = registry().parse(&tool, Arguments::Json(value.to_string()));
         }
     }

@@ -36,6 +36,7 @@ pub(super) enum Tool {
     ReadFile,
     WriteFile,
     TerminalStateful,
+    Tmux,
 }
 
 /// What a call of a tool asks for.
@@ -47,8 +48,15 @@ pub(super) struct Asked {
 
 impl Tool {
     /// In the order in which they are listed.
-    pub(super) const ALL: [Self; 6] =
-        [Self::Terminal, Self::Bash, Self::Process, Self::ReadFile, Self::WriteFile, Self::TerminalStateful];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Terminal,
+        Self::Bash,
+        Self::Process,
+        Self::ReadFile,
+        Self::WriteFile,
+        Self::TerminalStateful,
+        Self::Tmux,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -58,6 +66,7 @@ impl Tool {
             Self::ReadFile => "read_file",
             Self::WriteFile => "write_file",
             Self::TerminalStateful => "terminal_stateful",
+            Self::Tmux => "tmux",
         }
     }
 
@@ -74,6 +83,7 @@ impl Tool {
             }
             Self::Process => sessions::PROCESS,
             Self::TerminalStateful => sessions::STATEFUL,
+            Self::Tmux => sessions::TMUX,
             Self::ReadFile => {
                 "Read a text file in /workspace and return all of it, at most 100,000 bytes. For a larger or a binary \
                  file, print the part that you need with a shell command."
@@ -116,6 +126,7 @@ impl Tool {
             }),
             Self::Process => sessions::process_parameters(),
             Self::TerminalStateful => sessions::stateful_parameters(),
+            Self::Tmux => sessions::tmux_parameters(),
             Self::ReadFile => json!({
                 "type": "object",
                 "properties": { "path": path },
@@ -150,6 +161,7 @@ impl Tool {
             Self::Terminal | Self::Bash => &["timeout", "background"],
             Self::Process => &sessions::PROCESS_OPTIONAL,
             Self::TerminalStateful => &["timeout"],
+            Self::Tmux => &sessions::TMUX_OPTIONAL,
             Self::ReadFile | Self::WriteFile => &[],
         };
         arguments.retain(|name, value| !(value.is_null() && optional.contains(&name.as_str())));
@@ -180,6 +192,7 @@ impl Tool {
                 let timeout = arguments.get("timeout").and_then(Value::as_f64).map(seconds);
                 Ok(Asked { timeout, ..of_session(Request::Run { command }) })
             }
+            Self::Tmux => sessions::tmux(arguments).map(of_session),
             Self::Process => sessions::process(arguments).map(of_session),
             Self::ReadFile => {
                 let path = text("path")?;

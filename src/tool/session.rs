@@ -12,10 +12,40 @@ pub enum Request {
     Background { command: String },
     /// Run a script in the shell that keeps its state; there is a new one where there is none.
     Run { command: String },
+    /// Of the terminal with a screen.
+    Tmux(TmuxAction),
     /// What goes on in the background.
     List,
     /// Of one background process.
     Process { id: u64, action: ProcessAction },
+}
+
+/// What is asked of the terminal with a screen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum TmuxAction {
+    /// Begin it; with `reset` anew, where there is one. Of so many columns and rows.
+    Start {
+        width: u16,
+        height: u16,
+        reset: bool,
+    },
+    /// Type these, each the name of a key or a text, wait at least so long, and with `block` until the command has ended.
+    SendKeys {
+        keys: Vec<String>,
+        block: bool,
+        min_wait_ms: u64,
+        max_wait_ms: u64,
+    },
+    /// What is on the screen, or with `entire` also what has scrolled off it.
+    Capture {
+        entire: bool,
+    },
+    /// What was printed since the last time, as lines of asciicast v2; with `reset` from the begin.
+    Stream {
+        max_bytes: u64,
+        reset: bool,
+    },
+    Stop,
 }
 
 /// What is asked of a background process.
@@ -49,7 +79,8 @@ impl Request {
         match self {
             Self::Background { command } | Self::Run { command } => command.len(),
             Self::Process { action: ProcessAction::Write { input, .. }, .. } => input.len(),
-            Self::List | Self::Process { .. } => 0,
+            Self::Tmux(TmuxAction::SendKeys { keys, .. }) => keys.iter().map(String::len).sum(),
+            Self::Tmux(_) | Self::List | Self::Process { .. } => 0,
         }
     }
 

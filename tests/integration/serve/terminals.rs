@@ -190,3 +190,105 @@ async fn the_shell_ends_with_its_trajectory() {
     let output = agent.output("echo ${X:-gone}; cp beat seen; sleep 0.2; cmp beat seen && echo still").await;
     assert_eq!(output, "gone\nstill");
 }
+
+/// A trajectory that uses a terminal with a screen.
+struct Person {
+    stream: Stream,
+    calls: u32,
+}
+
+impl Person {
+    async fn open(server: &Server, id: &str) -> Self {
+        Self { stream: Stream::open(server, id).await, calls: 0 }
+    }
+
+    async fn tmux(&mut self, arguments: serde_json::Value) -> CallResult {
+        self.calls += 1;
+        self.stream.batch(vec![tool(&format!("t{}", self.calls), "tmux", arguments)]).await;
+        self.stream.result().await
+    }
+
+    async fn start(&mut self) {
+        let result = self.tmux(json!({"action": "start", "pane_width": 80, "pane_height": 20})).await;
+        assert_eq!(result.output, "Started a terminal of 80 columns and 20 rows", "{result:?}");
+    }
+
+    async fn keys(&mut self, keys: serde_json::Value) {
+        let result = self.tmux(json!({"action": "send_keys", "keys": keys, "min_wait_s": 0})).await;
+        assert!(result.success, "{result:?}");
+    }
+
+    /// Looks until the screen is as wanted.
+    async fn until(&mut self, wanted: impl Fn(&str) -> bool) -> String {
+        let asked = Instant::now();
+        loop {
+            let screen = self.tmux(json!({"action": "capture"})).await.output;
+            if wanted(&screen) {
+                return screen;
+            }
+            assert!(asked.elapsed() < Duration::from_secs(20), "{screen}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_screen_is_typed_to_and_captured() {
+    let server = Server::start();
+    let mut person = Person::open(&server, "tmux").await;
+    assert_eq!(person.tmux(json!({"action": "capture"})).await.error, "There is no terminal: start it first");
+    person.start().await;
+    let asked = Instant::now();
+    let block = json!({"action": "send_keys", "keys": ["sleep 0.5; echo do''ne", "Enter"], "block": true});
+    let result = person.tmux(block).await;
+    assert_eq!(result.output, "$ sleep 0.5; echo do''ne\ndone\n$");
+    assert!(asked.elapsed() >= Duration::from_millis(500));
+    person.keys(json!(["tty; stty size; clear; seq 100", "Enter"])).await;
+    person.until(|screen| screen.ends_with("\n100\n$")).await;
+    let entire = person.tmux(json!({"action": "capture", "capture_entire": true})).await.output;
+    let numbers: Vec<String> = (1..=100).map(|number| number.to_string()).collect();
+    assert!(entire.contains(&numbers.join("\n")), "{entire}");
+
+    let stream = person.tmux(json!({"action": "stream"})).await.output;
+    let first: serde_json::Value = serde_json::from_str(stream.lines().next().expect("a header")).expect("JSON");
+    assert_eq!((first["version"].as_u64(), first["width"].as_u64()), (Some(2), Some(80)));
+    assert_eq!(person.tmux(json!({"action": "stream"})).await.output, "");
+
+    let slow = json!({"action": "send_keys", "keys": ["sleep 600", "Enter"], "block": true, "max_wait_s": 0.5});
+    assert!(person.tmux(slow).await.output.ends_with("[the command has not ended after 0.5 s]"));
+    person.keys(json!("C-c")).await;
+    person.until(|screen| screen.ends_with("^C\n$")).await;
+
+    assert!(person.tmux(json!({"action": "stop"})).await.success);
+    assert_eq!(person.tmux(json!({"action": "capture"})).await.error, "There is no terminal: start it first");
+    person.start().await;
+    person.keys(json!(["exit", "Enter"])).await;
+    loop {
+        let result = person.tmux(json!({"action": "capture"})).await;
+        if !result.success {
+            break assert!(result.error.starts_with("The terminal has ended"), "{result:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn programs_that_fill_the_screen_are_driven() {
+    let server = Server::start();
+    let mut person = Person::open(&server, "screen").await;
+    person.start().await;
+    person.keys(json!(["seq 1 100 > numbers; clear; less numbers", "Enter"])).await;
+    let lines = |from: u32| (from..from + 19).map(|number| number.to_string()).collect::<Vec<_>>().join("\n");
+    person.until(|screen| screen == format!("{}\nnumbers", lines(1))).await;
+    person.keys(json!("NPage")).await;
+    person.until(|screen| screen == format!("{}\n:", lines(20))).await;
+    person.keys(json!(["q", "clear", "Enter"])).await;
+    person.until(|screen| screen == "$").await;
+
+    if std::path::Path::new("/usr/bin/vim").exists() {
+        person.keys(json!(["vim -u NONE -N made", "Enter"])).await;
+        person.until(|screen| screen.contains("\"made\" [New]") || screen.contains("\"made\" [New File]")).await;
+        person.keys(json!(["i", "hello", "Enter", "world", "Escape", ":wq", "Enter"])).await;
+        person.until(|screen| screen.ends_with('$')).await;
+        person.keys(json!(["clear; cat made", "Enter"])).await;
+        person.until(|screen| screen == "hello\nworld\n$").await;
+    }
+}

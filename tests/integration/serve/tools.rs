@@ -261,7 +261,7 @@ async fn tools_are_listed_by_toolset() {
     };
     assert_eq!(names(&list(&["filesystem"]).await.expect("a toolset")), ["read_file", "write_file"]);
     let all = list(&["all"]).await.expect("a toolset");
-    assert_eq!(names(&all), ["bash", "process", "read_file", "terminal", "terminal_stateful", "write_file"]);
+    assert_eq!(names(&all), ["bash", "process", "read_file", "terminal", "terminal_stateful", "tmux", "write_file"]);
     for tool in &all {
         let schema: serde_json::Value = serde_json::from_str(&tool.schema_json).expect("a schema is JSON");
         assert_eq!(schema["type"], "function");

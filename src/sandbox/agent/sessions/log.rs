@@ -59,7 +59,7 @@ impl Log {
 }
 
 /// How many bytes at the end begin a character that does not end there.
-fn broken_end(data: &[u8]) -> usize {
+pub(super) fn broken_end(data: &[u8]) -> usize {
     let last = &data[data.len().saturating_sub(4)..];
     let Some(begin) = last.iter().rposition(|byte| byte & 0xc0 != 0x80) else { return 0 };
     match std::str::from_utf8(&last[begin..]) {

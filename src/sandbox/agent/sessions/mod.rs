@@ -5,6 +5,7 @@ mod background;
 mod log;
 mod shell;
 mod table;
+mod tmux;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,6 +22,7 @@ use self::{
     background::Background,
     shell::{Keeping, Run, Shell, Word},
     table::Table,
+    tmux::Tmux,
 };
 use super::{call::Control, calls::agent_failed};
 use crate::{
@@ -29,7 +31,7 @@ use crate::{
     tool::{
         Executed, chain,
         job::{Captured, End, Ending, Exit, OutputLimits, Phases, ProcessEnd, Stop, Usage},
-        session::{ProcessAction, Request, Told},
+        session::{ProcessAction, Request, TmuxAction, Told},
     },
 };
 
@@ -50,6 +52,7 @@ pub(super) struct SessionCall {
 pub(super) struct Sessions {
     table: Arc<Mutex<Table>>,
     shell: Arc<Mutex<Keeping>>,
+    tmux: Arc<Mutex<Option<Arc<Tmux>>>>,
     end: CancellationToken,
     tasks: TaskTracker,
 }
@@ -60,7 +63,8 @@ impl Sessions {
         match request {
             Request::Background { .. } => true,
             Request::Run { .. } => !lock(&self.shell).is_alive(),
-            Request::List | Request::Process { .. } => false,
+            Request::Tmux(TmuxAction::Start { reset, .. }) => *reset || self.tmux().is_none(),
+            Request::Tmux(_) | Request::List | Request::Process { .. } => false,
         }
     }
 
@@ -77,6 +81,10 @@ impl Sessions {
         let end = match request {
             Request::Run { command } => self.run(&call, command, &mut runner, control).await,
             Request::Background { command } => self.begin(&call, command, &mut runner),
+            Request::Tmux(action) => tokio::select! {
+                end = self.see_to_tmux(&call, action, &mut runner) => end,
+                () = cancelled(&mut control) => stopped(Stop::Cancelled),
+            },
             Request::List => End::Told(self.table().list()),
             Request::Process { id, action } => tokio::select! {
                 told = self.process(&call, id, action) => End::Told(told),
@@ -87,6 +95,54 @@ impl Sessions {
         let ended = wire::from_ending(call.slot, call.number, Ending { end, phases });
         call.events.push(Event { event: Some(event::Event::Ended(ended)) });
         runner
+    }
+
+    /// The terminal with a screen, if there is one that has not ended.
+    fn tmux(&self) -> Option<Arc<Tmux>> {
+        lock(&self.tmux).clone().filter(|tmux| !tmux.has_ended())
+    }
+
+    async fn see_to_tmux(&self, call: &SessionCall, action: TmuxAction, runner: &mut Option<Runner>) -> End {
+        let there_is = self.tmux();
+        let told = match (action, there_is) {
+            (TmuxAction::Start { width, height, reset }, there_is) => match (there_is, runner.take()) {
+                (Some(_), unused) if !reset => {
+                    *runner = unused;
+                    Told::new("The terminal is started already: stop it, or start it with reset, for a new one")
+                }
+                (_, None) => return agent_failed("no runner was made".to_owned(), Executed::No),
+                (old, Some(new)) => {
+                    if let Some(old) = old {
+                        old.stop().await;
+                    }
+                    match Tmux::begin(new, call.user, (width, height)).await {
+                        Ok((tmux, driver)) => {
+                            self.tasks.spawn(driver.run(self.end.clone()));
+                            *lock(&self.tmux) = Some(tmux.clone());
+                            tmux.until_prompt().await;
+                            Told::new(format!("Started a terminal of {width} columns and {height} rows"))
+                        }
+                        Err(error) => return agent_failed(chain(&error), Executed::No),
+                    }
+                }
+            },
+            (_, None) => match lock(&self.tmux).take() {
+                Some(_) => Told::failed("The terminal has ended, since its shell did: start it again"),
+                None => Told::failed("There is no terminal: start it first"),
+            },
+            (TmuxAction::SendKeys { keys, block, min_wait_ms, max_wait_ms }, Some(tmux)) => {
+                let wait = (Duration::from_millis(min_wait_ms), Duration::from_millis(max_wait_ms));
+                tmux.send(&keys, block, (wait.0.min(call.timeout), wait.1.min(call.timeout))).await
+            }
+            (TmuxAction::Capture { entire }, Some(tmux)) => tmux.capture(entire),
+            (TmuxAction::Stream { max_bytes, reset }, Some(tmux)) => tmux.stream(max_bytes as usize, reset),
+            (TmuxAction::Stop, Some(tmux)) => {
+                lock(&self.tmux).take();
+                tmux.stop().await;
+                Told::new("Stopped the terminal")
+            }
+        };
+        End::Told(told)
     }
 
     async fn process(&self, call: &SessionCall, id: u64, action: ProcessAction) -> Told {

@@ -11,7 +11,7 @@
 mod keeping;
 mod steps;
 mod texts;
-mod tty;
+pub(super) mod tty;
 
 use std::{
     collections::VecDeque,
@@ -34,7 +34,7 @@ pub(super) use self::keeping::{Keeping, Run, Word};
 use self::{
     steps::{STEPS, Step},
     texts::{how, parse, process_end, quoted, with_end},
-    tty::{plain, watched},
+    tty::plain,
 };
 use super::{
     super::{
@@ -134,7 +134,7 @@ impl Shell {
         let (sender, words) = mpsc::unbounded_channel();
         let mut shell = Self {
             runner,
-            terminal: watched(master)?,
+            terminal: tty::watched(master)?,
             slave,
             commands,
             status: pipe::Receiver::from_owned_fd(status)?,

@@ -6,7 +6,7 @@ use rustix::termios::{LocalModes, OptionalActions, OutputModes};
 use tokio::io::{Interest, unix::AsyncFd};
 
 #[expect(deprecated, reason = "the replacement is unsafe; an OwnedFd keeps what it asks for: one descriptor, open")]
-pub(super) fn watched(terminal: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(in super::super) fn watched(terminal: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     rustix::io::ioctl_fionbio(&terminal, true)?;
     AsyncFd::with_interest(terminal, Interest::READABLE | Interest::WRITABLE)
 }
