@@ -38,6 +38,7 @@ use self::{
 };
 use super::{
     super::{
+        calls::agent_failed,
         capture::Capture,
         stdio::{Input, pipe_of},
     },
@@ -46,7 +47,7 @@ use super::{
 use crate::{
     sandbox::slot::{DEATH, Runner, RunnerEnd, SlotError, Terminal},
     tool::{
-        chain,
+        Executed, chain,
         job::{End, Exit, OutputLimits, Process, Program, Stop},
     },
 };
@@ -204,8 +205,12 @@ impl Shell {
 
     /// The last answer.
     fn end_with(mut self, ended: Result<RunnerEnd, SlotError>, how: &str) {
+        for run in self.waiting.drain(..) {
+            let _ = run.done.send(agent_failed(format!("the shell {how}"), Executed::No));
+        }
         let Some(mut current) = self.current.take() else { return };
         let Some((_, done)) = current.run.take() else { return };
+        let ran = current.capture.total() > 0;
         let end = match ended {
             Ok(RunnerEnd::Ended { exit, .. }) => {
                 let notice = format!("\n[the shell {how}: the next terminal_stateful call has a new one]\n");
@@ -213,7 +218,8 @@ impl Shell {
                 process_end(exit, current.stop, captured)
             }
             Ok(RunnerEnd::NotStarted { kind, message }) => End::NotStarted { kind, message },
-            Err(error) => End::SlotLost { cause: chain(&error), ran: current.capture.total() > 0 },
+            Err(error) if error.ends_slot() => End::SlotLost { cause: chain(&error), ran },
+            Err(error) => agent_failed(chain(&error), if ran { Executed::Yes } else { Executed::Unknown }),
         };
         // Whoever asked may be gone.
         let _ = done.send(end);

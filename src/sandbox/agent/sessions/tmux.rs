@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::{process::Pid, termios::Winsize};
+use rustix::{
+    process::Pid,
+    termios::{LocalModes, Winsize},
+};
 use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, watch},
@@ -39,7 +42,7 @@ const BEGIN: &str =
 const ENVIRONMENT: [(&str, &str); 3] = [("TERM", "xterm-256color"), ("PS1", "$ "), ("HISTFILE", "/dev/null")];
 
 /// Nothing was printed for so long: what is on the screen will stay for now.
-const QUIET: Duration = Duration::from_millis(30);
+const QUIET: Duration = Duration::from_millis(100);
 /// How often a command that is waited for is looked at.
 const LOOK: Duration = Duration::from_millis(10);
 /// How long the shell may take to show its prompt.
@@ -51,11 +54,19 @@ const READ: usize = 64 << 10;
 pub(super) struct Tmux {
     screen: Mutex<Screen>,
     terminal: Arc<AsyncFd<OwnedFd>>,
-    /// The shell's, once it has shown its prompt.
-    home: Mutex<Option<Pid>>,
+    /// Of the shell as it waits at its prompt.
+    home: Mutex<Option<Holder>>,
     typed: mpsc::UnboundedSender<Vec<u8>>,
     end: CancellationToken,
     ended: watch::Sender<bool>,
+}
+
+/// Who has the terminal: which process group, and whether it is read by lines. A shell that edits its line has it by
+/// keys, and gives that up as soon as it runs something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Holder {
+    group: Pid,
+    lines: bool,
 }
 
 /// What must be driven for it to go on.
@@ -113,7 +124,7 @@ impl Tmux {
         while !self.is_quiet(asked) && asked.elapsed() < PROMPT && !self.has_ended() {
             sleep(LOOK).await;
         }
-        *lock(&self.home) = self.foreground();
+        *lock(&self.home) = self.holder();
     }
 
     /// Types, waits, and answers with the screen. `wait`: at least, and at most where it blocks.
@@ -127,7 +138,7 @@ impl Tmux {
         let mut done = !block;
         while !done && !self.has_ended() && asked.elapsed() < wait.1 {
             sleep(LOOK).await;
-            done = self.foreground() == *lock(&self.home) && self.is_quiet(asked);
+            done = self.holder() == *lock(&self.home) && self.is_quiet(asked);
         }
         let told = self.capture(false);
         match done || self.has_ended() {
@@ -159,9 +170,11 @@ impl Tmux {
         lock(&self.screen).last_output.is_some_and(|last| last > since && last.elapsed() >= QUIET)
     }
 
-    /// The process group that has the terminal.
-    fn foreground(&self) -> Option<Pid> {
-        rustix::termios::tcgetpgrp(self.terminal.get_ref()).ok()
+    fn holder(&self) -> Option<Holder> {
+        let terminal = self.terminal.get_ref();
+        let modes = rustix::termios::tcgetattr(terminal).ok()?;
+        let group = rustix::termios::tcgetpgrp(terminal).ok()?;
+        Some(Holder { group, lines: modes.local_modes.contains(LocalModes::ICANON) })
     }
 }
 
