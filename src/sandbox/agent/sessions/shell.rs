@@ -52,10 +52,8 @@ use crate::{
     },
 };
 
-const BEGIN: &str =
-    "if command -v bash >/dev/null 2>&1; then exec bash --norc --noprofile --noediting -i; fi; exec /bin/sh -i";
+const BEGIN: &str = "read -r _; if command -v bash >/dev/null 2>&1; then exec bash --norc --noprofile --noediting -i; fi; exec /bin/sh -i";
 
-/// The terminal is the stderr that it begins with.
 const PREPARE: &str = "exec 7>&1 8>&2 >/dev/null 2>&1; PS1= PS2=; unset HISTFILE; ";
 
 /// That a shell which finds one of them is dumb, and that nothing waits for a key.
@@ -147,6 +145,8 @@ impl Shell {
             sequence: 0,
             buffer: vec![0; READ],
         };
+        // It has waited until the terminal is as it is to stay: it goes back to what it has found.
+        shell.say("\n");
         shell.start(PREPARE, OutputLimits { head: 0, tail: 0 }, None);
         Ok((shell, sender))
     }
@@ -221,7 +221,6 @@ impl Shell {
             Err(error) if error.ends_slot() => End::SlotLost { cause: chain(&error), ran },
             Err(error) => agent_failed(chain(&error), if ran { Executed::Yes } else { Executed::Unknown }),
         };
-        // Whoever asked may be gone.
         let _ = done.send(end);
     }
 
