@@ -162,6 +162,7 @@ fn reason(reason: Reason) -> pb::Reason {
         Reason::FileTooLarge => pb::Reason::FileTooLarge,
         Reason::PathOutsideWorkspace => pb::Reason::PathOutsideWorkspace,
         Reason::FileError => pb::Reason::FileError,
+        Reason::TerminalState => pb::Reason::TerminalState,
         Reason::ExternalToolFailed => pb::Reason::ExternalToolFailed,
         Reason::InputLimit => pb::Reason::InputLimit,
         Reason::ProcessLimit => pb::Reason::ProcessLimit,

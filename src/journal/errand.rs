@@ -13,6 +13,7 @@ use crate::{
     tool::{
         ActionHash, ExternalCall, Kind,
         job::{Job, Order, Process, Program},
+        session::Request,
     },
 };
 
@@ -50,6 +51,7 @@ fn write_kind(kind: &Kind) -> pb::Kind {
         Kind::ReadFile { path } => pb::kind::Kind::ReadFile(path.clone()),
         Kind::WriteFile { path } => pb::kind::Kind::WriteFile(path.clone()),
         Kind::Command => pb::kind::Kind::Command(pb::Nothing {}),
+        Kind::Session => pb::kind::Kind::Session(pb::Nothing {}),
     };
     pb::Kind { kind: Some(kind) }
 }
@@ -63,6 +65,7 @@ fn write_job(job: &Job) -> pb::accepted::Job {
         Job::WriteFile { path, content } => {
             pb::accepted::Job::WriteFile(pb::WriteFile { path: path.clone(), content: content.clone() })
         }
+        Job::Session(request) => pb::accepted::Job::Session(request.to_json()),
     }
 }
 
@@ -74,6 +77,7 @@ pub(super) fn read_accepted(call: pb::Accepted) -> Result<AcceptedCall, Senseles
             pb::kind::Kind::ReadFile(path) => Kind::ReadFile { path },
             pb::kind::Kind::WriteFile(path) => Kind::WriteFile { path },
             pb::kind::Kind::Command(_) => Kind::Command,
+            pb::kind::Kind::Session(_) => Kind::Session,
         };
         let limits = read_limits(call.limits)?;
         let (stream_output, max_pending_input) = (call.stream_output, call.max_pending_input);
@@ -83,6 +87,9 @@ pub(super) fn read_accepted(call: pb::Accepted) -> Result<AcceptedCall, Senseles
         pb::accepted::Job::Process(process) => slot(Job::Process(read_process(process)?))?,
         pb::accepted::Job::ReadFile(pb::ReadFile { path, max_bytes }) => slot(Job::ReadFile { path, max_bytes })?,
         pb::accepted::Job::WriteFile(pb::WriteFile { path, content }) => slot(Job::WriteFile { path, content })?,
+        pb::accepted::Job::Session(json) => {
+            slot(Job::Session(Request::from_json(&json).map_err(|_| Senseless("a session"))?))?
+        }
         pb::accepted::Job::External(pb::External { source, tool, arguments }) => {
             Errand::External { call: ExternalCall { source: source.into(), tool, arguments }, timeout }
         }

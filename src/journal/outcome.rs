@@ -27,7 +27,7 @@ numbered!(Outcome, "an outcome", write_outcome, read_outcome:
     ExternalUnavailable, Internal);
 
 numbered!(Reason, "a reason", write_reason, read_reason:
-    ExitStatus, Signalled, FileNotFound, NotAFile, FileTooLarge, PathOutsideWorkspace, FileError, ExternalToolFailed, InputLimit, ProcessLimit, DiskLimit, CpuLimit, MachineMemory, UnknownTool,
+    ExitStatus, Signalled, FileNotFound, NotAFile, FileTooLarge, PathOutsideWorkspace, FileError, TerminalState, ExternalToolFailed, InputLimit, ProcessLimit, DiskLimit, CpuLimit, MachineMemory, UnknownTool,
     InvalidArguments, CallIdReused, ResultDropped, RequestTooLarge, QueueFull, SlotTimeout, ContainerStartFailed, Draining,
     ContainerLost, SlotLost, WorkspaceGone, ToolServerUnreachable, ToolServerTimeout,
     ToolServerProtocol, CancelledByClient, CancelledByLabel, Released, Drained);

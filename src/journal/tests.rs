@@ -23,6 +23,7 @@ use crate::{
         ActionHash, Attribution, CallResult, Evidence, Executed, ExternalCall, Fault, Kind, Location, Metadata,
         Outcome, Reason, Stream, Timings,
         job::{Captured, Exit, Job, Order, OutputLimits, Process, Program, Usage},
+        session::Request,
     },
 };
 
@@ -80,6 +81,7 @@ fn order() -> impl Strategy<Value = Order> {
         process().prop_map(Job::Process),
         (".{0,8}", any::<u64>()).prop_map(|(path, max_bytes)| Job::ReadFile { path, max_bytes }),
         (".{0,8}", data()).prop_map(|(path, content)| Job::WriteFile { path, content }),
+        ".{0,8}".prop_map(|command| Job::Session(Request::Background { command })),
     ];
     (job, duration(), limits(), any::<bool>(), any::<u32>()).prop_map(
         |(job, timeout, limits, stream_output, max_pending_input)| Order {
@@ -102,6 +104,7 @@ fn accepted() -> impl Strategy<Value = AcceptedCall> {
         ".{0,8}".prop_map(|path| Kind::ReadFile { path }),
         ".{0,8}".prop_map(|path| Kind::WriteFile { path }),
         Just(Kind::Command),
+        Just(Kind::Session),
     ];
     let slot = (kind, order()).prop_map(|(kind, order)| Errand::Slot { kind, order });
     let external = (".{0,8}", ".{0,8}", ".{0,8}", duration()).prop_map(|(source, tool, arguments, timeout)| {

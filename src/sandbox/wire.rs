@@ -13,6 +13,7 @@ use crate::{
             ProcessEnd, Program, StartFailure, Stop, Usage,
         },
         limit::SlotLimit,
+        session,
     },
 };
 
@@ -26,6 +27,7 @@ pub(super) fn from_order(slot: u32, call: u64, order: Order) -> pb::RunCall {
         Job::Process(process) => pb::run_call::Job::Process(from_process(process)),
         Job::ReadFile { path, max_bytes } => pb::run_call::Job::ReadFile(pb::ReadFile { path, max_bytes }),
         Job::WriteFile { path, content } => pb::run_call::Job::WriteFile(pb::WriteFile { path, content }),
+        Job::Session(request) => pb::run_call::Job::Session(request.to_json()),
     };
     pb::RunCall {
         slot,
@@ -44,6 +46,9 @@ pub(super) fn to_order(run: pb::RunCall) -> Result<Order, Senseless> {
         pb::run_call::Job::Process(process) => Job::Process(to_process(process)?),
         pb::run_call::Job::ReadFile(pb::ReadFile { path, max_bytes }) => Job::ReadFile { path, max_bytes },
         pb::run_call::Job::WriteFile(pb::WriteFile { path, content }) => Job::WriteFile { path, content },
+        pb::run_call::Job::Session(json) => {
+            Job::Session(session::Request::from_json(&json).map_err(|_| Senseless("a session's request"))?)
+        }
     };
     Ok(Order {
         job,
@@ -92,6 +97,7 @@ pub(super) fn from_ending(slot: u32, call: u64, ending: Ending) -> pb::CallEnded
         End::Read(content) => Wire::Content(content),
         End::Wrote(bytes) => Wire::Written(bytes),
         End::FileFailed(failure) => Wire::FileFailure(from_file_failure(failure)),
+        End::Told(told) => Wire::Told(told.to_json()),
         End::NotRun(cause) => Wire::NotRun(cause),
         End::CancelledEarly => Wire::CancelledEarly(pb::CancelledEarly {}),
         End::SlotLost { cause, ran } => Wire::SlotLost(pb::CallLost { cause, ran }),
@@ -120,6 +126,7 @@ pub(super) fn to_ending(ended: pb::CallEnded) -> Result<Ending, Senseless> {
         Wire::Content(content) => End::Read(content),
         Wire::Written(bytes) => End::Wrote(bytes),
         Wire::FileFailure(failure) => End::FileFailed(to_file_failure(failure)?),
+        Wire::Told(json) => End::Told(session::Told::from_json(&json).map_err(|_| Senseless("a session's answer"))?),
         Wire::NotRun(cause) => End::NotRun(cause),
         Wire::CancelledEarly(pb::CancelledEarly {}) => End::CancelledEarly,
         Wire::SlotLost(pb::CallLost { cause, ran }) => End::SlotLost { cause, ran },
@@ -316,6 +323,7 @@ mod tests {
             Job::Process(Process { program: Program::Shell("true".to_owned()), ..Process::default() }),
             Job::ReadFile { path: "p".to_owned(), max_bytes: 7 },
             Job::WriteFile { path: "p".to_owned(), content: "c".into() },
+            Job::Session(session::Request::Background { command: "a".to_owned() }),
         ] {
             let order = Order {
                 job,
@@ -357,6 +365,8 @@ mod tests {
             process(Exit::Code(1), Some(Stop::InputLimit)),
             End::Read("c".into()),
             End::Wrote(4),
+            End::Told(session::Told::new("said").with("id", 1)),
+            End::Told(session::Told::failed("why")),
             End::NotRun(message()),
             End::CancelledEarly,
             End::SlotLost { cause: message(), ran: true },

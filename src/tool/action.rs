@@ -21,13 +21,15 @@ pub enum Kind {
     },
     /// What the trainer runs itself.
     Command,
+    /// Something of what outlives its calls.
+    Session,
 }
 
 impl Kind {
     /// Who answers for what the action does.
     pub fn chooser(&self) -> Chooser {
         match self {
-            Self::Shell | Self::ReadFile { .. } | Self::WriteFile { .. } => Chooser::Model,
+            Self::Shell | Self::ReadFile { .. } | Self::WriteFile { .. } | Self::Session => Chooser::Model,
             Self::Command => Chooser::Client,
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Executed;
+use super::{Executed, session};
 
 /// One thing to run in a slot.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +31,8 @@ pub enum Job {
         path: String,
         content: Bytes,
     },
+    /// Of what outlives its calls.
+    Session(session::Request),
 }
 
 impl Job {
@@ -47,6 +49,7 @@ impl Job {
             }
             Self::ReadFile { path, .. } => path.len(),
             Self::WriteFile { path, content } => path.len() + content.len(),
+            Self::Session(request) => request.size(),
         }
     }
 }
@@ -110,6 +113,8 @@ pub enum End {
     /// Bytes written.
     Wrote(u64),
     FileFailed(FileFailure),
+    /// To a session's request, where no process of it has ended.
+    Told(session::Told),
     /// The slot could not take it: nothing ran.
     NotRun(String),
     /// Cancelled before it was started.

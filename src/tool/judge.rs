@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{
     Executed, Kind, MAX_FILE_BYTES, Metadata, Outcome, Reason, Stream, Verdict,
     job::{Captured, End, Exceeded, Exit, FileFailure, LimitKind, ProcessEnd, StartFailure, Stop},
+    session,
     text::{self, MAX_CAPTURED_BYTES},
     verdict::seconds,
 };
@@ -60,7 +61,7 @@ impl CancelCause {
 /// What is answered to a call that ended so in its slot.
 pub fn judge(kind: &Kind, end: End, about: &Circumstances<'_>) -> Verdict {
     let verdict = match (end, kind) {
-        (End::Process(end), Kind::Shell | Kind::Command) => return process(kind, end, about),
+        (End::Process(end), Kind::Shell | Kind::Command | Kind::Session) => return process(kind, end, about),
         (End::Process(_), Kind::ReadFile { .. } | Kind::WriteFile { .. }) => mismatch("a process"),
 
         (End::Read(content), Kind::ReadFile { path }) => read(path, &content),
@@ -69,9 +70,12 @@ pub fn judge(kind: &Kind, end: End, about: &Circumstances<'_>) -> Verdict {
         (End::Wrote(_), _) => mismatch("a written file"),
         (End::FileFailed(failure), Kind::ReadFile { path }) => file_failed(kind, path, "read", failure),
         (End::FileFailed(failure), Kind::WriteFile { path }) => file_failed(kind, path, "write", failure),
-        (End::FileFailed(_), Kind::Shell | Kind::Command) => mismatch("a file's failure"),
+        (End::FileFailed(_), Kind::Shell | Kind::Command | Kind::Session) => mismatch("a file's failure"),
 
-        (End::NotStarted { kind: failure, message }, Kind::Shell | Kind::Command) => {
+        (End::Told(told), Kind::Session) => say(told),
+        (End::Told(_), _) => mismatch("a session's words"),
+
+        (End::NotStarted { kind: failure, message }, Kind::Shell | Kind::Command | Kind::Session) => {
             not_started(kind, failure, &message)
         }
         (End::NotStarted { .. }, Kind::ReadFile { .. } | Kind::WriteFile { .. }) => mismatch("a process"),
@@ -200,7 +204,7 @@ fn not_started(kind: &Kind, failure: StartFailure, message: &str) -> Verdict {
     };
     match failure {
         // A tool runs /bin/sh in the workspace, and chose neither.
-        StartFailure::NotFound | StartFailure::OutsideWorkspace if *kind == Kind::Shell => {
+        StartFailure::NotFound | StartFailure::OutsideWorkspace if matches!(kind, Kind::Shell | Kind::Session) => {
             Verdict::internal(Executed::No, &format!("the shell could not be started: {message}"))
         }
         StartFailure::NotFound => failed(Reason::FileNotFound, &format!("Could not be started: {message}")),
@@ -228,6 +232,19 @@ fn wrote(path: &str, bytes: u64) -> Verdict {
         metadata: file_metadata(path, bytes),
         ..Verdict::new(Outcome::Succeeded, None, Executed::Yes, super::Chooser::Model)
     }
+}
+
+/// What a session says is held to the bounds of a result, whatever the agent sent.
+fn say(told: session::Told) -> Verdict {
+    let session::Told { output, error, metadata } = told;
+    let chooser = super::Chooser::Model;
+    let verdict = if error.is_empty() {
+        Verdict::new(Outcome::Succeeded, None, Executed::Yes, chooser)
+    } else {
+        Verdict::new(Outcome::Failed, Some(Reason::TerminalState), Executed::Yes, chooser).with_error(&error)
+    };
+    let metadata = metadata.into_iter().fold(Metadata::default(), |all, (name, value)| all.with(name, value));
+    Verdict { output: text::bounded(&output).0, metadata, ..verdict }
 }
 
 fn file_metadata(path: &str, size: u64) -> Metadata {

@@ -19,6 +19,7 @@ mod registry;
 mod result;
 mod ruling;
 mod sandboxed;
+pub mod session;
 mod text;
 mod toolset;
 mod verdict;

@@ -265,7 +265,10 @@ mod tests {
     use serde_json::{Map, json};
 
     use super::*;
-    use crate::tool::job::{Process, Program};
+    use crate::tool::{
+        job::{Process, Program},
+        session::{ProcessAction, Request},
+    };
 
     fn names(toolsets: &[&str]) -> Vec<String> {
         toolsets.iter().map(ToString::to_string).collect()
@@ -308,14 +311,17 @@ mod tests {
     #[test]
     fn toolsets_choose_what_is_offered_and_listed() {
         let all = registry();
-        assert_eq!(listed(&all, &[]), ["terminal", "bash", "read_file", "write_file"]);
-        assert_eq!(listed(&all, &["default"]), ["terminal", "read_file", "write_file"]);
-        assert_eq!(listed(&all, &["terminal", "filesystem"]), ["terminal", "read_file", "write_file"]);
-        assert_eq!(listed(&all, &["terminal_stateful"]), Vec::<String>::new());
+        assert_eq!(
+            listed(&all, &[]),
+            ["terminal", "bash", "process", "read_file", "write_file", "terminal_stateful", "tmux"]
+        );
+        assert_eq!(listed(&all, &["default"]), ["terminal", "process", "read_file", "write_file"]);
+        assert_eq!(listed(&all, &["terminal", "filesystem"]), ["terminal", "process", "read_file", "write_file"]);
+        assert_eq!(listed(&all, &["terminal_stateful"]), ["terminal_stateful", "tmux"]);
         assert!(all.list(&names(&["nope"])).is_err());
 
         let some = Registry::new(&names(&["all"]), &names(&["filesystem"])).unwrap();
-        assert_eq!(listed(&some, &["*"]), ["terminal", "bash"]);
+        assert_eq!(listed(&some, &["*"]), ["terminal", "bash", "process", "terminal_stateful", "tmux"]);
         assert_eq!(some.parse("read_file", Arguments::Json("{}".into())).unwrap_err().reason, Reason::UnknownTool);
         assert!(Registry::new(&names(&["nope"]), &[]).is_err());
     }
@@ -386,6 +392,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_to_outlive_its_call_is_a_sessions() {
+        let request = |name, arguments| match parse(name, arguments).unwrap() {
+            ParsedTool { task: Task::Slot { job: Job::Session(request), kind: Kind::Session }, .. } => request,
+            other => panic!("{other:?}"),
+        };
+        let command = || "sleep 9".to_owned();
+        for name in ["terminal", "bash"] {
+            let background = request(name, json!({"command": "sleep 9", "background": true}));
+            assert_eq!(background, Request::Background { command: command() });
+        }
+        assert_eq!(request("terminal_stateful", json!({"command": "sleep 9"})), Request::Run { command: command() });
+        assert_eq!(request("process", json!({"action": "list", "id": 3})), Request::List);
+        let action = |arguments| match request("process", arguments) {
+            Request::Process { id: 3, action } => action,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(action(json!({"action": "poll", "id": 3})), ProcessAction::Poll);
+        assert_eq!(action(json!({"action": "kill", "id": 3})), ProcessAction::Kill);
+        let log = ProcessAction::Log { offset: Some(7), max_bytes: 50_000 };
+        assert_eq!(action(json!({"action": "log", "id": 3, "offset": 7, "max_bytes": null})), log);
+        let wait = ProcessAction::Wait { milliseconds: 1_500 };
+        assert_eq!(action(json!({"action": "wait", "id": 3, "wait_s": 1.5})), wait);
+        let write = ProcessAction::Write { input: "x".to_owned(), end_of_input: true };
+        assert_eq!(action(json!({"action": "write", "id": 3, "input": "x", "end_of_input": true})), write);
+
+        assert_eq!(invalid("process", json!({"action": "poll"})), "Invalid arguments for process: id: is required");
+        assert!(invalid("process", json!({"action": "dance", "id": 1})).contains("action"));
+        assert!(invalid("process", json!({"action": "log", "id": 1, "max_bytes": 0})).contains("max_bytes"));
+        assert!(invalid("process", json!({"action": "log", "id": -1})).contains("id"));
+        let nothing = invalid("process", json!({"action": "write", "id": 1}));
+        assert_eq!(nothing, "Invalid arguments for process: input: is required, or end_of_input");
+        let (reason, _) = refused("process", json!({"action": "write", "id": 1, "input": "x".repeat(1 << 20)}));
+        assert_eq!(reason, Reason::RequestTooLarge);
+    }
+
+    #[test]
     fn a_numeric_timeout_is_the_calls() {
         let timeout = |value: Value| parse("bash", json!({"command": "", "timeout": value})).map(|call| call.timeout);
         assert_eq!(timeout(json!(5)), Ok(Some(Duration::from_secs(5))));
@@ -416,10 +458,6 @@ mod tests {
         assert_eq!(
             invalid("terminal", json!({"command": "a\0b"})),
             "Invalid arguments for terminal: command: must not have a NUL character"
-        );
-        assert_eq!(
-            invalid("terminal", json!({"command": "ls", "background": true})),
-            "terminal background execution is not supported in sandbox"
         );
         assert!(parse("terminal", json!({"command": "ls", "background": false})).is_ok());
         assert_eq!(invalid("read_file", json!({"path": "a\0b"})), "Access denied: path outside workspace");
@@ -479,17 +517,20 @@ mod tests {
     }
 
     fn key() -> impl Strategy<Value = String> {
-        prop_oneof!["command|path|content|timeout|background", any::<String>()]
+        prop_oneof![
+            "command|path|content|timeout|background|action|id|offset|input|wait_s|keys|pane_width",
+            any::<String>()
+        ]
     }
 
     proptest! {
         #[test]
-        fn no_text_crashes_it(text in ".{0,200}", tool in "terminal|bash|read_file|write_file") {
+        fn no_text_crashes_it(text in ".{0,200}", tool in "terminal|bash|process|read_file|write_file|terminal_stateful|tmux") {
             let _ = registry().parse(&tool, Arguments::Json(text));
         }
 
         #[test]
-        fn no_value_crashes_it(value in any_json(), tool in "terminal|bash|read_file|write_file") {
+        fn no_value_crashes_it(value in any_json(), tool in "terminal|bash|process|read_file|write_file|terminal_stateful|tmux") {
             let _ = registry().parse(&tool, Arguments::Json(value.to_string()));
         }
     }

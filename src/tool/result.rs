@@ -79,6 +79,8 @@ pub enum Reason {
     FileTooLarge,
     PathOutsideWorkspace,
     FileError,
+    /// There is no such process, session or terminal, or it is not in a state for what was asked.
+    TerminalState,
     ExternalToolFailed,
     InputLimit,
     ProcessLimit,

@@ -63,7 +63,7 @@ mod tests {
         Outcome::ExternalUnavailable,
         Outcome::Internal,
     ];
-    const REASONS: [Option<Reason>; 33] = [
+    const REASONS: [Option<Reason>; 34] = [
         None,
         Some(Reason::ExitStatus),
         Some(Reason::Signalled),
@@ -72,6 +72,7 @@ mod tests {
         Some(Reason::FileTooLarge),
         Some(Reason::PathOutsideWorkspace),
         Some(Reason::FileError),
+        Some(Reason::TerminalState),
         Some(Reason::ExternalToolFailed),
         Some(Reason::InputLimit),
         Some(Reason::ProcessLimit),

@@ -3,6 +3,8 @@
 //! `terminal` and `bash` are one tool under two names. Arguments that a tool does not know are ignored, as the old
 //! system did; an optional argument that is null counts as left out, since clients write it so.
 
+mod sessions;
+
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -10,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Kind, Reason, Rejection,
     job::{Job, Process, Program},
+    session::Request,
 };
 
 /// The most that `read_file` answers and `write_file` takes, in bytes.
@@ -29,8 +32,11 @@ const LONGEST_TIMEOUT_S: f64 = 1e9;
 pub(super) enum Tool {
     Terminal,
     Bash,
+    Process,
     ReadFile,
     WriteFile,
+    TerminalStateful,
+    Tmux,
 }
 
 /// What a call of a tool asks for.
@@ -42,14 +48,25 @@ pub(super) struct Asked {
 
 impl Tool {
     /// In the order in which they are listed.
-    pub(super) const ALL: [Self; 4] = [Self::Terminal, Self::Bash, Self::ReadFile, Self::WriteFile];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Terminal,
+        Self::Bash,
+        Self::Process,
+        Self::ReadFile,
+        Self::WriteFile,
+        Self::TerminalStateful,
+        Self::Tmux,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Terminal => "terminal",
             Self::Bash => "bash",
+            Self::Process => "process",
             Self::ReadFile => "read_file",
             Self::WriteFile => "write_file",
+            Self::TerminalStateful => "terminal_stateful",
+            Self::Tmux => "tmux",
         }
     }
 
@@ -59,10 +76,14 @@ impl Tool {
                 "Run a shell script with /bin/sh in /workspace and return what it prints: stdout, then stderr after a \
                  [stderr] line. Files in /workspace and /tmp stay for your next calls. Everything else starts afresh: \
                  each call is a new shell (no variables or directory changes are kept), and when it ends, every \
-                 process that it started ends with it, background processes too. There is no terminal and no input. \
+                 process that it started ends with it: what `cmd &` left running is killed. For a server or anything else \
+                 that is to run on, call with background: true. There is no terminal and no input. \
                  System directories are read-only. Output beyond 50,000 bytes of stdout or stderr is cut: send long \
                  output to a file and look at the parts that you need."
             }
+            Self::Process => sessions::PROCESS,
+            Self::TerminalStateful => sessions::STATEFUL,
+            Self::Tmux => sessions::TMUX,
             Self::ReadFile => {
                 "Read a text file in /workspace and return all of it, at most 100,000 bytes. For a larger or a binary \
                  file, print the part that you need with a shell command."
@@ -95,11 +116,17 @@ impl Tool {
                     },
                     "background": {
                         "type": "boolean",
-                        "description": "Not supported: leave it out. A script's processes end with its call.",
+                        "description": "Run the script in the background: the call returns at once with an id, the \
+                                        script runs on until it ends or is killed, and the `process` tool shows \
+                                        its output and state, gives it input, waits for it and kills it. The \
+                                        timeout does not apply.",
                     },
                 },
                 "required": ["command"],
             }),
+            Self::Process => sessions::process_parameters(),
+            Self::TerminalStateful => sessions::stateful_parameters(),
+            Self::Tmux => sessions::tmux_parameters(),
             Self::ReadFile => json!({
                 "type": "object",
                 "properties": { "path": path },
@@ -130,9 +157,14 @@ impl Tool {
 
     /// Drops optional arguments that are null.
     pub(super) fn normalize(self, arguments: &mut Map<String, Value>) {
-        if matches!(self, Self::Terminal | Self::Bash) {
-            arguments.retain(|name, value| !(value.is_null() && matches!(name.as_str(), "timeout" | "background")));
-        }
+        let optional: &[&str] = match self {
+            Self::Terminal | Self::Bash => &["timeout", "background"],
+            Self::Process => &sessions::PROCESS_OPTIONAL,
+            Self::TerminalStateful => &["timeout"],
+            Self::Tmux => &sessions::TMUX_OPTIONAL,
+            Self::ReadFile | Self::WriteFile => &[],
+        };
+        arguments.retain(|name, value| !(value.is_null() && optional.contains(&name.as_str())));
     }
 
     /// What the call asks for, of arguments that fit the schema.
@@ -144,17 +176,24 @@ impl Tool {
         match self {
             Self::Terminal | Self::Bash => {
                 let command = text("command")?;
-                if arguments.get("background") == Some(&Value::Bool(true)) {
-                    let message = "terminal background execution is not supported in sandbox".to_owned();
-                    return Err(Rejection { reason: Reason::InvalidArguments, message });
-                }
                 check_command(&command).map_err(|fault| fault.of_tool(self.name(), "command"))?;
+                if arguments.get("background") == Some(&Value::Bool(true)) {
+                    return Ok(of_session(Request::Background { command }));
+                }
                 Ok(Asked {
                     job: Job::Process(Process { program: Program::Shell(command), ..Process::default() }),
                     kind: Kind::Shell,
                     timeout: arguments.get("timeout").and_then(Value::as_f64).map(seconds),
                 })
             }
+            Self::TerminalStateful => {
+                let command = text("command")?;
+                check_command(&command).map_err(|fault| fault.of_tool(self.name(), "command"))?;
+                let timeout = arguments.get("timeout").and_then(Value::as_f64).map(seconds);
+                Ok(Asked { timeout, ..of_session(Request::Run { command }) })
+            }
+            Self::Tmux => sessions::tmux(arguments).map(of_session),
+            Self::Process => sessions::process(arguments).map(of_session),
             Self::ReadFile => {
                 let path = text("path")?;
                 check_path(self.name(), &path)?;
@@ -178,6 +217,10 @@ impl Tool {
             }
         }
     }
+}
+
+fn of_session(request: Request) -> Asked {
+    Asked { job: Job::Session(request), kind: Kind::Session, timeout: None }
 }
 
 /// Why the kernel would not take a text as a script or an argument.

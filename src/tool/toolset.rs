@@ -21,9 +21,9 @@ pub(super) const NAMES: [&str; 7] =
 fn members(toolset: &str) -> Option<Members> {
     Some(match toolset {
         "filesystem" => Members::Of(&["read_file", "write_file"]),
-        "terminal" => Members::Of(&["terminal"]),
+        "terminal" => Members::Of(&["terminal", "process"]),
         "terminal_stateful" => Members::Of(&["terminal_stateful", "tmux"]),
-        "sandbox" | "default" => Members::Of(&["terminal", "read_file", "write_file"]),
+        "sandbox" | "default" => Members::Of(&["terminal", "process", "read_file", "write_file"]),
         "full" | "all" | "*" => Members::Everything,
         _ => return None,
     })

@@ -20,6 +20,7 @@ mod handle;
 mod listener;
 mod meter;
 mod server;
+mod sessions;
 mod slot;
 mod state;
 mod stdio;

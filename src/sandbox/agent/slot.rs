@@ -5,11 +5,11 @@
 //! ran in the slot is left, and everything that ran is answered.
 
 mod making;
+mod start;
 
 use std::{
     error::Error,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
 };
 
 use tokio::{
@@ -22,18 +22,16 @@ use tracing::{error, warn};
 use super::{
     admission::Admission,
     ahead::Ahead,
-    call::{Call, Control},
+    call::Control,
     calls::{Calls, agent_failed},
-    files,
     gauge::Gauge,
     handle::{Asked, SlotHandle},
+    sessions::Sessions,
     state::{Holder, State},
     sweeper::Sweeper,
 };
 use crate::{
-    pb::sandbox::{
-        Event, RunCall, SendInput, SlotLost, SlotQuarantined, SlotReady, SlotSnapshot, event, request::Request,
-    },
+    pb::sandbox::{Event, SendInput, SlotLost, SlotQuarantined, SlotReady, SlotSnapshot, event, request::Request},
     sandbox::{
         outgoing::Outgoing,
         slot::{Runner, Slot, SlotConfig, SlotError},
@@ -41,7 +39,7 @@ use crate::{
     },
     tool::{
         Executed, chain,
-        job::{End, Ending, Job, Order, Phases},
+        job::{End, Ending, Phases},
     },
 };
 
@@ -73,6 +71,7 @@ pub(super) struct SlotTask {
     /// The tasks of `calls`.
     running: JoinSet<Option<Runner>>,
     calls: Calls,
+    sessions: Sessions,
     transfers: Admission,
 }
 
@@ -95,6 +94,7 @@ impl SlotTask {
             idle: Vec::new(),
             running: JoinSet::new(),
             calls: Calls::default(),
+            sessions: Sessions::default(),
             transfers: Admission::default(),
         };
         task.make().await?;
@@ -161,59 +161,6 @@ impl SlotTask {
             Request::Release(release) => self.release(release.keep).await,
             Request::Shutdown(_) => self.agent.end.cancel(),
         }
-    }
-
-    async fn start(&mut self, run: RunCall) {
-        let arrived = Instant::now();
-        let number = run.call;
-        let order = match wire::to_order(run) {
-            Ok(order) => order,
-            Err(error) => return self.answer(number, agent_failed(error.to_string(), Executed::No)),
-        };
-        let Some(slot) = self.slot.as_ref().filter(|_| self.state.is_usable()) else {
-            return self.answer(number, End::NotRun(format!("the slot is {}", self.state)));
-        };
-        let Order { job, timeout, limits, stream_output, max_pending_input } = order;
-        let process = match job {
-            Job::ReadFile { path, max_bytes } => {
-                return self.tell_ended(number, files::read(&slot.workspace(), &path, max_bytes));
-            }
-            Job::WriteFile { path, content } => {
-                return self.tell_ended(number, files::write(&slot.workspace(), &path, &content));
-            }
-            Job::Process(process) => process,
-        };
-        // One that has been killed took no call along, and is replaced.
-        self.idle.retain(Runner::is_alive);
-        let runner = match self.idle.pop() {
-            Some(runner) => runner,
-            None => match slot.runner().await {
-                Ok(runner) => runner,
-                Err(error) => {
-                    let cause = format!("no runner could be made: {}", chain(&error));
-                    let lost = error.ends_slot();
-                    let end = if lost { End::NotRun(cause) } else { agent_failed(cause, Executed::No) };
-                    return self.answer(number, end);
-                }
-            },
-        };
-        let call = Call {
-            slot: self.index,
-            number,
-            user: self.config.host_id,
-            process,
-            timeout,
-            limits,
-            stream_output,
-            max_pending_input: max_pending_input as usize,
-            arrived,
-            events: self.agent.events.clone(),
-            gauge: self.gauge.clone(),
-        };
-        // Bounded by what may be sent to one call before it has received it.
-        let (controls, control) = mpsc::unbounded_channel();
-        let task = self.running.spawn(call.run(runner, control));
-        self.calls.add(number, controls, task.id());
     }
 
     fn on_ended(&mut self, ended: Result<(task::Id, Option<Runner>), JoinError>) {

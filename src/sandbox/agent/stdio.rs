@@ -35,7 +35,7 @@ pub(super) struct Output {
 }
 
 /// A pipe that the slot's user may open again by its name: /dev/stdout leads to it.
-fn pipe_of(user: Option<u32>) -> io::Result<(OwnedFd, OwnedFd)> {
+pub(super) fn pipe_of(user: Option<u32>) -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
     if let Some(id) = user {
         rustix::fs::fchown(&reader, Some(Uid::from_raw(id)), Some(Gid::from_raw(id)))?;
@@ -163,6 +163,11 @@ impl Input {
         self.ends = end_of_file;
         self.write();
         Ok(())
+    }
+
+    /// Takes more, as far as is known.
+    pub(super) fn is_open(&self) -> bool {
+        self.pipe.is_some() && !self.ends
     }
 
     /// Ready when something that is pending can be written.

@@ -19,6 +19,7 @@ use crate::{
     tool::{
         Evidence,
         job::{End, Ending, Job, Order, Phases},
+        session,
     },
 };
 
@@ -80,7 +81,8 @@ impl Drop for Receipt {
 fn input_room(order: &Order) -> Option<u32> {
     match &order.job {
         Job::Process(process) if process.interactive => Some(order.max_pending_input),
-        Job::Process(_) | Job::ReadFile { .. } | Job::WriteFile { .. } => None,
+        Job::Session(session::Request::Run { .. }) => Some(order.max_pending_input),
+        Job::Process(_) | Job::ReadFile { .. } | Job::WriteFile { .. } | Job::Session(_) => None,
     }
 }
 

@@ -63,7 +63,7 @@ pub use limits::{
 };
 pub use maker::Maker;
 pub use probe::{Unavailable, probe};
-pub use runner::{LimitHit, Runner, RunnerEnd, Stdio};
+pub use runner::{LimitHit, Runner, RunnerEnd, Stdio, Terminal};
 pub use slot::Slot;
 pub use trash::{delete_one, empty_trash, old_workspaces, prepare_trash, trash_beside};
 pub use workspace::{Allowance, Listing, Sink, Workspace};

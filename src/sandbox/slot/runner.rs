@@ -30,6 +30,15 @@ pub struct Stdio {
     pub stderr: OwnedFd,
 }
 
+/// A call's terminal, seen from the agent.
+#[derive(Debug)]
+pub struct Terminal {
+    /// What is read from it is what was printed, and what is written to it was typed. It blocks.
+    pub master: OwnedFd,
+    /// The side of the call's processes, to write to. It does not block.
+    pub slave: OwnedFd,
+}
+
 /// How a call ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunnerEnd {
@@ -91,7 +100,35 @@ impl Runner {
     /// # Errors
     /// The runner is gone, and has started nothing that still runs.
     pub fn start(&mut self, process: &Process, stdio: Stdio) -> Result<(), SlotError> {
-        let start = to_wire(process, stdio.stdin.is_some());
+        self.hand_over(to_wire(process, stdio.stdin.is_some()), stdio)
+    }
+
+    /// Hands over a call that gets a terminal of its own, which is its stderr. No call before may have had one, and none
+    /// is to follow. The process is started once this has answered `Ok(Ok(_))`, and its end arrives as usual.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; inside, why there is no terminal.
+    pub async fn start_in_terminal(
+        &mut self,
+        process: &Process,
+        stdin: Option<OwnedFd>,
+        stdout: OwnedFd,
+    ) -> Result<Result<Terminal, String>, SlotError> {
+        let start = Start { terminal: true, ..to_wire(process, stdin.is_some()) };
+        let stderr = stdout.try_clone().at(Step::StartCall)?;
+        self.hand_over(start, Stdio { stdin, stdout, stderr })?;
+        let (reply, descriptors) = match self.socket.receive("runner").await {
+            Err(SlotError::Gone(_)) => return Err(self.gone()),
+            other => other?,
+        };
+        match (reply, <[OwnedFd; 2]>::try_from(descriptors)) {
+            (ReplyKind::Terminal(_), Ok([master, slave])) => Ok(Ok(Terminal { master, slave })),
+            (ReplyKind::NotStarted(refusal), _) => Ok(Err(refusal.message)),
+            _ => Err(SlotError::Senseless("runner")),
+        }
+    }
+
+    fn hand_over(&mut self, start: Start, stdio: Stdio) -> Result<(), SlotError> {
         let mut descriptors: Vec<BorrowedFd<'_>> = vec![stdio.stdout.as_fd(), stdio.stderr.as_fd()];
         descriptors.extend(stdio.stdin.as_ref().map(AsFd::as_fd));
         // A few bytes are the envelope's.
@@ -159,7 +196,7 @@ impl Runner {
                     wire::LimitHit::FileSize => Some(LimitHit::FileSize),
                 },
             }),
-            ReplyKind::Ready(_) | ReplyKind::Failed(_) => Err(SlotError::Senseless("runner")),
+            ReplyKind::Ready(_) | ReplyKind::Failed(_) | ReplyKind::Terminal(_) => Err(SlotError::Senseless("runner")),
         }
     }
 }
@@ -176,6 +213,7 @@ fn to_wire(process: &Process, stdin: bool) -> Start {
         working_directory: process.working_directory.clone(),
         environment: process.environment.iter().map(variable).collect(),
         stdin,
+        terminal: false,
     }
 }
 

@@ -217,6 +217,10 @@ pub(super) struct Start {
     pub(super) environment: Vec<Variable>,
     #[prost(bool, tag = "5")]
     pub(super) stdin: bool,
+    /// Make a terminal of the slot's: it is the process's controlling one, and its stderr in place of the one sent. The
+    /// first answer is [`ReplyKind::Terminal`].
+    #[prost(bool, tag = "6")]
+    pub(super) terminal: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -230,7 +234,7 @@ pub(super) struct Variable {
 /// From a helper to the agent.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Reply {
-    #[prost(oneof = "ReplyKind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "ReplyKind", tags = "1, 2, 3, 4, 5")]
     pub(super) kind: Option<ReplyKind>,
 }
 
@@ -247,6 +251,9 @@ pub(super) enum ReplyKind {
     NotStarted(NotStarted),
     #[prost(message, tag = "4")]
     Ended(Ended),
+    /// With it: the terminal's master, and a side of the process's that never blocks.
+    #[prost(message, tag = "5")]
+    Terminal(Nothing),
 }
 
 #[derive(Clone, PartialEq, Message)]

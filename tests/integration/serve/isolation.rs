@@ -105,6 +105,38 @@ async fn a_level_that_is_accepted_is_said_in_every_result() {
     }
 }
 
+#[tokio::test]
+async fn a_shell_stays_at_every_level() {
+    for level in [Isolation::L1B, Isolation::L2, Isolation::L2Minus] {
+        let Some((command, home)) = program_at(level, &["serve"], &[("ISOLATION_MINIMUM", level.name())]) else {
+            return;
+        };
+        let server = Server::run(command, home);
+        let mut stream = Stream::open(&server, "shell").await;
+        let mut calls = 0;
+        let mut run = async |name: &str, arguments: serde_json::Value| {
+            calls += 1;
+            stream.batch(vec![tool(&calls.to_string(), name, arguments)]).await;
+            stream.result().await
+        };
+        let result =
+            run("terminal_stateful", json!({"command": "X=kept; sleep 600 & test -t 0 && echo terminal"})).await;
+        assert!(result.success && result.output.ends_with("terminal"), "{level}: {result:?}");
+        let result = run("terminal_stateful", json!({"command": "sleep 600", "timeout": 1})).await;
+        assert_eq!(result.error, "Command timed out after 1.0s", "{level}: {result:?}");
+        let result = run("terminal_stateful", json!({"command": "echo $X; jobs | grep -c sleep"})).await;
+        assert_eq!(result.output, "kept\n1", "{level}: {result:?}");
+        let result = run("tmux", json!({"action": "start"})).await;
+        assert!(result.success, "{level}: {result:?}");
+        let result = run("tmux", json!({"action": "send_keys", "keys": ["echo a''b", "Enter"], "block": true})).await;
+        assert!(result.output.contains("\nab\n"), "{level}: {result:?}");
+        let result = run("bash", json!({"command": "echo up; sleep 600", "background": true})).await;
+        assert!(result.success, "{level}: {result:?}");
+        let result = run("process", json!({"action": "kill", "id": 1})).await;
+        assert!(result.output.contains("killed by signal 9"), "{level}: {result:?}");
+    }
+}
+
 const TOKEN: &str = "s3cret-of-the-trainer";
 
 /// Shares the network with its executor, whose token is all that stands between them, and must stay out of reach.

@@ -1,6 +1,7 @@
 //! The real binary, driven over its public protocol.
 
 mod artifacts;
+mod background;
 mod bad_input;
 mod calls;
 mod cli;
@@ -24,4 +25,5 @@ mod resume;
 mod scaling;
 mod start;
 mod storm;
+mod terminals;
 mod tools;

@@ -221,11 +221,8 @@ async fn arguments_that_do_not_fit_are_rejected() {
         (tool("5", "bash", json!({"command": "a\0b"})), Reason::InvalidArguments, "NUL"),
         (tool("6", "bash", json!([])), Reason::InvalidArguments, "object"),
         (tool("7", "write_file", json!({"path": "f", "content": huge})), Reason::RequestTooLarge, "max 100000"),
-        (
-            tool("8", "terminal", json!({"command": "true", "background": true})),
-            Reason::InvalidArguments,
-            "terminal background execution is not supported in sandbox",
-        ),
+        (tool("8", "process", json!({"action": "poll"})), Reason::InvalidArguments, "id"),
+        (tool("9", "terminal_stateful", json!({})), Reason::InvalidArguments, "command"),
     ] {
         stream.batch(vec![call]).await;
         let result = stream.result().await;
@@ -264,7 +261,7 @@ async fn tools_are_listed_by_toolset() {
     };
     assert_eq!(names(&list(&["filesystem"]).await.expect("a toolset")), ["read_file", "write_file"]);
     let all = list(&["all"]).await.expect("a toolset");
-    assert_eq!(names(&all), ["bash", "read_file", "terminal", "write_file"]);
+    assert_eq!(names(&all), ["bash", "process", "read_file", "terminal", "terminal_stateful", "tmux", "write_file"]);
     for tool in &all {
         let schema: serde_json::Value = serde_json::from_str(&tool.schema_json).expect("a schema is JSON");
         assert_eq!(schema["type"], "function");

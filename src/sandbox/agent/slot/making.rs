@@ -59,6 +59,7 @@ impl SlotTask {
         self.transfers.end().await;
         let destroyed = slot.destroy().await;
         self.agent.sweeper.sweep();
+        self.sessions.end().await;
         destroyed?;
         self.join_calls().await;
         // Those that such calls gave back.
@@ -72,6 +73,7 @@ impl SlotTask {
         if tokio::time::timeout(PATIENCE, self.join_calls()).await.is_err() {
             warn!(slot = self.index, "calls did not end in {PATIENCE:?}: the slot is ended under them");
         }
+        self.sessions.end().await;
     }
 
     pub(super) async fn join_calls(&mut self) {

@@ -15,8 +15,10 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags},
+    fs::OFlags,
     mount::MountFlags,
     process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions},
+    pty::OpenptFlags,
     thread::UnshareFlags,
 };
 
@@ -79,6 +81,12 @@ fn serve(mut runner: Runner<'_>) -> Result<(), SlotError> {
             // It came too late for the call that it was meant for.
             Some(RequestKind::Cancel(_)) | None => continue,
         };
+        let start = start.and_then(|(start, mut stdio)| {
+            if start.terminal {
+                runner.open_terminal(&mut stdio)?;
+            }
+            Ok((start, stdio))
+        });
         let answer = match start.map(|(start, descriptors)| runner.start(&start, descriptors)) {
             Ok(Ok((child, started))) => match runner.watch(&child, started).at(Step::EndProcesses)? {
                 Some(ended) => ReplyKind::Ended(ended),
@@ -169,6 +177,22 @@ impl Runner<'_> {
             }
         }
         self.agent.receive()
+    }
+
+    /// Makes a terminal, tells the agent, and puts it in the place of stderr. It becomes this process's controlling
+    /// terminal, and so that of all it starts.
+    fn open_terminal(&self, stdio: &mut [OwnedFd]) -> io::Result<()> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = rustix::pty::openpt(flags)?;
+        rustix::pty::unlockpt(&master)?;
+        let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+        // Another one, since whether it blocks is not a descriptor's own.
+        let never_blocks = flags | OpenptFlags::from_bits_retain(OFlags::NONBLOCK.bits());
+        let agents = rustix::pty::ioctl_tiocgptpeer(&master, never_blocks)?;
+        rustix::process::ioctl_tiocsctty(&slave)?;
+        self.agent.send(&Reply::from(ReplyKind::Terminal(Nothing {})), &[master.as_fd(), agents.as_fd()])?;
+        *stdio.get_mut(1).ok_or(io::ErrorKind::InvalidData)? = slave;
+        Ok(())
     }
 
     /// Starts the call's process. When memory runs out, calls go first and helpers stay.

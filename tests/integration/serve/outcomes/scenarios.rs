@@ -38,6 +38,10 @@ async fn run(prepare: &str, calls: Vec<(By, Call)>) -> Vec<Case> {
     cases
 }
 
+pub(super) async fn terminal_state() -> Vec<Case> {
+    run(":", vec![(By::Model, tool("none", "process", json!({"action": "poll", "id": 1})))]).await
+}
+
 async fn run_both(script: &str) -> Vec<Case> {
     run(":", By::BOTH.map(|by| (by, by.call(&format!("{by:?}"), script))).into()).await
 }

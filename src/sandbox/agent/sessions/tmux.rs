@@ -1,0 +1,234 @@
+//! A terminal with a screen: an interactive shell in a runner of its own, its terminal, and an emulation of what a person
+//! would see. What is printed is read for as long as it runs, whether or not anybody looks.
+
+mod keys;
+mod screen;
+
+use std::{
+    collections::VecDeque,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    process::Pid,
+    termios::{LocalModes, Winsize},
+};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{mpsc, watch},
+    time::{sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::screen::Screen;
+use super::{
+    super::stdio::pipe_of,
+    lock,
+    shell::{ShellError, tty::watched},
+};
+use crate::{
+    sandbox::slot::{DEATH, Runner, Terminal},
+    tool::{
+        job::{Process, Program},
+        session::Told,
+    },
+};
+
+/// The terminal is the stderr that it begins with.
+const BEGIN: &str =
+    "command -v bash >/dev/null 2>&1 && exec bash --norc --noprofile -i <&2 >&2; exec /bin/sh -i <&2 >&2";
+const ENVIRONMENT: [(&str, &str); 3] = [("TERM", "xterm-256color"), ("PS1", "$ "), ("HISTFILE", "/dev/null")];
+
+/// Nothing was printed for so long: what is on the screen will stay for now.
+const QUIET: Duration = Duration::from_millis(100);
+/// How often a command that is waited for is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long the shell may take to show its prompt.
+const PROMPT: Duration = Duration::from_secs(5);
+/// Of one read.
+const READ: usize = 64 << 10;
+
+/// See the module.
+pub(super) struct Tmux {
+    screen: Mutex<Screen>,
+    terminal: Arc<AsyncFd<OwnedFd>>,
+    /// Of the shell as it waits at its prompt.
+    home: Mutex<Option<Holder>>,
+    typed: mpsc::UnboundedSender<Vec<u8>>,
+    end: CancellationToken,
+    ended: watch::Sender<bool>,
+}
+
+/// Who has the terminal: which process group, and whether it is read by lines. A shell that edits its line has it by
+/// keys, and gives that up as soon as it runs something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Holder {
+    group: Pid,
+    lines: bool,
+}
+
+/// What must be driven for it to go on.
+pub(super) struct Driver {
+    shared: Arc<Tmux>,
+    runner: Runner,
+    typed: mpsc::UnboundedReceiver<Vec<u8>>,
+    buffer: Vec<u8>,
+}
+
+impl Tmux {
+    /// `user`: the slot's, where that is not the agent's own. `size`: columns and rows.
+    pub(super) async fn begin(
+        mut runner: Runner,
+        user: Option<u32>,
+        size: (u16, u16),
+    ) -> Result<(Arc<Self>, Driver), ShellError> {
+        let (_, stdout) = pipe_of(user)?;
+        let environment = ENVIRONMENT.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let process = Process { program: Program::Shell(BEGIN.to_owned()), environment, ..Process::default() };
+        let started = runner.start_in_terminal(&process, None, stdout).await?;
+        // The side of the processes is theirs alone: the terminal ends with them.
+        let Terminal { master, .. } = started.map_err(ShellError::Terminal)?;
+        let (width, height) = size;
+        let winsize = Winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&master, winsize).map_err(std::io::Error::from)?;
+        let (typed, heard) = mpsc::unbounded_channel();
+        let shared = Arc::new(Self {
+            screen: Mutex::new(Screen::new(width, height)),
+            terminal: Arc::new(watched(master)?),
+            home: Mutex::new(None),
+            typed,
+            end: CancellationToken::new(),
+            ended: watch::Sender::new(false),
+        });
+        let driver = Driver { shared: shared.clone(), runner, typed: heard, buffer: vec![0; READ] };
+        Ok((shared, driver))
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
+    /// Ends it, and waits until nothing of it is left.
+    pub(super) async fn stop(&self) {
+        self.end.cancel();
+        let mut ended = self.ended.subscribe();
+        // It ends within that, or nothing ends it.
+        let _ = timeout(2 * DEATH, ended.wait_for(|ended| *ended)).await;
+    }
+
+    /// Until the shell shows its prompt.
+    pub(super) async fn until_prompt(&self) {
+        let asked = Instant::now();
+        while !self.is_quiet(asked) && asked.elapsed() < PROMPT && !self.has_ended() {
+            sleep(LOOK).await;
+        }
+        *lock(&self.home) = self.holder();
+    }
+
+    /// Types, waits, and answers with the screen. `wait`: at least, and at most where it blocks.
+    pub(super) async fn send(&self, keys: &[String], block: bool, wait: (Duration, Duration)) -> Told {
+        let application_cursor = lock(&self.screen).application_cursor();
+        let bytes: Vec<u8> = keys.iter().flat_map(|key| keys::typed(key, application_cursor)).collect();
+        let asked = Instant::now();
+        // It fails only where it has ended, which is told.
+        let _ = self.typed.send(bytes);
+        sleep(wait.0).await;
+        let mut done = !block;
+        while !done && !self.has_ended() && asked.elapsed() < wait.1 {
+            sleep(LOOK).await;
+            done = self.holder() == *lock(&self.home) && self.is_quiet(asked);
+        }
+        let told = self.capture(false);
+        match done || self.has_ended() {
+            true => told,
+            false => Told {
+                output: format!("{}\n[the command has not ended after {:.1} s]", told.output, wait.1.as_secs_f64()),
+                ..told
+            },
+        }
+    }
+
+    pub(super) fn capture(&self, entire: bool) -> Told {
+        let mut screen = lock(&self.screen);
+        if !entire {
+            return Told::new(screen.text());
+        }
+        let (text, may_be_more) = screen.history();
+        let note = if may_be_more { "[earlier lines are not kept]\n" } else { "" };
+        Told::new(format!("{note}{text}")).with("history_full", may_be_more)
+    }
+
+    pub(super) fn stream(&self, max: usize, reset: bool) -> Told {
+        let lines = lock(&self.screen).lines(max, reset);
+        Told::new(lines.text).with("next_offset", lines.next).with("dropped_bytes", lines.dropped)
+    }
+
+    /// Something was printed since, and nothing for a while.
+    fn is_quiet(&self, since: Instant) -> bool {
+        lock(&self.screen).last_output.is_some_and(|last| last > since && last.elapsed() >= QUIET)
+    }
+
+    fn holder(&self) -> Option<Holder> {
+        let terminal = self.terminal.get_ref();
+        let modes = rustix::termios::tcgetattr(terminal).ok()?;
+        let group = rustix::termios::tcgetpgrp(terminal).ok()?;
+        Some(Holder { group, lines: modes.local_modes.contains(LocalModes::ICANON) })
+    }
+}
+
+impl Driver {
+    /// Until it ends, by itself, by a stop, or by `end`.
+    pub(super) async fn run(mut self, end: CancellationToken) {
+        let terminal = self.shared.terminal.clone();
+        let mut pending: VecDeque<u8> = VecDeque::new();
+        let mut death: Option<tokio::time::Instant> = None;
+        let mut hung_up = false;
+        loop {
+            // Cancel-safe: nothing is read or written before the choice is made.
+            tokio::select! {
+                _ = self.runner.ended() => break,
+                ready = terminal.readable(), if !hung_up => {
+                    // An error means that the runtime is gone.
+                    let Ok(mut ready) = ready else { break };
+                    match rustix::io::read(ready.get_inner(), &mut self.buffer) {
+                        Ok(read) if read > 0 => lock(&self.shared.screen).push(&self.buffer[..read]),
+                        Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+                        // Nobody has the other side open.
+                        _ => hung_up = true,
+                    }
+                }
+                ready = terminal.writable(), if !pending.is_empty() => {
+                    let Ok(mut ready) = ready else { break };
+                    match rustix::io::write(ready.get_inner(), pending.as_slices().0) {
+                        Ok(written) => _ = pending.drain(..written),
+                        Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+                        Err(_) => pending.clear(),
+                    }
+                }
+                Some(typed) = self.typed.recv() => pending.extend(typed),
+                () = at(death) => break,
+                () = either(&end, &self.shared.end), if death.is_none() => {
+                    self.runner.cancel();
+                    death = Some(tokio::time::Instant::now() + DEATH);
+                }
+            }
+        }
+        self.shared.ended.send_replace(true);
+    }
+}
+
+async fn either(one: &CancellationToken, other: &CancellationToken) {
+    tokio::select! {
+        () = one.cancelled() => {}
+        () = other.cancelled() => {}
+    }
+}
+
+async fn at(death: Option<tokio::time::Instant>) {
+    match death {
+        Some(death) => sleep_until(death).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,157 @@
+//! A terminal's screen, what has scrolled off it, and a recording of what was printed. All of it is bounded.
+
+use std::{num::NonZeroU16, time::Instant};
+
+use vt100::Parser;
+
+use super::super::log::{Log, broken_end};
+
+/// Lines that have scrolled off, at most.
+const HISTORY: usize = 10_000;
+/// Of the recording, the last bytes.
+const RECORDING: usize = 1 << 20;
+
+/// See the module.
+pub(super) struct Screen {
+    parser: Parser,
+    began: Instant,
+    recording: Log,
+    cursor: u64,
+    /// The begin of a character.
+    held: Vec<u8>,
+    pub(super) last_output: Option<Instant>,
+}
+
+/// Lines of the recording.
+pub(super) struct Lines {
+    pub(super) text: String,
+    pub(super) dropped: u64,
+    pub(super) next: u64,
+}
+
+impl Screen {
+    pub(super) fn new(width: u16, height: u16) -> Self {
+        let mut recording = Log::new(RECORDING);
+        recording.push(format!("{{\"version\":2,\"width\":{width},\"height\":{height}}}\n").as_bytes());
+        let [rows, columns] = [height, width].map(|size| NonZeroU16::new(size).unwrap_or(NonZeroU16::MIN));
+        let parser = Parser::new(rows, columns, HISTORY);
+        Self { parser, began: Instant::now(), recording, cursor: 0, held: Vec::new(), last_output: None }
+    }
+
+    pub(super) fn push(&mut self, data: &[u8]) {
+        let now = Instant::now();
+        self.last_output = Some(now);
+        self.parser.process(data);
+        self.held.extend_from_slice(data);
+        let whole = self.held.len() - broken_end(&self.held);
+        let text = String::from_utf8_lossy(&self.held[..whole]);
+        let text = serde_json::Value::from(text.into_owned());
+        let seconds = now.duration_since(self.began).as_secs_f64();
+        self.recording.push(format!("[{seconds:.6},\"o\",{text}]\n").as_bytes());
+        self.held.drain(..whole);
+    }
+
+    pub(super) fn application_cursor(&self) -> bool {
+        self.parser.screen().application_cursor()
+    }
+
+    /// What is to be seen now, without white space at the ends of lines and of the screen.
+    pub(super) fn text(&self) -> String {
+        let screen = self.parser.screen();
+        let rows: Vec<String> = screen.rows(0, screen.size().1.get()).collect();
+        tidy(rows.iter().map(String::as_str))
+    }
+
+    /// All that is kept, and whether there may have been more.
+    pub(super) fn history(&mut self) -> (String, bool) {
+        let (height, width) = self.parser.screen().size();
+        let (height, width) = (height.get(), width.get());
+        let screen = self.parser.screen_mut();
+        screen.set_scrollback(usize::MAX);
+        let depth = screen.scrollback();
+        let mut lines: Vec<String> = Vec::new();
+        let mut back = depth;
+        while back > 0 {
+            screen.set_scrollback(back);
+            let count = back.min(usize::from(height));
+            lines.extend(screen.rows(0, width).take(count));
+            back -= count;
+        }
+        screen.set_scrollback(0);
+        lines.extend(screen.rows(0, width));
+        (tidy(lines.iter().map(String::as_str)), depth >= HISTORY)
+    }
+
+    /// Whole lines of the recording since the last time; with `reset`, from its begin.
+    pub(super) fn lines(&mut self, max: usize, reset: bool) -> Lines {
+        let from = if reset { 0 } else { self.cursor };
+        let mut part = self.recording.read(from, max);
+        // Some line's middle.
+        if part.dropped > 0 {
+            let rest = part.data.iter().position(|byte| *byte == b'\n').map_or(part.data.len(), |end| end + 1);
+            part.data.drain(..rest);
+            part.offset += rest as u64;
+        }
+        // A line that is longer than what was asked for is given in parts.
+        if let Some(end) = part.data.iter().rposition(|byte| *byte == b'\n') {
+            part.data.truncate(end + 1);
+        }
+        self.cursor = part.next();
+        Lines { text: String::from_utf8_lossy(&part.data).into_owned(), dropped: part.dropped, next: part.next() }
+    }
+}
+
+fn tidy<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    let lines: Vec<&str> = lines.map(str::trim_end).collect();
+    lines.join("\n").trim_end_matches('\n').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    #[test]
+    fn the_screen_and_what_scrolled_off() {
+        let mut screen = Screen::new(20, 3);
+        for line in 1..=8 {
+            screen.push(format!("line {line}\r\n").as_bytes());
+        }
+        assert_eq!(screen.text(), "line 7\nline 8");
+        let all: Vec<String> = (1..=8).map(|line| format!("line {line}")).collect();
+        assert_eq!(screen.history(), (all.join("\n"), false));
+        screen.push(b"\x1b[2J\x1b[H\x1b[31mred");
+        assert_eq!(screen.text(), "red");
+    }
+
+    #[test]
+    fn a_recording_has_whole_lines_and_characters() {
+        let mut screen = Screen::new(20, 10);
+        let bytes = "é\u{1b}[1m\"x\"".as_bytes();
+        screen.push(&bytes[..1]);
+        screen.push(&bytes[1..]);
+        let lines = screen.lines(10_000, false).text;
+        let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines[0]["width"], 20);
+        assert_eq!((lines[1][2].as_str(), lines[2][2].as_str()), (Some(""), Some("é\u{1b}[1m\"x\"")));
+        assert_eq!(screen.lines(10_000, false).text, "");
+        assert!(screen.lines(10_000, true).text.starts_with("{\"version\":2"));
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_of_any_kind_are_borne(pieces in vec(vec(any::<u8>(), 0..60), 0..30)) {
+            let mut screen = Screen::new(20, 10);
+            for piece in &pieces {
+                screen.push(piece);
+            }
+            prop_assert!(screen.text().lines().count() <= 10);
+            let (history, _) = screen.history();
+            prop_assert!(history.ends_with(&screen.text()) || screen.text().is_empty());
+            for line in screen.lines(usize::MAX, true).text.lines() {
+                prop_assert!(serde_json::from_str::<serde_json::Value>(line).is_ok());
+            }
+        }
+    }
+}
