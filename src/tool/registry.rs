@@ -342,7 +342,10 @@ mod tests {
             listing("b", Ok(vec![elsewhere("search"), json!({"function": {"name": "x", "parameters": {"type": 7}}})])),
         ];
         let (registry, faults) = Registry::with_external(&names(&["full"]), &[], &listings).unwrap();
-        assert_eq!(listed(&registry, &["all"]), ["terminal", "bash", "read_file", "write_file", "search"]);
+        assert_eq!(
+            listed(&registry, &["all"]),
+            ["terminal", "bash", "process", "read_file", "write_file", "terminal_stateful", "tmux", "search"]
+        );
         assert_eq!(faults.len(), 4, "{faults:?}");
         assert!(faults[0].contains("bash is a tool of slots") && faults[2].contains("search is a tool of a"));
 
