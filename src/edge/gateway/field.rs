@@ -149,6 +149,21 @@ impl<'a> Field<'a> {
         }
     }
 
+    pub(super) fn text_or(self, default: &str) -> Result<String, Fault> {
+        if self.value.is_none() { Ok(default.to_owned()) } else { self.text() }
+    }
+
+    /// One of these texts, of which the first is the default; `message` names them.
+    pub(super) fn one_of<const N: usize>(
+        self,
+        choices: [&'static str; N],
+        message: &'static str,
+    ) -> Result<&'static str, Fault> {
+        let Some(value) = self.value else { return Ok(choices[0]) };
+        let chosen = self.text().ok().and_then(|text| choices.into_iter().find(|choice| *choice == text));
+        chosen.ok_or_else(|| self.fault("literal_error", message, value))
+    }
+
     /// The text of an object, if there is one.
     pub(super) fn object_if_any(self) -> Result<Option<&'a RawValue>, Fault> {
         match self.value {

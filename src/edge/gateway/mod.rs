@@ -8,6 +8,7 @@
 //!
 //! Each endpoint has a file of its own; [`openapi.json`](docs) describes them all.
 
+mod artifacts;
 mod body;
 mod docs;
 mod execute;
@@ -59,6 +60,9 @@ impl Gateway {
             .route("/status", get(status::status))
             .route("/execute", post(execute::execute))
             .route("/release", post(release::release))
+            .route("/artifacts/read", post(artifacts::read))
+            .route("/artifacts/list", post(artifacts::list))
+            .route("/artifacts/archive", post(artifacts::archive))
             .route("/openapi.json", get(docs::openapi))
             .route("/docs", get(docs::page))
             .with_state(self)
