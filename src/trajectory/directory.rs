@@ -19,6 +19,7 @@ use super::{
     command::{Answer, Command, OpenCommand},
     connection::Responses,
     driver::Driver,
+    observer::Observer,
     request::{Call, Limits, Open, OpenError, Requests},
     start::Start,
     state::{Description, Moment, State},
@@ -47,6 +48,7 @@ pub(super) struct Shared {
     pub(super) scheduler: scheduler::Handle,
     pub(super) tools: external::Handle,
     journal: Journal,
+    pub(super) observer: Arc<dyn Observer>,
     trajectories: Mutex<HashMap<TrajectoryKey, mpsc::Sender<Command>>>,
     totals: Totals,
     /// All results together fill the memory for them: whoever has some that have been sent lets go of them, one
@@ -80,6 +82,7 @@ impl Directory {
         scheduler: scheduler::Handle,
         tools: external::Handle,
         journal: Journal,
+        observer: Arc<dyn Observer>,
         restored: Vec<Start>,
     ) -> Self {
         let directory = Self {
@@ -89,6 +92,7 @@ impl Directory {
                 scheduler,
                 tools,
                 journal,
+                observer,
                 trajectories: Mutex::default(),
                 totals: Totals::default(),
                 pressure: Notify::new(),

@@ -1,6 +1,7 @@
 //! The task that owns a trajectory: feeds its state what happens, and carries out what the state decides.
 
 mod act;
+mod counting;
 mod outside;
 mod reclaiming;
 mod transfers;
@@ -351,26 +352,6 @@ impl Driver {
         if let Some(journal) = &mut self.journal {
             journal.checkpoint(&self.state.restate()).await;
         }
-    }
-
-    /// Brings the service's totals up to date with this trajectory.
-    fn count(&mut self) {
-        self.recount(self.state.part());
-    }
-
-    fn recount(&mut self, now: Part) {
-        let before = std::mem::replace(&mut self.counted, now);
-        if before != now {
-            self.shared.count(&before, &now);
-        }
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        // What it answered stays counted.
-        let Part { answers, unsuccessful, .. } = self.counted;
-        self.recount(Part { answers, unsuccessful, ..Part::default() });
     }
 }
 

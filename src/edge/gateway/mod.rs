@@ -14,6 +14,7 @@ mod execute;
 mod field;
 mod refusal;
 mod release;
+mod scrape;
 mod status;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use self::refusal::Refusal;
+pub use self::scrape::Exporter;
 use super::{access::Access, parse::Parser};
 use crate::{
     id::{Tenant, TrajectoryId, TrajectoryKey},
@@ -49,6 +51,7 @@ pub(super) struct Gateway {
     pub(super) max_request_bytes: usize,
     /// Whether new trajectories are welcome.
     pub(super) serving: watch::Receiver<bool>,
+    pub(super) exporter: Arc<dyn Exporter>,
 }
 
 impl Gateway {
@@ -57,6 +60,7 @@ impl Gateway {
             .route("/", get(root))
             .route("/health", get(health))
             .route("/status", get(status::status))
+            .route("/metrics", get(scrape::scrape))
             .route("/execute", post(execute::execute))
             .route("/release", post(release::release))
             .route("/openapi.json", get(docs::openapi))
