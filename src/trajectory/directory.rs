@@ -14,6 +14,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, info_span};
 
 use super::{
     command::{Answer, Command, OpenCommand},
@@ -311,7 +312,8 @@ impl Directory {
 
     fn start(&self, start: Start) -> mpsc::Sender<Command> {
         let (sender, commands) = mpsc::channel(COMMANDS);
-        self.shared.tasks.spawn(Driver::new(start, self.shared.clone(), commands).run());
+        let span = info_span!("trajectory", trajectory = %start.key.id);
+        self.shared.tasks.spawn(Driver::new(start, self.shared.clone(), commands).run().instrument(span));
         sender
     }
 

@@ -4,6 +4,7 @@ mod act;
 mod counting;
 mod outside;
 mod reclaiming;
+mod spans;
 mod transfers;
 
 use std::{collections::HashMap, future::pending, sync::Arc};
@@ -14,6 +15,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use self::spans::CallSpans;
 use self::{
     outside::{Outside, OutsideEvent},
     reclaiming::Reclaiming,
@@ -58,6 +60,7 @@ pub(super) struct Driver {
     releases: Vec<oneshot::Sender<()>>,
     /// Each ends with a transfer of files.
     transfers: JoinSet<()>,
+    spans: CallSpans,
     /// What this trajectory adds to the service's totals.
     counted: Part,
 }
@@ -96,6 +99,7 @@ impl Driver {
             next_waiter: 0,
             releases: Vec::new(),
             transfers: JoinSet::new(),
+            spans: CallSpans::default(),
             counted: Part::default(),
         }
     }
@@ -339,6 +343,7 @@ impl Driver {
     /// Keeps what has happened, so that whatever follows from it may.
     async fn record(&mut self) {
         let records = self.state.take_records();
+        self.spans.begin(&records);
         if let Some(journal) = &mut self.journal
             && !records.is_empty()
         {

@@ -1,5 +1,6 @@
 //! Whoever counts what is answered.
 
+use crate::id::CallId;
 use crate::tool::{Outcome, Reason, Timings, ToolLabel};
 
 /// Told of every answer once, before anybody has it; of one that is sent again, nothing.
@@ -11,6 +12,7 @@ pub trait Observer: Send + Sync {
 /// How a call was answered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answered {
+    pub call: CallId,
     pub tool: ToolLabel,
     pub outcome: Outcome,
     pub reason: Option<Reason>,

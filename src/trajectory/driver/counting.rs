@@ -8,6 +8,7 @@ impl Driver {
     pub(super) fn count(&mut self) {
         for answered in self.state.take_answered() {
             self.shared.observer.answered(&answered);
+            self.spans.end(&answered);
         }
         self.recount(self.state.part());
     }

@@ -343,7 +343,13 @@ impl State {
         self.answers += 1;
         self.unsuccessful += u64::from(result.outcome != Outcome::Succeeded);
         let timings = (result.sequence > Sequence(0)).then_some(result.timings);
-        self.answered.push(Answered { tool, outcome: result.outcome, reason: result.reason, timings });
+        self.answered.push(Answered {
+            call: result.call_id.clone(),
+            tool,
+            outcome: result.outcome,
+            reason: result.reason,
+            timings,
+        });
     }
 
     fn send(&mut self, response: Response) {

@@ -17,6 +17,7 @@ mod isolation;
 mod leases;
 mod limits;
 mod load;
+mod logs;
 mod metrics;
 mod once;
 mod outcomes;
