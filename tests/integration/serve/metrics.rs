@@ -185,6 +185,45 @@ async fn a_trajectory_that_nobody_attends_to_is_on_its_lease() {
     assert_eq!(trajectories("attended").await, 0.0);
 }
 
+/// What the dashboard and the alert rules ask for, with the values of their labels.
+const ASKED: [&str; 2] =
+    [include_str!("../../../deploy/monitoring/alerts.yaml"), include_str!("../../../deploy/monitoring/dashboard.json")];
+
+#[tokio::test]
+async fn what_dashboard_and_alerts_name_is_there() {
+    let server = Server::start();
+    run(&server).await;
+    let scrape = Scrape::of(&server).await;
+    let mut there: BTreeSet<String> = scrape.samples.iter().map(|(name, ..)| name.clone()).collect();
+    let names = Regex::new("tool_executor_[a-z_]+").unwrap();
+    for text in ASKED {
+        let named: BTreeSet<&str> = names.find_iter(text).map(|found| found.as_str()).collect();
+        assert!(named.len() > 5, "{named:?}");
+        for name in named {
+            assert!(there.contains(name), "there is no {name}");
+        }
+    }
+    // And every state and phase by which they choose.
+    let chosen = Regex::new(r#"(state|phase)="([a-z_]+)"#).unwrap();
+    let labels: BTreeSet<&str> = scrape.samples.iter().flat_map(|(_, labels, _)| labels.split(',')).collect();
+    for found in chosen.captures_iter(ASKED[0]) {
+        let label = format!("{}=\"{}\"", &found[1], &found[2]);
+        assert!(labels.contains(&*label), "nothing has {label}");
+    }
+    let dashboard: serde_json::Value = serde_json::from_str(ASKED[1]).expect("the dashboard is JSON");
+    // Every family is on it, but for the one that only lists instances.
+    for panel in dashboard["panels"].as_array().expect("it has panels") {
+        for target in panel["targets"].as_array().expect("it asks for something") {
+            let asked = target["expr"].as_str().expect("an expression");
+            there.retain(|name| !names.find_iter(asked).any(|found| found.as_str() == name));
+        }
+    }
+    let unseen = ["tool_executor_build_info", "tool_executor_start_time_seconds"];
+    let derived = |name: &String| ["_sum", "_count"].iter().any(|suffix| name.ends_with(suffix));
+    there.retain(|name| !unseen.contains(&&**name) && !derived(name));
+    assert!(there.is_empty(), "nobody looks at {there:?}");
+}
+
 #[tokio::test]
 async fn metrics_need_the_token_where_there_is_one() {
     let server = Server::with(&[("TOKEN", "s3cret")]);
