@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use crate::{
+    backend::Backend,
     edge::Exporter,
     scheduler::{self, ContainerState, PoolStatus},
     telemetry::{Answer, Metrics, Pool, Snapshot},
@@ -38,6 +39,7 @@ pub(super) struct Scraped {
     pub(super) metrics: Arc<Metrics>,
     pub(super) scheduler: scheduler::Handle,
     pub(super) directory: Directory,
+    pub(super) backend: Arc<dyn Backend>,
 }
 
 #[async_trait::async_trait]
@@ -54,6 +56,7 @@ impl Exporter for Scraped {
             call_bytes: counts.call_bytes,
             result_bytes: counts.kept_bytes,
             pools: pools.iter().map(pool).collect(),
+            requests: self.backend.requests().iter().map(|asked| (asked.call, asked.result, asked.count)).collect(),
         })
     }
 }

@@ -109,7 +109,12 @@ async fn serve(settings: Settings) -> Done {
         backend: backend.name(),
         keepalive: Keepalive { interval: settings.keepalive.interval, timeout: settings.keepalive.timeout },
         serving: is_serving,
-        exporter: Arc::new(Scraped { metrics, scheduler: scheduler.clone(), directory: directory.clone() }),
+        exporter: Arc::new(Scraped {
+            metrics,
+            scheduler: scheduler.clone(),
+            directory: directory.clone(),
+            backend: backend.clone(),
+        }),
         program,
     };
     let closing = CancellationToken::new();

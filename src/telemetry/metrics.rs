@@ -1,7 +1,7 @@
 //! What Prometheus is told, in the text format of OpenMetrics.
 //!
-//! Counters and histograms grow as things happen; gauges are made anew at each scrape, from what is so then, and cannot
-//! drift. Every label has few values: tools beyond [`MAX_TOOLS`] are counted together.
+//! Counters and histograms grow as things happen; what the rooms count by themselves is read at each scrape,
+//! and cannot drift. Every label has few values: tools beyond [`MAX_TOOLS`] are counted together.
 
 use std::{
     collections::HashSet,
@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub call_bytes: u64,
     pub result_bytes: u64,
     pub pools: Vec<Pool>,
+    /// Of Nomad so far: call, result, number.
+    pub requests: Vec<(&'static str, &'static str, u64)>,
 }
 
 /// One pool of containers.
@@ -125,6 +127,12 @@ struct PoolStateLabels {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    call: &'static str,
+    result: &'static str,
+}
+
 impl Metrics {
     /// Of a service that starts now, over this backend.
     pub fn new(backend: &'static str) -> Self {
@@ -180,16 +188,17 @@ impl Metrics {
     /// The answer to a scrape.
     pub fn render(&self, snapshot: &Snapshot) -> String {
         let mut rendered = String::new();
-        let gauges = gauges(snapshot);
+        let of_snapshot = of_snapshot(snapshot);
         let written = text::encode_registry(&mut rendered, &self.registry)
-            .and_then(|()| text::encode_registry(&mut rendered, &gauges))
+            .and_then(|()| text::encode_registry(&mut rendered, &of_snapshot))
             .and_then(|()| text::encode_eof(&mut rendered));
         written.expect("a string takes every text");
         rendered
     }
 }
 
-fn gauges(snapshot: &Snapshot) -> Registry {
+/// What is known from the snapshot alone.
+fn of_snapshot(snapshot: &Snapshot) -> Registry {
     let mut registry = Registry::with_prefix("tool_executor");
     let value = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let by_state = |registry: &mut Registry, name: &str, help: &str, states: &[(&'static str, u64)]| {
@@ -239,6 +248,11 @@ fn gauges(snapshot: &Snapshot) -> Registry {
     registry.register("containers", "Containers by pool and state", containers);
     registry.register("containers_max", "How many containers a pool may have", max);
     registry.register("waiting_trajectories", "Trajectories that wait for a slot", waiting);
+    let requests = Family::<RequestLabels, Counter>::default();
+    for &(call, result, count) in &snapshot.requests {
+        requests.get_or_create(&RequestLabels { call, result }).inc_by(count);
+    }
+    registry.register("nomad_requests", "Requests to Nomad, each try by itself, by call and result", requests);
     registry.register("container_start_failing", "1 while containers of the pool do not start", failing);
     registry
 }

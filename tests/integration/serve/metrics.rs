@@ -12,6 +12,7 @@ use tool_executor::pb::toolexecutor::{CallResult, Outcome};
 use crate::support::{
     client::{Stream, bash, command, seconds, shell, tool},
     http::Request,
+    nomad::Nomad,
     server::Server,
 };
 
@@ -191,7 +192,8 @@ const ASKED: [&str; 2] =
 
 #[tokio::test]
 async fn what_dashboard_and_alerts_name_is_there() {
-    let server = Server::start();
+    // Over a Nomad, since that is told of, too.
+    let server = Server::on(&Nomad::start(), &[]);
     run(&server).await;
     let scrape = Scrape::of(&server).await;
     let mut there: BTreeSet<String> = scrape.samples.iter().map(|(name, ..)| name.clone()).collect();
@@ -222,6 +224,17 @@ async fn what_dashboard_and_alerts_name_is_there() {
     let derived = |name: &String| ["_sum", "_count"].iter().any(|suffix| name.ends_with(suffix));
     there.retain(|name| !unseen.contains(&&**name) && !derived(name));
     assert!(there.is_empty(), "nobody looks at {there:?}");
+}
+
+#[tokio::test]
+async fn requests_to_nomad_are_counted_by_how_they_went() {
+    let server = Server::on(&Nomad::start(), &[]);
+    run(&server).await;
+    let scrape = Scrape::of(&server).await;
+    let requests = |labels: &[&str]| scrape.sum("tool_executor_nomad_requests_total", labels);
+    assert!(requests(&["call=\"POST /v1/job/:id/dispatch\"", "result=\"ok\""]) >= 1.0);
+    assert!(requests(&["call=\"GET /v1/allocations\"", "result=\"ok\""]) >= 1.0);
+    assert_eq!(requests(&["result=\"denied\""]), 0.0);
 }
 
 #[tokio::test]
