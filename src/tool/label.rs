@@ -1,6 +1,6 @@
 //! Names for whoever counts: each is one of few, whatever a model has sent.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use super::{Outcome, Reason};
 
@@ -22,12 +22,6 @@ impl ToolLabel {
             Self::Command => "command",
             Self::Unknown => "unknown",
         }
-    }
-}
-
-impl fmt::Display for ToolLabel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
