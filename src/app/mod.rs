@@ -2,6 +2,7 @@
 
 mod check;
 mod containers;
+mod metrics;
 mod rooms;
 mod serve;
 mod state_dir;

@@ -15,7 +15,9 @@ use tracing::{info, warn};
 use super::{
     Done,
     containers::{self, Containers},
-    log, rooms,
+    log,
+    metrics::{Counter, Scraped},
+    rooms,
     state_dir::StateDir,
 };
 use crate::{
@@ -25,6 +27,7 @@ use crate::{
     sandbox::client::LinkOptions,
     scheduler::{self, ContainerState},
     settings::{self, OnShutdown, ServeFlags, Settings},
+    telemetry::Metrics,
     trajectory::{self, Directory},
 };
 
@@ -92,7 +95,9 @@ async fn serve(settings: Settings) -> Done {
     let (scheduler, scheduling) = scheduler::spawn(pools, backend.clone(), options, adopted, claims);
     let defaults = limits.default_options.clone();
     let max_trajectories = settings.limits.max_trajectories;
-    let directory = Directory::new(limits, max_trajectories, scheduler.clone(), tools, journal, restored);
+    let metrics = Arc::new(Metrics::new(backend.name()));
+    let counter = Arc::new(Counter(metrics.clone()));
+    let directory = Directory::new(limits, max_trajectories, scheduler.clone(), tools, journal, counter, restored);
     let (serving, is_serving) = watch::channel(true);
     let edge = Edge {
         access: Access::new(settings.token.as_ref().map(settings::Secret::reveal)),
@@ -104,6 +109,12 @@ async fn serve(settings: Settings) -> Done {
         backend: backend.name(),
         keepalive: Keepalive { interval: settings.keepalive.interval, timeout: settings.keepalive.timeout },
         serving: is_serving,
+        exporter: Arc::new(Scraped {
+            metrics,
+            scheduler: scheduler.clone(),
+            directory: directory.clone(),
+            backend: backend.clone(),
+        }),
         program,
     };
     let closing = CancellationToken::new();

@@ -13,7 +13,7 @@ pub use self::{
     nomad::{
         AgentDelivery, Constraint, ContainerSpec, Driver, Finding, NomadBackend, NomadConfig, NomadPool, Program,
         Verdict,
-        api::{Address as NomadAddress, ClientConfig as NomadClientConfig, ClientError, HttpAuth},
+        api::{Address as NomadAddress, ClientConfig as NomadClientConfig, ClientError, HttpAuth, Requests},
         inspect as inspect_nomad,
     },
 };
@@ -43,6 +43,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Clears away what there is beside containers. Called once, when all of them have been stopped.
     async fn close(&self);
+
+    /// What it has asked others for so far, and how that went. Empty where it asks nobody.
+    fn requests(&self) -> Vec<Requests> {
+        Vec::new()
+    }
 
     /// Leaves all there is to an executor to come, and does nothing by itself any more. Called once, instead of
     /// [`Self::close`].

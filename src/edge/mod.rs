@@ -25,7 +25,7 @@ use tonic::{
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::warn;
 
-pub use self::{access::Access, program::AgentProgram, render::PublicLimits};
+pub use self::{access::Access, gateway::Exporter, program::AgentProgram, render::PublicLimits};
 use self::{gateway::Gateway, parse::Parser, service::Service};
 use crate::{
     pb::toolexecutor::{FILE_DESCRIPTOR_SET, tool_executor_server::ToolExecutorServer},
@@ -48,6 +48,8 @@ pub struct Edge {
     pub keepalive: Keepalive,
     /// Whether new trajectories are welcome.
     pub serving: watch::Receiver<bool>,
+    /// Says how the service does.
+    pub exporter: Arc<dyn Exporter>,
     /// What containers elsewhere download.
     pub program: Option<AgentProgram>,
 }
@@ -115,6 +117,7 @@ impl Edge {
             scheduler: self.scheduler.clone(),
             max_request_bytes,
             serving: self.serving,
+            exporter: self.exporter,
         };
         let router = match self.program {
             Some(program) => gateway.router().merge(program.router()),

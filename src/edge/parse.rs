@@ -11,7 +11,7 @@ use crate::{
     pb::{duration as pb_duration, toolexecutor as pb},
     scheduler,
     tool::{
-        Arguments, Chooser, Command, CommandError, Kind, ParsedTool, Registry, Task,
+        Arguments, Chooser, Command, CommandError, Kind, ParsedTool, Registry, Task, ToolLabel,
         job::{Job, OutputLimits, Program},
     },
     trajectory::{self, Defaults, Unfit, Work},
@@ -144,13 +144,16 @@ impl Parser {
             id => call_id(id, &format!("{field}.call_id"))?,
         };
         let timeout = duration(call.timeout, &format!("{field}.timeout"))?;
-        let (work, own_timeout) = match call.action {
+        let (tool, work, own_timeout) = match call.action {
             None => return Err(Violation::new(format!("{field}.action"), "must be a tool or a command")),
             Some(pb::call::Action::Tool(tool)) => self.tool(tool),
-            Some(pb::call::Action::Command(sent)) => (command(sent, &format!("{field}.command"))?, None),
+            Some(pb::call::Action::Command(sent)) => {
+                (ToolLabel::Command, command(sent, &format!("{field}.command"))?, None)
+            }
         };
         Ok(trajectory::Call {
             id,
+            tool,
             work,
             timeout: timeout.or(own_timeout),
             stream_output: call.stream_output,
@@ -159,15 +162,17 @@ impl Parser {
     }
 
     /// What the model asked for, and its own timeout.
-    pub(super) fn tool(&self, tool: pb::ToolCall) -> (Result<Work, Unfit>, Option<Duration>) {
+    pub(super) fn tool(&self, tool: pb::ToolCall) -> (ToolLabel, Result<Work, Unfit>, Option<Duration>) {
         let arguments = match tool.arguments {
             None => Arguments::Struct(serde_json::Map::new()),
             Some(pb::tool_call::Arguments::ArgumentsJson(text)) => Arguments::Json(text),
             Some(pb::tool_call::Arguments::ArgumentsStruct(fields)) => Arguments::Struct(super::json::object(fields)),
         };
-        match self.registry().parse(&tool.name, arguments) {
-            Ok(ParsedTool { task, timeout, action }) => (Ok(Work { action, task }), timeout),
-            Err(rejection) => (Err(Unfit { rejection, chooser: Chooser::Model }), None),
+        let registry = self.registry();
+        let label = registry.label(&tool.name);
+        match registry.parse(&tool.name, arguments) {
+            Ok(ParsedTool { task, timeout, action }) => (label, Ok(Work { action, task }), timeout),
+            Err(rejection) => (label, Err(Unfit { rejection, chooser: Chooser::Model }), None),
         }
     }
 }

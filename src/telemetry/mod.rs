@@ -1,8 +1,12 @@
-//! Logging: to stderr, since stdout belongs to what a command answers.
+//! Logging, to stderr, since stdout belongs to what a command answers; and metrics.
+
+mod metrics;
 
 use std::io::{self, IsTerminal};
 
 use tracing_subscriber::{EnvFilter, filter::ParseError, layer::SubscriberExt, util::SubscriberInitExt};
+
+pub use self::metrics::{Answer, Metrics, Pool, Snapshot};
 
 /// How a line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

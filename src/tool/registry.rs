@@ -6,7 +6,7 @@ use jsonschema::Validator;
 use serde_json::Value;
 
 use super::{
-    ActionHash, Arguments, ExternalCall, Kind, Reason, UnknownToolset, arguments,
+    ActionHash, Arguments, ExternalCall, Kind, Reason, ToolLabel, UnknownToolset, arguments,
     job::Job,
     sandboxed::{self, Tool},
     text, toolset,
@@ -23,6 +23,7 @@ pub struct Registry {
 }
 
 struct Entry {
+    label: Arc<str>,
     place: Place,
     validator: Validator,
     info: ToolInfo,
@@ -174,6 +175,12 @@ impl Registry {
         Ok(self.tools.iter().filter(wanted).map(|entry| entry.info.clone()).collect())
     }
 
+    /// What calls of this name count as.
+    pub fn label(&self, name: &str) -> ToolLabel {
+        let known = self.tools.iter().find(|entry| entry.info.name == name);
+        known.map_or(ToolLabel::Unknown, |entry| ToolLabel::Tool(entry.label.clone()))
+    }
+
     /// What a call of a tool means. Everything that can be known to be wrong with it is found here, before anything
     /// is queued.
     pub fn parse(&self, name: &str, arguments: Arguments) -> Result<ParsedTool, Rejection> {
@@ -221,6 +228,7 @@ impl Registry {
 impl Entry {
     fn in_slot(tool: Tool) -> Self {
         Self {
+            label: tool.name().into(),
             place: Place::Slot(tool),
             validator: jsonschema::validator_for(&tool.parameters())
                 .expect("a tool's own schema is valid: a test compiles each"),
@@ -247,6 +255,7 @@ impl Entry {
             format!("{name}: its parameters are no JSON Schema: {}", text::one_line(&error.to_string(), 200))
         })?;
         Ok(Self {
+            label: name.into(),
             place: Place::Elsewhere(source.clone()),
             validator,
             info: ToolInfo {

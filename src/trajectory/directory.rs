@@ -14,11 +14,13 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, info_span};
 
 use super::{
     command::{Answer, Command, OpenCommand},
     connection::Responses,
     driver::Driver,
+    observer::Observer,
     request::{Call, Limits, Open, OpenError, Requests},
     start::Start,
     state::{Description, Moment, State},
@@ -47,6 +49,7 @@ pub(super) struct Shared {
     pub(super) scheduler: scheduler::Handle,
     pub(super) tools: external::Handle,
     journal: Journal,
+    pub(super) observer: Arc<dyn Observer>,
     trajectories: Mutex<HashMap<TrajectoryKey, mpsc::Sender<Command>>>,
     totals: Totals,
     /// All results together fill the memory for them: whoever has some that have been sent lets go of them, one
@@ -80,6 +83,7 @@ impl Directory {
         scheduler: scheduler::Handle,
         tools: external::Handle,
         journal: Journal,
+        observer: Arc<dyn Observer>,
         restored: Vec<Start>,
     ) -> Self {
         let directory = Self {
@@ -89,6 +93,7 @@ impl Directory {
                 scheduler,
                 tools,
                 journal,
+                observer,
                 trajectories: Mutex::default(),
                 totals: Totals::default(),
                 pressure: Notify::new(),
@@ -307,7 +312,8 @@ impl Directory {
 
     fn start(&self, start: Start) -> mpsc::Sender<Command> {
         let (sender, commands) = mpsc::channel(COMMANDS);
-        self.shared.tasks.spawn(Driver::new(start, self.shared.clone(), commands).run());
+        let span = info_span!("trajectory", trajectory = %start.key.id);
+        self.shared.tasks.spawn(Driver::new(start, self.shared.clone(), commands).run().instrument(span));
         sender
     }
 

@@ -1,8 +1,10 @@
 //! The task that owns a trajectory: feeds its state what happens, and carries out what the state decides.
 
 mod act;
+mod counting;
 mod outside;
 mod reclaiming;
+mod spans;
 mod transfers;
 
 use std::{collections::HashMap, future::pending, sync::Arc};
@@ -13,6 +15,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use self::spans::CallSpans;
 use self::{
     outside::{Outside, OutsideEvent},
     reclaiming::Reclaiming,
@@ -57,6 +60,7 @@ pub(super) struct Driver {
     releases: Vec<oneshot::Sender<()>>,
     /// Each ends with a transfer of files.
     transfers: JoinSet<()>,
+    spans: CallSpans,
     /// What this trajectory adds to the service's totals.
     counted: Part,
 }
@@ -95,6 +99,7 @@ impl Driver {
             next_waiter: 0,
             releases: Vec::new(),
             transfers: JoinSet::new(),
+            spans: CallSpans::default(),
             counted: Part::default(),
         }
     }
@@ -338,6 +343,7 @@ impl Driver {
     /// Keeps what has happened, so that whatever follows from it may.
     async fn record(&mut self) {
         let records = self.state.take_records();
+        self.spans.begin(&records);
         if let Some(journal) = &mut self.journal
             && !records.is_empty()
         {
@@ -351,26 +357,6 @@ impl Driver {
         if let Some(journal) = &mut self.journal {
             journal.checkpoint(&self.state.restate()).await;
         }
-    }
-
-    /// Brings the service's totals up to date with this trajectory.
-    fn count(&mut self) {
-        self.recount(self.state.part());
-    }
-
-    fn recount(&mut self, now: Part) {
-        let before = std::mem::replace(&mut self.counted, now);
-        if before != now {
-            self.shared.count(&before, &now);
-        }
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        // What it answered stays counted.
-        let Part { answers, unsuccessful, .. } = self.counted;
-        self.recount(Part { answers, unsuccessful, ..Part::default() });
     }
 }
 

@@ -5,6 +5,7 @@ mod connection;
 mod directory;
 mod driver;
 mod ledger;
+mod observer;
 mod request;
 mod start;
 mod state;
@@ -14,6 +15,7 @@ mod transfer;
 pub use command::Answer;
 pub use connection::Responses;
 pub use directory::{Directory, DirectoryError, Listed};
+pub use observer::{Answered, Observer};
 pub use request::{
     Call, Defaults, Limits, Notice, Open, OpenError, Opened, Output, ReleaseCause, Request, Requests, Response,
     StreamError, StreamFault, Unfit, Work,

@@ -8,7 +8,7 @@ use tokio_stream::Stream;
 use crate::{
     id::{CallId, Generation, Sequence},
     journal::Options,
-    tool::{ActionHash, CallResult, Chooser, Evidence, Location, Rejection, Task, job::OutputLimits},
+    tool::{ActionHash, CallResult, Chooser, Evidence, Location, Rejection, Task, ToolLabel, job::OutputLimits},
 };
 
 /// Asks to be the stream of a trajectory, opening it if it is not open.
@@ -43,6 +43,8 @@ pub enum Request {
 #[derive(Debug)]
 pub struct Call {
     pub id: CallId,
+    /// What it counts as.
+    pub tool: ToolLabel,
     /// What is to be done, or why the call itself is at fault.
     pub work: Result<Work, Unfit>,
     /// Of the execution; held to the service's bounds when it is accepted.

@@ -11,6 +11,8 @@ pub(super) struct Totals(Mutex<Counts>);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     pub open_trajectories: u64,
+    /// Of these, whose lease runs.
+    pub leased_trajectories: u64,
     pub waiting_calls: u64,
     pub running_calls: u64,
     /// Of what these calls carry.
@@ -26,6 +28,8 @@ pub struct Counts {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) open: bool,
+    /// Open, and nobody attends to it.
+    pub(super) leased: bool,
     pub(super) waiting: usize,
     pub(super) running: usize,
     pub(super) call_bytes: u64,
@@ -66,6 +70,7 @@ impl Totals {
         let mut counts = self.lock();
         let change = |total: &mut u64, before: u64, now: u64| *total = *total + now - before;
         change(&mut counts.open_trajectories, before.open.into(), now.open.into());
+        change(&mut counts.leased_trajectories, before.leased.into(), now.leased.into());
         change(&mut counts.waiting_calls, before.waiting as u64, now.waiting as u64);
         change(&mut counts.running_calls, before.running as u64, now.running as u64);
         change(&mut counts.call_bytes, before.call_bytes, now.call_bytes);

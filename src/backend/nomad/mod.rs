@@ -148,6 +148,10 @@ impl Backend for NomadBackend {
         }
     }
 
+    fn requests(&self) -> Vec<api::Requests> {
+        self.shared.client.requests()
+    }
+
     async fn leave(&self) {
         // What the next executor starts is not this one's to end.
         self.shared.closing.cancel();

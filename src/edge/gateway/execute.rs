@@ -92,9 +92,10 @@ impl Execute {
 
     fn into_call(self, parser: &Parser) -> trajectory::Call {
         let arguments = self.arguments.map(Arguments::ArgumentsJson);
-        let (work, own_timeout) = parser.tool(ToolCall { name: self.name, arguments });
+        let (tool, work, own_timeout) = parser.tool(ToolCall { name: self.name, arguments });
         trajectory::Call {
             id: call_id(&self.uniq_id, work.as_ref().ok().map(|work| work.action)),
+            tool,
             work,
             timeout: self.timeout_s.map(seconds).or(own_timeout),
             stream_output: false,

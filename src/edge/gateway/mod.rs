@@ -15,6 +15,7 @@ mod execute;
 mod field;
 mod refusal;
 mod release;
+mod scrape;
 mod status;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use self::refusal::Refusal;
+pub use self::scrape::Exporter;
 use super::{access::Access, parse::Parser};
 use crate::{
     id::{Tenant, TrajectoryId, TrajectoryKey},
@@ -50,6 +52,7 @@ pub(super) struct Gateway {
     pub(super) max_request_bytes: usize,
     /// Whether new trajectories are welcome.
     pub(super) serving: watch::Receiver<bool>,
+    pub(super) exporter: Arc<dyn Exporter>,
 }
 
 impl Gateway {
@@ -58,6 +61,7 @@ impl Gateway {
             .route("/", get(root))
             .route("/health", get(health))
             .route("/status", get(status::status))
+            .route("/metrics", get(scrape::scrape))
             .route("/execute", post(execute::execute))
             .route("/release", post(release::release))
             .route("/artifacts/read", post(artifacts::read))

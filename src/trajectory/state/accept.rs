@@ -9,7 +9,7 @@ use crate::{
     id::{CallId, CallNumber, Sequence},
     journal::{AcceptedCall, Errand, Record, Workspace},
     tool::{
-        CallResult, CancelCause, Task, Timings, Verdict,
+        CallResult, CancelCause, Task, Timings, ToolLabel, Verdict,
         job::{Job, Order, Phases},
     },
     trajectory::{
@@ -67,20 +67,20 @@ impl State {
                 }
                 return;
             }
-            Known::Reused => return self.refuse(call.id, waiter, Verdict::call_id_reused(), at),
-            Known::Dropped => return self.refuse(call.id, waiter, Verdict::result_dropped(), at),
+            Known::Reused => return self.refuse(call.id, call.tool, waiter, Verdict::call_id_reused(), at),
+            Known::Dropped => return self.refuse(call.id, call.tool, waiter, Verdict::result_dropped(), at),
             Known::Nothing => {}
         }
         let work = match call.work {
             Ok(work) => work,
             Err(Unfit { rejection, chooser }) => {
-                return self.refuse(call.id, waiter, Verdict::rejected(&rejection, chooser), at);
+                return self.refuse(call.id, call.tool, waiter, Verdict::rejected(&rejection, chooser), at);
             }
         };
         let bytes = (call.id.as_str().len() + work.task.size()) as u64;
         let is_external = matches!(work.task, Task::External(_));
         if let Some(verdict) = self.refusal(bytes, is_external, at) {
-            return self.refuse(call.id, waiter, verdict, at);
+            return self.refuse(call.id, call.tool, waiter, verdict, at);
         }
         if self.ledger.phase == Phase::Released {
             self.commit(Record::Reopened);
@@ -105,6 +105,7 @@ impl State {
             number,
             Live {
                 id: call.id.clone(),
+                tool: call.tool,
                 hash,
                 bytes,
                 is_external,
@@ -179,9 +180,9 @@ impl State {
     }
 
     /// Answers a call that was never accepted; it leaves no trace.
-    fn refuse(&mut self, call: CallId, waiter: Option<Waiter>, verdict: Verdict, at: Moment) {
+    fn refuse(&mut self, call: CallId, tool: ToolLabel, waiter: Option<Waiter>, verdict: Verdict, at: Moment) {
         let result = verdict.into_result(call, Sequence(0), self.ledger.generation, Timings::none(at.wall));
-        self.count(&result);
+        self.count(tool, &result);
         self.answer(waiter, Arc::new(result), false);
     }
 

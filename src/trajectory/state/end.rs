@@ -61,7 +61,7 @@ impl State {
         let timings = timings(call.received_at, total, queued, slot_wait, phases);
         let sequence = self.ledger.last_sequence().next();
         let result = Arc::new(verdict.into_result(live.id, sequence, self.ledger.generation, timings));
-        self.count(&result);
+        self.count(live.tool, &result);
         self.commit(Record::Ended { call: live.hash, result: result.clone() });
         for waiter in live.waiters {
             self.answer(Some(waiter), result.clone(), false);

@@ -42,13 +42,14 @@ use self::{
 pub(super) use self::{outside::Outgoing, slot::Place};
 use super::{
     ledger::{Ledger, Phase},
+    observer::Answered,
     request::{Limits, Output, ReleaseCause, Response, StreamError},
     totals::{Holdings, Part},
 };
 use crate::{
     id::{CallId, CallNumber, Generation, PoolName, Sequence},
     journal::{CallHash, Options, Record, Workspace},
-    tool::{CallResult, CancelCause, Outcome, Verdict, job::Order},
+    tool::{CallResult, CancelCause, Outcome, ToolLabel, Verdict, job::Order},
 };
 
 /// When something happens, and how much all other trajectories hold at that moment.
@@ -115,6 +116,7 @@ pub(super) enum Effect {
 #[derive(Debug)]
 struct Live {
     id: CallId,
+    tool: ToolLabel,
     hash: CallHash,
     /// That it came with.
     bytes: u64,
@@ -191,6 +193,8 @@ pub(super) struct State {
     printed_bytes: u64,
     answers: u64,
     unsuccessful: u64,
+    /// Since the last time this was asked.
+    answered: Vec<Answered>,
 }
 
 impl State {
@@ -228,12 +232,18 @@ impl State {
             printed_bytes: 0,
             answers: 0,
             unsuccessful: 0,
+            answered: Vec::new(),
         }
     }
 
     /// What is to be done since the last time this was asked.
     pub(super) fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
+    }
+
+    /// How calls were answered since the last time this was asked.
+    pub(super) fn take_answered(&mut self) -> Vec<Answered> {
+        std::mem::take(&mut self.answered)
     }
 
     /// What has happened since the last time this was asked: to be kept before any effect is carried out.
@@ -294,6 +304,7 @@ impl State {
         let (waiting, running) = self.load();
         Part {
             open: self.is_open(),
+            leased: self.is_open() && self.idle_since.is_some(),
             waiting,
             running,
             call_bytes: self.live_bytes,
@@ -328,9 +339,17 @@ impl State {
         self.ledger.apply(record);
     }
 
-    fn count(&mut self, result: &CallResult) {
+    fn count(&mut self, tool: ToolLabel, result: &CallResult) {
         self.answers += 1;
         self.unsuccessful += u64::from(result.outcome != Outcome::Succeeded);
+        let timings = (result.sequence > Sequence(0)).then_some(result.timings);
+        self.answered.push(Answered {
+            call: result.call_id.clone(),
+            tool,
+            outcome: result.outcome,
+            reason: result.reason,
+            timings,
+        });
     }
 
     fn send(&mut self, response: Response) {

@@ -18,7 +18,7 @@ use crate::{
     id::{CallNumber, Generation},
     journal::Record,
     tool::{
-        Evidence, Executed, Location, Verdict,
+        Evidence, Executed, Location, ToolLabel, Verdict,
         job::{Order, Phases},
     },
     trajectory::{
@@ -130,6 +130,7 @@ fn live(Pending { call, handed_over }: &Pending, at: Moment) -> (CallNumber, boo
     };
     let live = Live {
         id: call.id.clone(),
+        tool: ToolLabel::Unknown,
         hash: ledger::hash(&call.id),
         bytes: call.size(),
         is_external: call.is_external(),

@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     id::{CallId, ContainerId},
     tool::{
-        ActionHash, Evidence, Executed, Kind, Location, Reason, Task, Verdict,
+        ActionHash, Evidence, Executed, Kind, Location, Reason, Task, ToolLabel, Verdict,
         job::{Captured, End, Ending, Exit, Job, OutputLimits, Phases, Process, ProcessEnd, Stop, Usage},
     },
     trajectory::request::{Call, Defaults, Open, OpenError, Request, Work},
@@ -66,7 +66,7 @@ fn call(name: &str, concurrent: bool) -> Call {
         action: ActionHash([1; 16]),
         task: Task::Slot { job: Job::Process(Process::default()), kind: Kind::Shell },
     };
-    Call { id, work: Ok(work), timeout: None, stream_output: false, concurrent }
+    Call { id, tool: ToolLabel::Command, work: Ok(work), timeout: None, stream_output: false, concurrent }
 }
 
 fn ended(stop: Option<Stop>) -> Ending {

@@ -18,6 +18,8 @@ mod isolation;
 mod leases;
 mod limits;
 mod load;
+mod logs;
+mod metrics;
 mod once;
 mod outcomes;
 mod restart;

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use super::{
     config::{Address, ClientConfig},
     error::ClientError,
+    tally::{Requests, Tally},
     tls,
     transport::Transport,
 };
@@ -88,8 +89,14 @@ impl Client {
             secrets: config.token.iter().chain(config.http_auth.iter().map(|auth| &auth.password)).cloned().collect(),
             permits: Arc::new(Semaphore::new(MAX_REQUESTS)),
             timeout: config.timeout,
+            tally: Tally::default(),
         };
         Ok(Self { transport: Arc::new(transport) })
+    }
+
+    /// What it has been asked for since it was made, each try by itself.
+    pub fn requests(&self) -> Vec<Requests> {
+        self.transport.tally.get()
     }
 }
 

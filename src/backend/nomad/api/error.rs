@@ -62,6 +62,20 @@ fn needed(capability: Option<&str>) -> String {
 }
 
 impl ApiError {
+    /// Its name, for whoever counts.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Retryable { .. } => "retryable",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Conflict { .. } => "conflict",
+            Self::Denied { .. } => "denied",
+            Self::NotFound { .. } => "not_found",
+            Self::Invalid { .. } => "invalid",
+            Self::Malformed { .. } => "malformed",
+        }
+    }
+
     /// Whether a write may have happened all the same.
     pub fn may_have_applied(&self) -> bool {
         match self {

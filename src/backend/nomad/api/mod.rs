@@ -21,6 +21,7 @@ mod error;
 mod events;
 mod model;
 mod retry;
+mod tally;
 mod tls;
 mod transport;
 
@@ -34,4 +35,5 @@ pub use self::{
         JobStub, Listed, Network, NodeCpu, NodeMemory, NodeResources, NodeStub, ParameterizedJob, PlacementFailure,
         Port, Registered, SelfToken, SharedResources, Stopped, TaskEvent, TaskState, Validation,
     },
+    tally::Requests,
 };

@@ -15,6 +15,7 @@ use super::{
     classify::classify,
     error::ApiError,
     retry,
+    tally::Tally,
 };
 use crate::sandbox::client::Token;
 
@@ -48,6 +49,7 @@ pub(super) struct Transport {
     pub(super) secrets: Vec<Token>,
     pub(super) permits: Arc<Semaphore>,
     pub(super) timeout: Duration,
+    pub(super) tally: Tally,
 }
 
 impl Transport {
@@ -108,9 +110,11 @@ impl Transport {
             Ok(Answer { index, next_token, body })
         };
         let answered = timeout_at(deadline, exchange).await;
-        answered.unwrap_or_else(|_| {
+        let answered = answered.unwrap_or_else(|_| {
             Err(ApiError::TimedOut { call: call.name, after: time, may_have_applied: sent && call.writes() })
-        })
+        });
+        self.tally.add(call.name, &answered);
+        answered
     }
 
     /// Of one request, for as long as it takes its connection.

@@ -138,7 +138,9 @@ async fn open(client: Client, topics: Vec<String>, after: u64) -> Result<Open, A
     });
     let timed_out =
         |_| Err(ApiError::TimedOut { call: EVENTS.name, after: transport.timeout, may_have_applied: false });
-    let (response, permit) = opened.await.unwrap_or_else(timed_out)?;
+    let opened = opened.await.unwrap_or_else(timed_out);
+    transport.tally.add(EVENTS.name, &opened);
+    let (response, permit) = opened?;
     Ok(Open { response, lines: Lines::default(), greeted: false, heard_at: Instant::now(), _permit: permit })
 }
 
