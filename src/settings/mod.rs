@@ -8,6 +8,7 @@ mod convert;
 mod flags;
 mod keys;
 mod layers;
+mod mcp;
 mod model;
 mod nomad;
 mod pools;
@@ -18,6 +19,7 @@ mod sandbox;
 mod sources;
 
 pub use flags::ServeFlags;
+pub use mcp::{McpServerSettings, TOOL_SERVER};
 pub use model::{
     CallSettings, KeepAlive, LimitSettings, LinkSettings, LogFormat, LogSettings, OnShutdown, Secret, Settings,
     ToolServerSettings, ToolSettings,
