@@ -16,6 +16,7 @@ mod isolation;
 mod leases;
 mod limits;
 mod load;
+mod mcp;
 mod once;
 mod outcomes;
 mod restart;
