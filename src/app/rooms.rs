@@ -16,7 +16,7 @@ use crate::{
         slot::{self, Enforcement, Isolation, SlotConfig, Storage, Unavailable, View},
     },
     scheduler::PoolConfig,
-    settings::{PoolSettings, SandboxSettings, Settings},
+    settings::{PoolSettings, SandboxSettings, Secret, Settings, TOOL_SERVER},
     tool::{job::OutputLimits, limit::SlotLimit},
     trajectory::{Defaults, Limits},
 };
@@ -82,18 +82,21 @@ pub(super) fn local_config(settings: &Settings, directory: PathBuf) -> LocalConf
 /// Where tools are that are not a slot's.
 pub(super) fn external_config(settings: &Settings) -> external::Config {
     let server = &settings.tool_server;
-    let source = |url: &String| external::SourceConfig {
-        name: "tool_server".into(),
-        url: url.clone(),
-        token: server.token.as_ref().map(|token| external::Token::new(token.reveal())),
+    let source = |protocol, name: &str, url: &str, token: Option<&Secret>| external::SourceConfig {
+        protocol,
+        name: name.into(),
+        url: url.to_owned(),
+        token: token.map(|token| external::Token::new(token.reveal())),
         max_calls: server.max_calls_per_source,
         max_answer_bytes: server.max_answer_bytes,
     };
-    external::Config {
-        sources: server.url.iter().map(source).collect(),
-        max_calls: server.max_calls,
-        refresh: server.refresh,
-    }
+    let tool_server =
+        server.url.iter().map(|url| source(external::Protocol::ToolServer, TOOL_SERVER, url, server.token.as_ref()));
+    let mcp = server
+        .mcp
+        .iter()
+        .map(|server| source(external::Protocol::Mcp, &server.name, &server.url, server.token.as_ref()));
+    external::Config { sources: tool_server.chain(mcp).collect(), max_calls: server.max_calls, refresh: server.refresh }
 }
 
 /// What the Nomad backend is told; none where containers are here. `secret` and `program` are what the settings do not

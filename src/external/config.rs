@@ -12,9 +12,18 @@ pub struct Config {
     pub refresh: Duration,
 }
 
-/// A ToolServer.
+/// What a source speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    ToolServer,
+    /// The Model Context Protocol, over streamable HTTP.
+    Mcp,
+}
+
+/// A ToolServer, or an MCP server.
 #[derive(Debug, Clone)]
 pub struct SourceConfig {
+    pub protocol: Protocol,
     /// For people, and for the journal, which remembers whose a call is.
     pub name: Arc<str>,
     /// With its scheme, without a slash at the end.

@@ -6,7 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     config::{Config, SourceError},
-    tool_server::ToolServer,
+    source::Client,
 };
 use crate::{
     id::CallId,
@@ -21,7 +21,7 @@ pub struct Handle {
 }
 
 pub(super) struct Source {
-    pub(super) server: Arc<ToolServer>,
+    pub(super) server: Arc<Client>,
     room: Arc<Semaphore>,
 }
 
@@ -38,14 +38,14 @@ pub struct Request {
 /// A place at a source; dropped, it is given back.
 pub struct Room {
     /// None if there is no such source any more.
-    server: Option<Arc<ToolServer>>,
+    server: Option<Arc<Client>>,
     _permits: Vec<OwnedSemaphorePermit>,
 }
 
 impl Handle {
     pub(super) fn new(config: &Config) -> Result<Self, SourceError> {
         let source = |source: &super::SourceConfig| {
-            let server = Arc::new(ToolServer::new(source)?);
+            let server = Arc::new(Client::new(source)?);
             Ok((source.name.clone(), Source { server, room: Arc::new(Semaphore::new(source.max_calls)) }))
         };
         let sources = config.sources.iter().map(source).collect::<Result<_, _>>()?;

@@ -1,8 +1,10 @@
 //! Tools that run elsewhere: what there are, and calling them.
 //!
 //! ```text
-//! ToolServer --GET /tools, now and then--> refresh --Registry--> edge
+//! ToolServer --GET /tools,  now and then--> refresh --Registry--> edge
+//! MCP server --tools/list, now and then--> refresh
 //! trajectory --Handle::room--> Room --run: POST /execute--> ToolServer
+//!                                        --tools/call----> MCP server
 //! ```
 //!
 //! Invariants: a call is sent at most once, and tried again only where it surely was not sent; what is read of an answer
@@ -10,11 +12,14 @@
 
 mod config;
 mod handle;
+mod http;
+mod mcp;
 mod refresh;
+mod source;
 mod tool_server;
 
 pub use self::{
-    config::{Config, SourceConfig, SourceError, Token},
+    config::{Config, Protocol, SourceConfig, SourceError, Token},
     handle::{Handle, Request, Room},
     refresh::{inspect, open},
 };

@@ -96,7 +96,9 @@ pub(super) const GROUPS: &[Group] = &[
         &[
             ("tool_server_url", "The ToolServer that has further tools"),
             ("tool_server_token", "The bearer token that it is sent"),
-            ("tool_server_refresh", "How often it is asked which tools it has"),
+            ("mcp_servers", "MCP servers that have further tools: NAME=URL,NAME=URL"),
+            ("mcp_tokens", "The bearer tokens that they are sent: NAME=TOKEN,NAME=TOKEN"),
+            ("tool_server_refresh", "How often servers are asked which tools they have"),
             ("max_external_calls", "Calls of such tools that run at a time"),
             ("max_external_calls_per_source", "And at one server"),
             ("max_external_answer_bytes", "Of one answer"),

@@ -245,6 +245,9 @@ pub(super) const KEYS: &[Key] = &[
     // The ToolServer of external tools.
     Key::unset("tool_server_url"),
     Key::secret("tool_server_token"),
+    // MCP servers: NAME=URL each; and the bearer tokens of those that want one, NAME=TOKEN each.
+    Key::new("mcp_servers", ""),
+    Key::secret("mcp_tokens"),
     // A list of tools is small, and a tool that is new is not missed for long.
     Key::new("tool_server_refresh", "30s"),
     // At once. Each takes a connection; what is more waits its turn.

@@ -11,6 +11,7 @@ mod example;
 mod flags;
 mod keys;
 mod layers;
+mod mcp;
 mod model;
 mod nomad;
 mod pools;
@@ -22,6 +23,7 @@ mod sources;
 
 pub use example::{example, overview};
 pub use flags::ServeFlags;
+pub use mcp::{McpServerSettings, TOOL_SERVER};
 pub use model::{
     CallSettings, KeepAlive, LimitSettings, LinkSettings, LogFormat, LogSettings, OnShutdown, Secret, Settings,
     ToolServerSettings, ToolSettings,

@@ -9,7 +9,13 @@ use std::{
     time::Duration,
 };
 
-use super::{Machine, NomadSettings, PoolSettings, SandboxSettings, convert, nomad, pools, reader::Reader, sandbox};
+use super::{
+    Machine, NomadSettings, PoolSettings, SandboxSettings, convert,
+    mcp::{self, McpServerSettings},
+    nomad, pools,
+    reader::Reader,
+    sandbox,
+};
 use crate::{journal::Durability, tool::MAX_CAPTURED_BYTES};
 
 /// All settings of a start. Durations and sizes are within bounds, and nothing contradicts anything else.
@@ -147,7 +153,9 @@ pub struct ToolServerSettings {
     /// With its scheme.
     pub url: Option<String>,
     pub token: Option<Secret>,
-    /// How often it is asked what tools it has.
+    /// Others that have tools, each of a name of its own.
+    pub mcp: Vec<McpServerSettings>,
+    /// How often each is asked what tools it has.
     pub refresh: Duration,
     /// Calls that run at once, in all.
     pub max_calls: usize,
@@ -220,6 +228,7 @@ pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
         tool_server: ToolServerSettings {
             url: r.optional("tool_server_url", url),
             token: r.optional("tool_server_token", secret),
+            mcp: mcp::build(r),
             refresh: duration(r, "tool_server_refresh", SECOND..=DAY),
             max_calls: number(r, "max_external_calls", 1..=100_000),
             max_calls_per_source: number(r, "max_external_calls_per_source", 1..=100_000),
@@ -297,7 +306,7 @@ pub(super) fn name(written: convert::Written<'_>) -> Result<String, String> {
     }
 }
 
-fn url(written: convert::Written<'_>) -> Result<String, String> {
+pub(super) fn url(written: convert::Written<'_>) -> Result<String, String> {
     let text = convert::string(written)?;
     match text.split_once("://") {
         Some(("http" | "https", rest)) if !rest.is_empty() => Ok(text.trim_end_matches('/').to_owned()),

@@ -424,3 +424,28 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn mcp_servers_have_names_and_tokens_of_their_own() {
+    let servers = "search=https://search/mcp/, files = http://files:8000/mcp";
+    let given = [("MCP_SERVERS", servers), ("MCP_TOKENS", "files=s3cret=")];
+    let loaded = load(&environment(&given)).unwrap();
+    let [search, files] = &loaded.settings.tool_server.mcp[..] else { panic!("there are two") };
+    assert_eq!((&*search.name, &*search.url, search.token.is_some()), ("search", "https://search/mcp", false));
+    assert_eq!((&*files.name, &*files.url), ("files", "http://files:8000/mcp"));
+    assert_eq!(files.token.as_ref().map(Secret::reveal), Some("s3cret="));
+    let shown = format!("{loaded:?}{}", render(&loaded));
+    assert!(!shown.contains("s3cret"), "{shown}");
+    for (servers, tokens, mistake) in [
+        ("http://search", "", "must have servers such as"),
+        ("search=files", "", "must be an address"),
+        ("tool_server=http://a", "", "another's"),
+        ("a=http://a,a=http://b", "", "another's"),
+        ("a=http://a", "b=s3cret", "no MCP server b"),
+        ("a=http://a", "a=s3cret,a=s3cret", "two tokens"),
+        ("a=http://a", "s3cret", "NAME=TOKEN"),
+    ] {
+        let mistakes = load(&environment(&[("MCP_SERVERS", servers), ("MCP_TOKENS", tokens)])).unwrap_err().to_string();
+        assert!(mistakes.contains(mistake) && !mistakes.contains("s3cret"), "{mistakes}");
+    }
+}

@@ -102,7 +102,7 @@ fn a_python_trajectory_survives_a_cut_stream() {
 }
 
 /// A child that is ended with the test.
-struct Ended(Child);
+pub(super) struct Ended(Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -112,14 +112,14 @@ impl Drop for Ended {
 }
 
 /// Starts a server in Python that prints its port; `None` where the modules are not on this machine and need not be.
-fn python_server(script: &str, modules: &str, argument: &str) -> Option<(Ended, u16)> {
+pub(super) fn python_server(script: &str, modules: &str, arguments: &[&str]) -> Option<(Ended, u16)> {
     let python = env::var("TOOL_EXECUTOR_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     match Command::new(&python).args(["-c", &format!("import {modules}")]).output() {
         Ok(check) if check.status.success() => {}
         _ => return skip(&format!("{modules} for Python")),
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
-    let child = Command::new(&python).arg(script).arg(argument).stdout(Stdio::piped()).spawn();
+    let child = Command::new(&python).arg(script).args(arguments).stdout(Stdio::piped()).spawn();
     let mut child = Ended(child.expect("it starts"));
     let mut line = String::new();
     let stdout = child.0.stdout.take().expect("stdout is a pipe");
@@ -130,7 +130,7 @@ fn python_server(script: &str, modules: &str, argument: &str) -> Option<(Ended, 
 
 #[tokio::test]
 async fn a_tool_server_in_fastapi_is_called() {
-    let Some((_child, port)) = python_server("tests/python/tool_server.py", "fastapi, uvicorn", "s3cret") else {
+    let Some((_child, port)) = python_server("tests/python/tool_server.py", "fastapi, uvicorn", &["s3cret"]) else {
         return;
     };
     let url = format!("http://127.0.0.1:{port}");
@@ -158,7 +158,7 @@ async fn a_tool_server_in_fastapi_is_called() {
 
 #[tokio::test]
 async fn a_tool_server_that_refuses_the_token_is_said_so() {
-    let Some((_child, port)) = python_server("tests/python/tool_server.py", "fastapi, uvicorn", "s3cret") else {
+    let Some((_child, port)) = python_server("tests/python/tool_server.py", "fastapi, uvicorn", &["s3cret"]) else {
         return;
     };
     let url = format!("http://127.0.0.1:{port}");

@@ -19,6 +19,7 @@ mod leases;
 mod limits;
 mod load;
 mod logs;
+mod mcp;
 mod metrics;
 mod once;
 mod outcomes;

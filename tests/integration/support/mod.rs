@@ -9,6 +9,7 @@ pub(crate) mod cgroup;
 pub(crate) mod client;
 pub(crate) mod dying;
 pub(crate) mod http;
+pub(crate) mod mcp_server;
 pub(crate) mod nomad;
 pub(crate) mod process;
 pub(crate) mod proxy;

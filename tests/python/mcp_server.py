@@ -1,0 +1,78 @@
+"""An MCP server as tool authors write one: the official SDK, streamable HTTP, a bearer token.
+
+Prints the port that it listens on, and serves until it is killed. Arguments: the token, and a port if not any.
+"""
+
+import asyncio
+import socket
+import sys
+
+import uvicorn
+from mcp.server.mcpserver import Image, MCPServer
+from starlette.responses import JSONResponse
+
+TOKEN = sys.argv[1]
+PORT = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+
+server = MCPServer("tests")
+cancelled: list[str] = []
+
+
+@server.tool()
+def add(a: float, b: float) -> str:
+    """Adds two numbers."""
+    return str(a + b)
+
+
+@server.tool()
+def divide(a: float, b: float) -> float:
+    """Divides, or raises."""
+    return a / b
+
+
+@server.tool()
+async def wait(seconds: float, name: str) -> str:
+    """Waits, and keeps in mind whether it was told to stop."""
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        cancelled.append(name)
+        raise
+    return "waited"
+
+
+@server.tool()
+def stopped() -> str:
+    """Those that were told to stop."""
+    return ",".join(cancelled)
+
+
+@server.tool()
+def huge(size: int) -> str:
+    """Answers at length."""
+    return "x" * size
+
+
+@server.tool()
+def picture() -> Image:
+    """Answers with what is no text."""
+    return Image(data=b"\x89PNG", format="png")
+
+
+class Guarded:
+    """Lets nobody in without the token."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "http" and dict(scope["headers"]).get(b"authorization") != f"Bearer {TOKEN}".encode():
+            return await JSONResponse({"error": "invalid_token"}, 401)(scope, receive, send)
+        await self.app(scope, receive, send)
+
+
+if __name__ == "__main__":
+    listener = socket.create_server(("127.0.0.1", PORT))
+    print(listener.getsockname()[1], flush=True)
+    app = Guarded(server.streamable_http_app())
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
