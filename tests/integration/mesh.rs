@@ -67,10 +67,16 @@ impl Kind {
     }
 }
 
-/// Ports that nobody listens on, as far as anybody can know.
+/// Ports that nobody listens on, of those that the kernel does not give to whoever takes any.
 fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
-    listeners.map(|listener| listener.local_addr().expect("an address").port())
+    let free = || loop {
+        let port = fastrand::u16(20_000..32_000);
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return (port, listener);
+        }
+    };
+    // Held until all are chosen.
+    [(); N].map(|()| free()).map(|(port, _listener)| port)
 }
 
 /// A proxy before two executors.

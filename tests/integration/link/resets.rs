@@ -198,7 +198,10 @@ async fn a_disk_that_the_slot_has_filled_is_no_obstacle() {
     let mut connected = attach(agent.socket()).await;
     let mut slot = assign(&connected.link, 0);
     let fill = "i=0; while mkdir d$i 2> /dev/null; do i=$((i + 1)); done; [ $i -gt 100 ] && echo full";
+    let old = agent.seen(&agent.slots().join("trash"));
     for round in 1..=5 {
+        // It is deleted behind the answer.
+        until("nothing is left to be deleted", || fs::read_dir(&old).is_ok_and(|old| old.count() == 0)).await;
         let filled = run(&mut slot, round, shell(fill)).await;
         assert_eq!(&filled.stdout.head[..], b"full\n");
         let told = reset(&mut slot, round + 1).await;
