@@ -13,6 +13,14 @@ pub enum Failure {
     Address { address: String },
     #[error("could not read `{path}`")]
     Read { path: String, source: io::Error },
+    #[error("could not write `{path}`")]
+    Write { path: String, source: io::Error },
+    #[error("say which path it is to have: there is no name to go by")]
+    NoPath,
+    #[error("`{0}` is no archive by its name: it must end in .tar, .tar.gz, .tgz or .tar.zst")]
+    NoArchive(String),
+    #[error("what has arrived is not what was sent: try it again")]
+    Different,
     #[error("the token has a character that cannot be sent")]
     Token,
     #[error(

@@ -5,7 +5,10 @@
 
 mod connect;
 mod failure;
+mod get;
 mod json;
+mod progress;
+mod put;
 mod run;
 mod status;
 mod table;
@@ -24,6 +27,10 @@ pub enum Command {
     Status(status::Arguments),
     /// List the trajectories that are open
     Trajectories(trajectories::Arguments),
+    /// Bring a file into a trajectory's workspace
+    Put(put::Arguments),
+    /// Fetch a file, or a directory as an archive, out of a trajectory's workspace
+    Get(get::Arguments),
 }
 
 /// Runs it to its end.
@@ -36,6 +43,8 @@ pub fn main(command: Command) -> Result<ExitCode, Failure> {
         match command {
             Command::Run(arguments) => run::run(arguments).await,
             Command::Status(arguments) => status::show(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Put(arguments) => put::put(arguments).await.map(|()| ExitCode::SUCCESS),
+            Command::Get(arguments) => get::get(arguments).await.map(|()| ExitCode::SUCCESS),
             Command::Trajectories(arguments) => trajectories::list(arguments).await.map(|()| ExitCode::SUCCESS),
         }
     });

@@ -124,6 +124,45 @@ async fn results_and_status_are_json_if_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_go_in_and_come_out() {
+    let server = Server::start();
+    let home = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| home.path().join(name).display().to_string();
+    let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    std::fs::write(at("in.bin"), &content).expect("it can be written");
+    assert!(client(&server, &["run", "--trajectory", "t", "--", "mkdir d; echo a > d/a"]).status.success());
+    let put = client(&server, &["put", "--trajectory", "t", "--json", &at("in.bin"), "d/in.bin"]);
+    let summary: Value = serde_json::from_slice(&put.stdout).expect("one line of JSON");
+    assert_eq!((&summary["bytes"], put.status.success()), (&"3000000".into(), true), "{}", text(&put.stderr));
+    let get = client(&server, &["get", "--trajectory", "t", "d/in.bin", &at("out.bin")]);
+    assert!(get.status.success(), "{}", text(&get.stderr));
+    assert!(std::fs::read(at("out.bin")).expect("it is there") == content);
+    assert_eq!(client(&server, &["get", "--trajectory", "t", "d/a", "-"]).stdout, b"a\n");
+    // A directory goes out and in as an archive.
+    let archive = at("d.tar.gz");
+    assert!(client(&server, &["get", "--trajectory", "t", "--archive", "tar.gz", "d", &archive]).status.success());
+    let unpack = client(&server, &["put", "--trajectory", "t", "--unpack", &archive, "copy"]);
+    assert!(unpack.status.success(), "{}", text(&unpack.stderr));
+    let same =
+        client(&server, &["run", "--trajectory", "t", "--", "find copy -name in.bin -exec cmp {} d/in.bin \\; -print"]);
+    assert!(same.status.success() && text(&same.stdout).contains("in.bin"), "{}", text(&same.stdout));
+    // What fails leaves nothing, and says why.
+    for arguments in [
+        &["get", "--trajectory", "t", "missing", &at("none")][..],
+        &["put", "--trajectory", "nobody", &at("in.bin")],
+        &["put", "--trajectory", "t", &at("not-there")],
+        &["put", "--trajectory", "t", "--unpack", &at("in.bin")],
+    ] {
+        let failed = client(&server, arguments);
+        assert!(failed.status.code() == Some(1) && !failed.stderr.is_empty(), "{arguments:?}");
+    }
+    let mut left: Vec<_> =
+        std::fs::read_dir(home.path()).expect("a directory").flatten().map(|entry| entry.file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["d.tar.gz", "in.bin", "out.bin"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn failures_say_what_to_do_next() {
     let server = Server::with(&[("TOKEN", "s3cret")]);
     let refused = client(&server, &["status"]);
