@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use prost::{Message, Name};
-use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage as _};
+use prost_reflect::{DescriptorPool, DynamicMessage};
 
 use super::Failure;
 use crate::pb::toolexecutor::FILE_DESCRIPTOR_SET;
@@ -18,7 +18,6 @@ pub(super) fn line<M: Message + Name>(message: &M) -> Result<String, Failure> {
     let descriptor = PROTOCOL.as_ref().and_then(|protocol| protocol.get_message_by_name(&M::full_name()));
     let mut dynamic = DynamicMessage::new(descriptor.ok_or(Failure::Descriptor)?);
     dynamic.transcode_from(message).map_err(|_| Failure::Descriptor)?;
-    debug_assert_eq!(dynamic.descriptor().full_name(), M::full_name());
     serde_json::to_string(&dynamic).map_err(|_| Failure::Descriptor)
 }
 

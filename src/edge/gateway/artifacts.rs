@@ -28,16 +28,22 @@ const MAX_ENTRIES: u32 = 5_000;
 /// After which a transfer may find room.
 const SOON: Duration = Duration::from_secs(1);
 
-/// A request that may do later, or an answer that says why there is nothing.
+/// Why there is nothing: the request is not answered, or the answer says so.
 enum Problem {
-    Later(String),
+    Refused(Refusal),
     Told(String),
+}
+
+impl Problem {
+    fn later(text: String) -> Self {
+        Self::Refused(Refusal::Unavailable { text, retry_after: SOON })
+    }
 }
 
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         match failure.kind {
-            FailureKind::Busy => Self::Later(failure.message),
+            FailureKind::Busy => Self::later(failure.message),
             _ => Self::Told(failure.message),
         }
     }
@@ -46,7 +52,7 @@ impl From<Failure> for Problem {
 impl From<NoWorkspace> for Problem {
     fn from(no: NoWorkspace) -> Self {
         match no {
-            NoWorkspace::Changing => Self::Later(no.to_string()),
+            NoWorkspace::Changing => Self::later(no.to_string()),
             // The old system knew no other.
             NoWorkspace::NotFound | NoWorkspace::NoSlot => Self::Told(NoWorkspace::NoSlot.to_string()),
             NoWorkspace::Gone => Self::Told(no.to_string()),
@@ -58,7 +64,7 @@ impl From<NoWorkspace> for Problem {
 fn answer(done: Result<Value, Problem>, nothing: Value) -> Result<Json<Value>, Refusal> {
     match done {
         Ok(answer) => Ok(Json(answer)),
-        Err(Problem::Later(text)) => Err(Refusal::Unavailable { text, retry_after: SOON }),
+        Err(Problem::Refused(refusal)) => Err(refusal),
         Err(Problem::Told(error)) => {
             let mut answer = nothing;
             answer["success"] = false.into();
@@ -92,10 +98,11 @@ impl Asked {
 }
 
 impl Gateway {
-    async fn workspace(&self, tenant: Tenant, id: &str) -> Result<Result<Workspace, NoWorkspace>, Refusal> {
+    async fn workspace(&self, tenant: Tenant, id: &str) -> Result<Workspace, Problem> {
         match self.directory.files(&trajectory_key(tenant, id)).await {
-            Err(DirectoryError::Open(OpenError::NotFound)) => Ok(Err(NoWorkspace::NotFound)),
-            other => Ok(other?),
+            Ok(workspace) => Ok(workspace?),
+            Err(DirectoryError::Open(OpenError::NotFound)) => Err(NoWorkspace::NotFound.into()),
+            Err(error) => Err(Problem::Refused(error.into())),
         }
     }
 }
@@ -151,11 +158,8 @@ impl Read {
 pub(super) async fn read(State(gateway): State<Gateway>, request: Request) -> Result<Json<Value>, Refusal> {
     let (tenant, body) = gateway.admit(request).await?;
     let read = Read::parse(&body).map_err(Refusal::Unprocessable)?;
-    let done = match gateway.workspace(tenant, &read.asked.trajectory_id).await? {
-        Ok(workspace) => read.content(workspace).await,
-        Err(no) => Err(no.into()),
-    };
-    answer(done, json!({"content": "", "encoding": read.encoding, "truncated": false, "path": read.asked.path}))
+    let done = async { read.content(gateway.workspace(tenant, &read.asked.trajectory_id).await?).await };
+    answer(done.await, json!({"content": "", "encoding": read.encoding, "truncated": false, "path": read.asked.path}))
 }
 
 #[derive(Debug, PartialEq)]
@@ -213,11 +217,8 @@ impl List {
 pub(super) async fn list(State(gateway): State<Gateway>, request: Request) -> Result<Json<Value>, Refusal> {
     let (tenant, body) = gateway.admit(request).await?;
     let list = List::parse(&body).map_err(Refusal::Unprocessable)?;
-    let done = match gateway.workspace(tenant, &list.asked.trajectory_id).await? {
-        Ok(workspace) => list.entries(workspace).await,
-        Err(no) => Err(no.into()),
-    };
-    answer(done, json!({"entries": [], "truncated": false}))
+    let done = async { list.entries(gateway.workspace(tenant, &list.asked.trajectory_id).await?).await };
+    answer(done.await, json!({"entries": [], "truncated": false}))
 }
 
 #[derive(Debug, PartialEq)]
@@ -264,11 +265,8 @@ impl Archive {
 pub(super) async fn archive(State(gateway): State<Gateway>, request: Request) -> Result<Json<Value>, Refusal> {
     let (tenant, body) = gateway.admit(request).await?;
     let archive = Archive::parse(&body).map_err(Refusal::Unprocessable)?;
-    let done = match gateway.workspace(tenant, &archive.0.trajectory_id).await? {
-        Ok(workspace) => archive.content(workspace).await,
-        Err(no) => Err(no.into()),
-    };
-    answer(done, json!({"content": "", "encoding": "base64", "format": "tar.gz"}))
+    let done = async { archive.content(gateway.workspace(tenant, &archive.0.trajectory_id).await?).await };
+    answer(done.await, json!({"content": "", "encoding": "base64", "format": "tar.gz"}))
 }
 
 /// A transfer out, as a whole.
