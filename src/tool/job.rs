@@ -204,7 +204,7 @@ impl Captured {
 pub struct Usage {
     pub user_cpu: Duration,
     pub system_cpu: Duration,
-    /// Of the largest process.
+    /// Of the largest process; at least what this program takes, as which a call begins.
     pub max_rss_bytes: u64,
 }
 
