@@ -39,8 +39,15 @@ fn succeeds(mut command: Command, arguments: &[&str], expected: &str) {
 }
 
 /// Whatever is said of slots in general.
-const GENERAL: [&str; 6] =
-    ["slot::calls", "slot::files", "slot::isolation", "slot::lifetime", "slot::scope", "--test-threads=2"];
+const GENERAL: [&str; 7] = [
+    "slot::artifacts",
+    "slot::calls",
+    "slot::files",
+    "slot::isolation",
+    "slot::lifetime",
+    "slot::scope",
+    "--test-threads=2",
+];
 
 #[test]
 fn slots_are_slots_at_l1() {
