@@ -163,7 +163,7 @@ async fn make_without_namespaces(config: &SlotConfig) -> Result<Slot, SlotError>
     let ours = control.try_clone().at(Step::StartKeeper)?;
     let keeper = Keeper::start_warden(&config.program, &workspace, config.host_id, &config.entrances, ours, theirs)
         .at(Step::StartKeeper)?;
-    control.tell("warden", &WardenSpec { user: config.host_id }, &[])?;
+    control.tell("warden", &WardenSpec { user: config.host_id, tmp: bytes(&tmp) }, &[])?;
     control.ready("warden").await?;
     let shown = Shown {
         workspace: bytes(&workspace),

@@ -129,6 +129,9 @@ pub(super) struct WardenSpec {
     /// Become this user.
     #[prost(uint32, optional, tag = "1")]
     pub(super) user: Option<u32>,
+    /// The slot's directory for temporary files; its workspace is the working directory.
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) tmp: Vec<u8>,
 }
 
 /// What a runner's calls are held to.

@@ -18,7 +18,7 @@ use tool_executor::{
     tool::artifact::{Failure, FailureKind, Packing, Piece, Summary},
 };
 
-use super::bed::{Bed, start_and_wait_for_output};
+use super::bed::{Bed, has_program, start_and_wait_for_output};
 
 const NO_LIMIT: Allowance = Allowance { file: None, bytes: None, inodes: None };
 const MODE: u32 = 0o644;
@@ -147,6 +147,32 @@ async fn hostile_archives_are_refused_and_leave_nothing() {
         assert_eq!(all(&files), before);
     }
     bed.end().await;
+}
+
+/// What is refused above does break out of a directory whose unpacker believes what it is told.
+#[test]
+fn hostile_archives_lead_a_trusting_unpacker_out() {
+    if !has_program("tar") {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let (outside, inside) = (home.path().join("outside"), home.path().join("inside"));
+    let way = || link("way", "../outside");
+    let absolute = format!("{}/absolute", outside.display());
+    for (evil, entries) in [
+        ("absolute", vec![file(&absolute)]),
+        ("up", vec![file("../outside/up")]),
+        ("through", vec![way(), file("way/through")]),
+    ] {
+        fs::create_dir_all(&outside).unwrap();
+        fs::create_dir_all(&inside).unwrap();
+        fs::write(home.path().join("archive"), archive(&entries)).unwrap();
+        let trusting = ["--extract", "--absolute-names", "--file", "../archive"];
+        let unpacked = std::process::Command::new("tar").args(trusting).current_dir(&inside).output().unwrap();
+        assert!(outside.join(evil).exists(), "{evil}: {}", String::from_utf8_lossy(&unpacked.stderr));
+        fs::remove_dir_all(&outside).unwrap();
+        fs::remove_dir_all(&inside).unwrap();
+    }
 }
 
 #[tokio::test]

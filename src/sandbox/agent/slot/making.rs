@@ -32,7 +32,7 @@ impl SlotTask {
         }
     }
 
-    /// The keeper of the new slot verifies from inside that it is clean; what it cannot see is verified here.
+    /// The keeper of the new slot, or its warden, verifies from inside that it is clean; what it cannot see is verified here.
     pub(super) async fn make(&mut self) -> Result<(), SlotError> {
         if let Some(id) = self.config.host_id {
             until_alone(id).await?;

@@ -1,11 +1,14 @@
 //! The last look at a new slot before anything may run in it: that there is nothing of anybody else in it, and that its
 //! mounts are what they should be. All of that is so by how slots are made; this is for the day when it is not.
 //!
-//! The keeper looks, as the first process that sees the slot as calls will; and what it finds is judged without I/O.
+//! The keeper looks, or the warden, as the first process that sees the slot as calls will; and what it finds is judged
+//! without I/O.
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs, io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +16,7 @@ use super::super::{
     config::WORKSPACE,
     error::{At as _, SlotError, Step},
     image::unescape,
-    wire::KeeperSpec,
+    wire::{KeeperSpec, WardenSpec},
 };
 
 const TMP: &str = "/tmp";
@@ -38,7 +41,30 @@ const MOUNTED: [(&str, Option<&str>); 7] = [
 /// # Errors
 /// All that is wrong with the slot, in one error.
 pub(super) fn verify(spec: &KeeperSpec, own_proc: bool) -> Result<(), SlotError> {
-    let faults = faults(&look(spec, own_proc).at(Step::Verify)?, spec);
+    told(faults(&look(spec, own_proc).at(Step::Verify)?, spec))
+}
+
+/// A slot without namespaces, whose workspace is the working directory. It has no mounts of its own, and whether its user
+/// has processes is the agent's to see.
+///
+/// # Errors
+/// All that is wrong with the slot, in one error.
+pub(super) fn verify_plain(spec: &WardenSpec) -> Result<(), SlotError> {
+    let tmp = Path::new(OsStr::from_bytes(&spec.tmp));
+    let look = || {
+        let ipc = |user: u32| IPC.iter().map(|table| ipc_objects(table, Some(user))).sum::<io::Result<u64>>();
+        Ok::<_, io::Error>([
+            ("entries in the workspace", entries(".")?),
+            ("entries in the directory for temporary files", entries(tmp)?),
+            // Another user's would be that user's own.
+            ("System V IPC objects", spec.user.map_or(Ok(0), ipc)?),
+        ])
+    };
+    let found = look().at(Step::Verify)?.into_iter().filter(|(_, found)| *found != 0);
+    told(found.map(|(what, found)| format!("{found} {what}, not 0")).collect())
+}
+
+fn told(faults: Vec<String>) -> Result<(), SlotError> {
     if faults.is_empty() { Ok(()) } else { Err(io::Error::other(faults.join("; "))).at(Step::Verify) }
 }
 
@@ -73,12 +99,12 @@ fn look(spec: &KeeperSpec, own_proc: bool) -> io::Result<Sight> {
         workspace: if spec.workspace_entries.is_some() { entries(WORKSPACE)? } else { 0 },
         tmp: entries(TMP)?,
         shm: entries(SHM)?,
-        ipc: IPC.iter().map(|table| ipc_objects(table)).sum::<io::Result<u64>>()?,
+        ipc: IPC.iter().map(|table| ipc_objects(table, None)).sum::<io::Result<u64>>()?,
         mounts: mounts(&fs::read("/proc/self/mountinfo")?),
     })
 }
 
-fn entries(directory: &str) -> io::Result<u64> {
+fn entries(directory: impl AsRef<Path>) -> io::Result<u64> {
     fs::read_dir(directory)?.try_fold(0, |count, entry| entry.map(|_| count + 1))
 }
 
@@ -91,13 +117,26 @@ fn other_processes() -> io::Result<u64> {
     })
 }
 
-fn ipc_objects(table: &str) -> io::Result<u64> {
+/// All of them, or those of a user.
+fn ipc_objects(table: &str, user: Option<u32>) -> io::Result<u64> {
     match fs::read_to_string(table) {
-        Ok(table) => Ok(table.lines().skip(1).count() as u64),
+        Ok(table) => Ok(ipc_lines(&table, user)),
         // A kernel without them.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(error),
     }
+}
+
+/// The first line names the columns, which differ by the kind; who made an object may be another than whose it is.
+fn ipc_lines(table: &str, user: Option<u32>) -> u64 {
+    let mut lines = table.lines();
+    let names: Vec<&str> = lines.next().unwrap_or_default().split_ascii_whitespace().collect();
+    let is_of = |line: &str, user: &str| {
+        let mut fields = names.iter().zip(line.split_ascii_whitespace());
+        fields.any(|(name, value)| ["uid", "cuid"].contains(name) && value == user)
+    };
+    let user = user.map(|user| user.to_string());
+    lines.filter(|line| user.as_deref().is_none_or(|user| is_of(line, user))).count() as u64
 }
 
 /// As the kernel lists them: `id parent device root PLACE OPTIONS optional... - KIND source options`.
@@ -279,6 +318,28 @@ mod tests {
         let told = after(|sight, _| sight.mounts = with(mount));
         assert_eq!(told, "/opt heeds set-user-id programs; /opt has devices");
         assert!(!after(|sight, _| sight.mounts = with("what is this")).is_empty());
+    }
+
+    #[test]
+    fn only_the_users_own_ipc_objects_count() {
+        let table = "       key      shmid perms cpid lpid   uid   gid  cuid  cgid\n\
+                              0          7  1600   20   20 65001     0     0     0\n\
+                              0      65001  1600   20   20     0     0 65002     0\n";
+        assert_eq!([None, Some(65_001), Some(65_002), Some(7)].map(|user| ipc_lines(table, user)), [2, 1, 1, 0]);
+        assert_eq!(ipc_lines("", None), 0);
+    }
+
+    #[test]
+    fn what_is_left_in_a_plain_slot_is_told() {
+        let tmp = tempfile::tempdir().unwrap();
+        let spec = WardenSpec { user: None, tmp: tmp.path().as_os_str().as_bytes().to_vec() };
+        fs::write(tmp.path().join("left"), "").unwrap();
+        // This program's own working directory stands for the workspace, and has something in it.
+        let error = verify_plain(&spec).unwrap_err();
+        let told = std::error::Error::source(&error).unwrap().to_string();
+        for fault in ["entries in the workspace, not 0", "1 entries in the directory for temporary files, not 0"] {
+            assert!(told.contains(fault), "{told}");
+        }
     }
 
     #[test]

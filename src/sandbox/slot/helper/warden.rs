@@ -16,7 +16,7 @@ use super::{
         sys,
         wire::{Nothing, Reply, ReplyKind, WardenSpec},
     },
-    Socket, THIS_PROGRAM, command,
+    Socket, THIS_PROGRAM, clean, command,
     confine::drop_privileges,
     keeper::answer,
     scope,
@@ -37,6 +37,7 @@ pub(super) fn main(agent: &Socket) -> Result<(), SlotError> {
     drop_privileges(spec.user)?;
     // Calls have the same user: they must not trace this process or look into it.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Step::PrepareHelper)?;
+    clean::verify_plain(&spec)?;
     agent.send(&Reply::from(ReplyKind::Ready(Nothing {})), &[]).at(Step::Talk)?;
     let served = serve(agent);
     scope::end_all();
