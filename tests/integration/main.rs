@@ -3,6 +3,7 @@
 mod architecture;
 mod backend;
 mod deploy;
+mod docs;
 mod hostile;
 mod link;
 mod mesh;
