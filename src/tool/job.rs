@@ -165,7 +165,8 @@ pub struct ProcessEnd {
     pub stop: Option<Stop>,
     pub stdout: Captured,
     pub stderr: Captured,
-    pub usage: Usage,
+    /// Where it is known.
+    pub usage: Option<Usage>,
     /// The limit that it ran into, which counts for more than how it ended.
     pub exceeded: Option<Box<Exceeded>>,
 }
@@ -231,8 +232,8 @@ impl Captured {
 pub struct Usage {
     pub user_cpu: Duration,
     pub system_cpu: Duration,
-    /// Of the largest process.
-    pub max_rss_bytes: u64,
+    /// Of the largest process. Not known of one call of a session.
+    pub max_rss_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -64,6 +64,9 @@ async fn the_shell_stays_and_only_the_commands_output_is_returned() {
     // What it would take to be believed is not among what a script has.
     assert_eq!(agent.output("echo '1 0' >&7; echo \"$?\"").await.lines().last(), Some("1"));
     assert_eq!(agent.output("echo '99 0'; echo still").await, "99 0\nstill");
+    // Nor is the shell kept from saying how a script ended.
+    assert_eq!(agent.output("echo() { printf mine; }; alias echo=false").await, "");
+    assert_eq!(agent.output("printf on").await, "on");
 }
 
 #[tokio::test]
@@ -270,6 +273,47 @@ async fn what_the_shell_prints_is_seen_live() {
     agent.send(json!({"command": "echo quiet"})).await;
     let (seen, result) = live(&mut agent.stream).await;
     assert_eq!((seen.len(), &*result.output), (0, "quiet"));
+}
+
+#[tokio::test]
+async fn what_a_script_used_is_its_own() {
+    let server = Server::start();
+    let mut agent = Agent::open(&server, "usage").await;
+    let spin = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
+    let mut cpu = async |command: &str| {
+        let result = agent.call(json!({"command": command})).await;
+        let usage = result.usage.unwrap_or_else(|| panic!("it is known of {command}: {result:?}"));
+        assert_eq!(usage.max_rss_bytes, None, "it cannot be known");
+        let of =
+            |part: Option<prost_types::Duration>| Duration::try_from(part.expect("it is there")).expect("it is one");
+        of(usage.user_cpu) + of(usage.system_cpu)
+    };
+    let few = Duration::from_millis(20);
+    assert!(cpu("true").await < few, "what made the shell is not the script's");
+    let (own, others) = (cpu(spin).await, cpu(&format!("sh -c '{spin}'; sh -c '{spin}'; false")).await);
+    assert!(own > few && others > 2 * few, "{own:?} {others:?}");
+    assert!(cpu("sleep 0.3").await < few, "what came before is not counted again");
+    let id = agent.send(json!({"command": format!("{spin}; sleep 600"), "timeout": 2})).await;
+    let stopped = agent.stream.result().await;
+    assert_eq!((&*stopped.call_id, stopped.outcome()), (&*id, Outcome::TimedOut));
+    assert!(stopped.usage.is_some(), "{stopped:?}");
+    // The shell is gone, and nobody can say it.
+    assert_eq!(agent.call(json!({"command": "exit 3"})).await.usage, None);
+}
+
+#[tokio::test]
+async fn a_shell_that_floods_its_keeper_is_replaced() {
+    let server = Server::start();
+    let mut agent = Agent::open(&server, "flood").await;
+    for line in ["1 0", "words", "0m0.1s 0m0.1s"] {
+        agent.call(json!({"command": format!("trap 'yes {line} >&7' DEBUG")})).await;
+        let (output, _) = agent.run("echo hi").await;
+        assert!(output.contains("has been killed"), "{line}: {output}");
+        assert!(agent.output("echo up").await.ends_with("up"));
+    }
+    agent.call(json!({"command": "trap 'cat /dev/zero >&7' DEBUG"})).await;
+    assert!(agent.run("echo hi").await.0.contains("has been killed"));
+    assert!(agent.output("echo up").await.ends_with("up"));
 }
 
 #[tokio::test]

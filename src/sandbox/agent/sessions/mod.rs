@@ -34,7 +34,7 @@ use crate::{
     sandbox::{outgoing::Outgoing, slot::Runner, wire},
     tool::{
         Executed, chain,
-        job::{Captured, End, Ending, Exit, OutputLimits, Phases, ProcessEnd, Stop, Usage},
+        job::{Captured, End, Ending, Exit, OutputLimits, Phases, ProcessEnd, Stop},
         session::{self, Input, ProcessAction, Request, TmuxAction, Told},
     },
 };
@@ -302,7 +302,7 @@ fn stopped(stop: Stop) -> End {
         stop: Some(stop),
         stdout: Captured::default(),
         stderr: Captured::default(),
-        usage: Usage::default(),
+        usage: None,
         exceeded: None,
     })
 }

@@ -19,6 +19,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -29,7 +30,7 @@ pub(super) use self::keeping::{Keeping, Run, ToCall, Word};
 use self::{
     current::{Asker, Current, Due},
     steps::Step,
-    texts::{how, parse, process_end, quoted, with_end},
+    texts::{Said, how, parse, process_end, quoted, used, with_end},
     tty::plain,
 };
 use super::{
@@ -60,6 +61,9 @@ const ENVIRONMENT: [(&str, &str); 5] =
 
 /// Of one read.
 const READ: usize = 64 << 10;
+/// What the shell may say of one script, in lines, and in bytes of one: far more than it is asked.
+const MAX_LINES: usize = 64;
+const MAX_LINE: usize = 256;
 /// How fast is read what jobs print between scripts, in bytes each second.
 const RATE: u64 = 16 << 20;
 /// What is thrown away at most before a script begins, in bytes: more than a terminal holds.
@@ -84,6 +88,9 @@ pub(super) struct Shell {
     commands: Input,
     status: pipe::Receiver,
     said: Vec<u8>,
+    times: Vec<(Duration, Duration)>,
+    /// That it has said since the script began.
+    lines: usize,
     typed: VecDeque<u8>,
     /// Of what was typed and nobody has read, in bytes.
     max_typed: usize,
@@ -117,6 +124,8 @@ impl Shell {
             commands,
             status: pipe::Receiver::from_owned_fd(status)?,
             said: Vec::new(),
+            times: Vec::new(),
+            lines: 0,
             typed: VecDeque::new(),
             max_typed: 0,
             words,
@@ -197,7 +206,7 @@ impl Shell {
         let end = match ended {
             Ok(RunnerEnd::Ended { exit, .. }) => {
                 let notice = format!("\n[the shell {how}: the next terminal_stateful call has a new one]\n");
-                process_end(exit, stop, with_end(captured, &notice))
+                process_end(exit, stop, with_end(captured, &notice), None)
             }
             Ok(RunnerEnd::NotStarted { kind, message }) => End::NotStarted { kind, message },
             Err(error) if error.ends_slot() => End::SlotLost { cause: chain(&error), ran },
@@ -208,6 +217,7 @@ impl Shell {
 
     fn start(&mut self, command: &str, current: Current) {
         self.current = Some(current);
+        self.lines = 0;
         self.say(command);
         self.say("\n");
         self.ask();
@@ -229,7 +239,8 @@ impl Shell {
 
     /// For the status of what it ran last.
     fn ask(&mut self) {
-        let question = format!("echo \"{} $?\" >&7\n", self.sequence);
+        // The status is in the text before `times` has another.
+        let question = format!("eval \"times; command echo {} $?\" >&7\n", self.sequence);
         self.say(&question);
     }
 
@@ -299,7 +310,7 @@ impl Shell {
             let notice = format!("[this is a new shell: the one before {how}; its variables and jobs are gone]\n");
             current.print(notice.as_bytes());
         }
-        let script = format!("command eval {} <&8 >&8 2>&8 7>&- 8>&-", quoted(&command));
+        let script = format!("times >&7; command eval {} <&8 >&8 2>&8 7>&- 8>&-", quoted(&command));
         self.start(&script, current);
     }
 
@@ -320,15 +331,29 @@ impl Shell {
             Ok(read) => self.said.extend_from_slice(&self.buffer[..read]),
             Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
         }
-        while let Some(end) = self.said.iter().position(|byte| *byte == b'\n') {
+        while self.lines <= MAX_LINES
+            && let Some(end) = self.said.iter().position(|byte| *byte == b'\n')
+        {
+            self.lines += 1;
             let line: Vec<u8> = self.said.drain(..=end).collect();
-            if let Some((sequence, code)) = parse(&line)
-                && let Some(current) = &mut self.current
-                && current.sequence == sequence
-                && current.on_code(code)
-            {
-                self.write_mark();
+            match parse(&line) {
+                Some(Said::Times(user, system)) => self.times.push((user, system)),
+                Some(Said::Status { sequence, code }) => {
+                    let times = std::mem::take(&mut self.times);
+                    if let Some(current) = &mut self.current
+                        && current.sequence == sequence
+                        && current.on_code(code, used(&times))
+                    {
+                        self.write_mark();
+                    }
+                }
+                None => {}
             }
+        }
+        // Some trap of the shell's own has got hold of the pipe.
+        if self.lines > MAX_LINES || self.said.len() > MAX_LINE {
+            self.said.clear();
+            self.runner.cancel();
         }
         true
     }

@@ -9,7 +9,7 @@ use super::{
     steps::{STEPS, Step},
     texts::process_end,
 };
-use crate::tool::job::{Captured, End, Exit, OutputLimits, Stop};
+use crate::tool::job::{Captured, End, Exit, OutputLimits, Stop, Usage};
 
 /// How long the mark may take to arrive: the terminal may be held up.
 const MARK_PATIENCE: Duration = Duration::from_millis(500);
@@ -31,6 +31,7 @@ pub(super) struct Current {
     held: Vec<u8>,
     mark: Mark,
     code: Option<i32>,
+    usage: Option<Usage>,
     stop: Option<Stop>,
     /// What is done next to end it, or when the mark is not waited for any more.
     next_step: usize,
@@ -60,6 +61,7 @@ impl Current {
             held: Vec::new(),
             mark: Mark { bytes: fastrand::u128(..).to_ne_bytes(), written: 0 },
             code: None,
+            usage: None,
             stop: None,
             next_step: 0,
             due: None,
@@ -111,12 +113,13 @@ impl Current {
         Due::Step(step)
     }
 
-    /// The shell has said how it ended; whether that is news.
-    pub(super) fn on_code(&mut self, code: i32) -> bool {
+    /// The shell has said how it ended, and what it has used; whether that is news.
+    pub(super) fn on_code(&mut self, code: i32, usage: Option<Usage>) -> bool {
         if self.code.is_some() {
             return false;
         }
         self.code = Some(code);
+        self.usage = usage;
         self.due = Some(Instant::now() + MARK_PATIENCE);
         true
     }
@@ -154,7 +157,7 @@ impl Current {
         let held = std::mem::take(&mut self.held);
         self.print(&held);
         if let (Some(asker), Some(code)) = (self.asker, self.code) {
-            let _ = asker.done.send(process_end(Exit::Code(code), self.stop, self.capture.finish()));
+            let _ = asker.done.send(process_end(Exit::Code(code), self.stop, self.capture.finish(), self.usage));
         }
     }
 
