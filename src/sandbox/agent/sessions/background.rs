@@ -11,6 +11,7 @@ use std::{
 use tokio::{
     net::unix::pipe,
     sync::{mpsc, oneshot, watch},
+    task::coop::consume_budget,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -34,7 +35,7 @@ const LOG_BYTES: usize = 256 << 10;
 /// Of input that it has not read.
 const MAX_PENDING_INPUT: usize = 1 << 20;
 /// How fast it is read, in bytes each second.
-const RATE: u64 = 16 << 20;
+const RATE: u32 = 16 << 20;
 /// Of one read.
 const READ: usize = 16 << 10;
 /// What is in a pipe at the end, at most. If more comes, somebody else has it.
@@ -105,7 +106,7 @@ impl Background {
             ended: watch::Sender::new(None),
             words,
         });
-        Ok(Driver { shared, runner, output, input, words: heard, pace: Pace::new(RATE), buffer: vec![0; READ] })
+        Ok(Driver { shared, runner, output, input, words: heard, pace: Pace::new(), buffer: vec![0; READ] })
     }
 
     pub(super) fn ended(&self) -> Option<Ended> {
@@ -157,6 +158,8 @@ impl Driver {
         let ended = loop {
             let output = self.output.as_ref();
             let held_up = self.pace.held_up();
+            // What is always ready must let others have their turn.
+            consume_budget().await;
             // Cancel-safe: nothing is read or written before the choice is made.
             tokio::select! {
                 ended = self.runner.ended() => break ended,
@@ -204,7 +207,7 @@ impl Driver {
         match read(output, &mut self.buffer) {
             Ok(count) if count > 0 => {
                 lock(&self.shared.log).push(&self.buffer[..count]);
-                self.pace.spend(count);
+                self.pace.spend_bytes(count, RATE);
                 return count;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -1,34 +1,37 @@
 //! How fast is read what nobody waits for. Beyond that its writer finds the pipe or the terminal full, and neither of them
-//! costs the agent more than a small part of a processor.
+//! costs the agent more than a part of a processor.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What may be read beyond the rate, as the time that it takes at the rate.
+/// How much may be spent before it is made up for.
 const AHEAD: Duration = Duration::from_millis(60);
 
-/// See the module.
+/// See the module. Time is spent, and passes.
 pub(super) struct Pace {
-    /// In bytes each second.
-    rate: u64,
-    /// Until when what was read has been paid for.
-    paid: Instant,
+    /// Until when what was spent has been made up for.
+    even: Instant,
     held_until: Instant,
 }
 
 impl Pace {
-    pub(super) fn new(rate: u64) -> Self {
+    pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self { rate, paid: now, held_until: now }
+        Self { even: now, held_until: now }
     }
 
-    pub(super) fn spend(&mut self, bytes: usize) {
+    /// So many bytes, where so many may be read each second.
+    pub(super) fn spend_bytes(&mut self, bytes: usize, rate: u32) {
+        self.spend(Duration::from_secs(bytes as u64) / rate);
+    }
+
+    pub(super) fn spend(&mut self, time: Duration) {
         let now = Instant::now();
-        self.paid = self.paid.max(now) + Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+        self.even = self.even.max(now) + time;
         // Then for long enough that it is not looked at for every few bytes.
-        if self.paid > now + AHEAD {
-            self.held_until = self.paid - AHEAD / 2;
+        if self.even > now + AHEAD {
+            self.held_until = self.even - AHEAD / 2;
         }
     }
 
@@ -44,8 +47,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn bursts_are_read_at_once_and_a_flood_at_the_rate() {
-        let mut pace = Pace::new(1_000_000);
-        pace.spend(50_000);
+        const RATE: u32 = 1_000_000;
+        let mut pace = Pace::new();
+        pace.spend_bytes(50_000, RATE);
         assert_eq!(pace.held_up(), None);
         let (begin, mut read, mut held) = (Instant::now(), 0, 0);
         while begin.elapsed() < Duration::from_secs(10) {
@@ -53,7 +57,7 @@ mod tests {
                 tokio::time::sleep_until(until).await;
                 held += 1;
             } else {
-                pace.spend(1000);
+                pace.spend_bytes(1000, RATE);
                 read += 1000;
             }
         }
@@ -61,9 +65,9 @@ mod tests {
         assert!((100..400).contains(&held), "{held}");
         // Who was quiet has earned no more than a burst.
         tokio::time::sleep(Duration::from_secs(3600)).await;
-        pace.spend(60_000);
+        pace.spend_bytes(60_000, RATE);
         assert_eq!(pace.held_up(), None);
-        pace.spend(1000);
+        pace.spend_bytes(1000, RATE);
         assert!(pace.held_up().is_some());
     }
 }

@@ -23,7 +23,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{io::unix::AsyncFd, net::unix::pipe, sync::mpsc, time::Instant};
+use tokio::{io::unix::AsyncFd, net::unix::pipe, sync::mpsc, task::coop::consume_budget, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::keeping::{Keeping, Run, ToCall, Word};
@@ -65,7 +65,7 @@ const READ: usize = 64 << 10;
 const MAX_LINES: usize = 64;
 const MAX_LINE: usize = 256;
 /// How fast is read what jobs print between scripts, in bytes each second.
-const RATE: u64 = 16 << 20;
+const RATE: u32 = 16 << 20;
 /// What is thrown away at most before a script begins, in bytes: more than a terminal holds.
 const LEFT_OVER: usize = 256 << 10;
 
@@ -132,7 +132,7 @@ impl Shell {
             current: None,
             waiting: VecDeque::new(),
             sequence: 0,
-            pace: Pace::new(RATE),
+            pace: Pace::new(),
             buffer: vec![0; READ],
         };
         // It has waited until the terminal is as it is to stay: it goes back to what it has found.
@@ -147,6 +147,8 @@ impl Shell {
         let ended = loop {
             let due = self.current.as_ref().and_then(|current| current.due);
             let held_up = self.held_up();
+            // What is always ready must let others have their turn.
+            consume_budget().await;
             // Cancel-safe: nothing is read or written before the choice is made.
             tokio::select! {
                 ended = self.runner.ended() => break ended,
@@ -372,7 +374,7 @@ impl Shell {
     fn on_output(&mut self, read: usize) {
         // Between scripts, it is of jobs that they left.
         let Some(current) = &mut self.current else {
-            return self.pace.spend(read);
+            return self.pace.spend_bytes(read, RATE);
         };
         if current.on_output(&self.buffer[..read]) {
             self.finish();

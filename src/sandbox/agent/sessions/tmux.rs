@@ -18,6 +18,7 @@ use rustix::{
 use tokio::{
     io::unix::AsyncFd,
     sync::{Notify, watch},
+    task::coop::consume_budget,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -52,8 +53,8 @@ const LOOK: Duration = Duration::from_millis(10);
 const PROMPT: Duration = Duration::from_secs(5);
 /// Of one read.
 const READ: usize = 64 << 10;
-/// How fast it is read, in bytes each second: more than anybody can look at, and what the emulation bears.
-const RATE: u64 = 8 << 20;
+/// What is printed takes up the emulation for one part in so many of the time, at most.
+const SHARE: u32 = 4;
 /// Of what was typed and no program has read; then nothing more is typed, in bytes.
 const MAX_UNREAD: usize = 1 << 20;
 
@@ -114,7 +115,7 @@ impl Tmux {
             end: CancellationToken::new(),
             ended: watch::Sender::new(false),
         });
-        let driver = Driver { shared: shared.clone(), runner, pace: Pace::new(RATE), buffer: vec![0; READ] };
+        let driver = Driver { shared: shared.clone(), runner, pace: Pace::new(), buffer: vec![0; READ] };
         Ok((shared, driver))
     }
 
@@ -239,6 +240,8 @@ impl Driver {
         let mut hung_up = false;
         loop {
             let (held_up, max) = self.may_read();
+            // What is always ready must let others have their turn.
+            consume_budget().await;
             let has_typed = !lock(&self.shared.typed).is_empty();
             // Cancel-safe: nothing is read or written before the choice is made.
             tokio::select! {
@@ -285,8 +288,9 @@ impl Driver {
     fn on_output(&mut self, read: usize) {
         let data = &self.buffer[..read];
         lock(&self.shared.feeds).iter_mut().for_each(|feed| feed.push(data));
+        let begun = Instant::now();
         lock(&self.shared.screen).push(data);
-        self.pace.spend(read);
+        self.pace.spend(begun.elapsed() * SHARE);
     }
 }
 
