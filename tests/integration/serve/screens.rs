@@ -81,6 +81,12 @@ async fn a_screen_is_typed_to_and_captured() {
     person.keys(json!("C-c")).await;
     person.until(|screen| screen.ends_with("^C\n$")).await;
 
+    // Keys that move about in the line.
+    person.keys(json!(["clear", "Enter"])).await;
+    person.until(|screen| screen == "$").await;
+    person.keys(json!(["b-c", "C-Left", "M-b", "a-", "Home", "echo ", "End", "-dx", "Left", "DC", "Enter"])).await;
+    person.until(|screen| screen == "$ echo a-b-c-d\na-b-c-d\n$").await;
+
     assert!(person.tmux(json!({"action": "stop"})).await.success);
     assert_eq!(person.tmux(json!({"action": "capture"})).await.error, "There is no terminal: start it first");
     person.start().await;
