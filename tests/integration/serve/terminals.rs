@@ -70,23 +70,6 @@ async fn the_shell_stays_and_only_the_commands_output_is_returned() {
 }
 
 #[tokio::test]
-#[ignore = "a measurement: cargo test --release --test integration an_echo -- --ignored --nocapture"]
-async fn an_echo_in_the_shell_that_stays() {
-    let server = Server::start();
-    let mut agent = Agent::open(&server, "echo").await;
-    agent.output("true").await;
-    let mut taken: Vec<Duration> = Vec::new();
-    for _ in 0..300 {
-        let asked = Instant::now();
-        assert_eq!(agent.output("echo hi").await, "hi");
-        taken.push(asked.elapsed());
-    }
-    taken.sort_unstable();
-    println!("echo hi: p50 {:?}, p99 {:?}", taken[150], taken[297]);
-    assert!(taken[150] < Duration::from_millis(10));
-}
-
-#[tokio::test]
 async fn what_is_wrong_with_a_script_is_its_own_error() {
     let server = Server::start();
     let mut agent = Agent::open(&server, "wrong").await;
