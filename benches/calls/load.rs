@@ -81,6 +81,13 @@ impl Trajectory {
         self.send(Call { action: Some(Action::Tool(kind.tool())), ..Call::default() }).await
     }
 
+    /// Calls a tool of the model's.
+    pub(crate) async fn tool(&mut self, name: &str, arguments: &str) -> Result<CallResult> {
+        let arguments = Some(Arguments::ArgumentsJson(arguments.to_owned()));
+        let tool = ToolCall { name: name.to_owned(), arguments };
+        self.send(Call { action: Some(Action::Tool(tool)), ..Call::default() }).await
+    }
+
     async fn send(&mut self, call: Call) -> Result<CallResult> {
         let result = self.try_send(call).await?;
         if result.success { Ok(result) } else { Err(format!("the call failed: {}", result.error).into()) }

@@ -7,13 +7,13 @@
 //! - what open trajectories cost, whether slow calls delay quick ones, or a slot at its limits its neighbours, and what
 //!   much output costs;
 //! - how soon a slot with 10,000 files can be given on;
+//! - a script in the shell that stays, against one of its own;
 //! - a list and an archive of 1,000 files, and a large file against `cat` to a pipe.
 //!
 //! `cargo bench --bench calls` prints every figure and its ratio to the floor. Quote ratios: absolute figures change
 //! with the machine and its mood. With a word after it, it measures less: `-- read_file` one kind of call, and no floor;
-//! `-- scale`, `-- fairness`, `-- limits`, `-- output`, `-- reset` and `-- artifacts` what they say; `-- nomad` what it
-//! costs that containers run on
-//! a cluster; `-- journal` what it costs that a restart finds everything.
+//! `-- scale`, `-- fairness`, `-- limits`, `-- output`, `-- reset`, `-- terminal` and `-- artifacts` what they say;
+//! `-- nomad` what it costs that containers run on a cluster; `-- journal` what it costs that a restart finds everything.
 //! `-- against CHECKOUT` compares another checkout, or a built program of it, with this one, in turns, and fails if
 //! this one is slower by more than 10 %.
 
@@ -30,6 +30,7 @@ mod output;
 mod reset;
 mod scale;
 mod servers;
+mod terminal;
 mod turns;
 #[path = "../../tests/integration/support"]
 #[allow(dead_code, reason = "the tests use more of it")]
@@ -76,6 +77,7 @@ fn measure(arguments: &[&str]) -> Result<ExitCode> {
         ["artifacts"] => artifacts::measure(&runtime)?,
         ["journal"] => return journal::measure(&runtime),
         ["reset"] => reset::measure(&runtime)?,
+        ["terminal"] => terminal::measure(&runtime)?,
         ["against", other] => return against::measure(&runtime, Path::new(other)),
         [only] => one_kind(&runtime, only)?,
         _ => return Err("it is one word, or against and a checkout: see benches/calls/main.rs".into()),
@@ -147,6 +149,7 @@ fn everything(runtime: &Runtime) -> Result<()> {
     limits::measure(runtime)?;
     output::measure(runtime)?;
     reset::measure(runtime)?;
+    terminal::measure(runtime)?;
     artifacts::measure(runtime)
 }
 

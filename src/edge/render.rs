@@ -13,7 +13,7 @@ use crate::{
         job::{Exit, Usage},
         limit::SlotLimit,
     },
-    trajectory::{Listed, Notice, Output, ReleaseCause, Response},
+    trajectory::{Listed, Notice, Output, OutputStream, ReleaseCause, Response},
 };
 
 /// The service's bounds, as every `opened` states them.
@@ -50,8 +50,12 @@ pub(super) fn response(response: Response, trajectory_id: &str, limits: &PublicL
             oldest_sequence: opened.oldest_sequence.0,
         }),
         Response::Output(output) => {
-            let Output { call, stderr, offset, data } = *output;
-            let stream = if stderr { pb::OutputStream::Stderr } else { pb::OutputStream::Stdout };
+            let Output { call, stream, offset, data } = *output;
+            let stream = match stream {
+                OutputStream::Stdout => pb::OutputStream::Stdout,
+                OutputStream::Stderr => pb::OutputStream::Stderr,
+                OutputStream::Terminal => pb::OutputStream::Terminal,
+            };
             Message::Output(pb::Output { call_id: call.to_string(), stream: stream.into(), offset, data })
         }
         Response::Result { result, replayed } => Message::Result(call_result(&result, replayed)),

@@ -175,11 +175,8 @@ fn result() -> impl Strategy<Value = CallResult> {
             collection,
         },
     );
-    let usage = (duration(), duration(), any::<u64>()).prop_map(|(user_cpu, system_cpu, max_rss_bytes)| Usage {
-        user_cpu,
-        system_cpu,
-        max_rss_bytes,
-    });
+    let usage = (duration(), duration(), any::<Option<u64>>())
+        .prop_map(|(user_cpu, system_cpu, max_rss_bytes)| Usage { user_cpu, system_cpu, max_rss_bytes });
     let value = prop_oneof![
         any::<bool>().prop_map(serde_json::Value::from),
         any::<i64>().prop_map(serde_json::Value::from),

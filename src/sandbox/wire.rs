@@ -158,9 +158,9 @@ fn from_process_end(end: ProcessEnd) -> pb::ProcessEnd {
         stop: stop.into(),
         stdout: Some(from_captured(end.stdout)),
         stderr: Some(from_captured(end.stderr)),
-        user_cpu: Some(from_duration(end.usage.user_cpu)),
-        system_cpu: Some(from_duration(end.usage.system_cpu)),
-        max_rss_bytes: end.usage.max_rss_bytes,
+        user_cpu: end.usage.map(|usage| from_duration(usage.user_cpu)),
+        system_cpu: end.usage.map(|usage| from_duration(usage.system_cpu)),
+        max_rss_bytes: end.usage.and_then(|usage| usage.max_rss_bytes),
         exceeded: end.exceeded.map(|exceeded| from_exceeded(*exceeded)),
     }
 }
@@ -173,6 +173,10 @@ fn to_process_end(end: pb::ProcessEnd) -> Result<ProcessEnd, Senseless> {
         pb::StopCause::InputLimit => Some(Stop::InputLimit),
         pb::StopCause::Exceeded => Some(Stop::Exceeded),
     };
+    let usage = |user_cpu, system_cpu, max_rss_bytes| -> Result<Usage, Senseless> {
+        let [user_cpu, system_cpu] = [to_duration(user_cpu)?, to_duration(system_cpu)?];
+        Ok(Usage { user_cpu, system_cpu, max_rss_bytes })
+    };
     Ok(ProcessEnd {
         exit: match end.exit.ok_or(Senseless("an exit"))? {
             pb::process_end::Exit::ExitCode(code) => Exit::Code(code),
@@ -181,10 +185,9 @@ fn to_process_end(end: pb::ProcessEnd) -> Result<ProcessEnd, Senseless> {
         stop,
         stdout: to_captured(end.stdout),
         stderr: to_captured(end.stderr),
-        usage: Usage {
-            user_cpu: to_duration(end.user_cpu)?,
-            system_cpu: to_duration(end.system_cpu)?,
-            max_rss_bytes: end.max_rss_bytes,
+        usage: match end.user_cpu {
+            Some(_) => Some(usage(end.user_cpu, end.system_cpu, end.max_rss_bytes)?),
+            None => None,
         },
         exceeded: end.exceeded.map(to_exceeded).transpose()?.map(Box::new),
     })
@@ -346,8 +349,16 @@ mod tests {
         };
         let process = |exit, stop| {
             let stdout = Captured { head: "h".into(), tail: "t".into(), total: 9 };
-            let usage = Usage { user_cpu: Duration::from_micros(5), system_cpu: Duration::ZERO, max_rss_bytes: 6 };
-            End::Process(ProcessEnd { exit, stop, stdout, stderr: Captured::default(), usage, exceeded: None })
+            let usage =
+                Usage { user_cpu: Duration::from_micros(5), system_cpu: Duration::ZERO, max_rss_bytes: Some(6) };
+            End::Process(ProcessEnd {
+                exit,
+                stop,
+                stdout,
+                stderr: Captured::default(),
+                usage: Some(usage),
+                exceeded: None,
+            })
         };
         let over = |kind| match process(Exit::Signal(9), Some(Stop::Exceeded)) {
             End::Process(end) => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{Executed, session};
 
@@ -50,6 +50,33 @@ impl Job {
             Self::ReadFile { path, .. } => path.len(),
             Self::WriteFile { path, content } => path.len() + content.len(),
             Self::Session(request) => request.size(),
+        }
+    }
+
+    /// How much input is kept for it until it begins, in bytes; nothing if it reads none, or no more.
+    pub fn input_kept(&self) -> Option<usize> {
+        match self {
+            Self::Process(process) => process.interactive.then_some(process.stdin.len()),
+            Self::Session(request) => request.input().map(|input| input.0.len()),
+            Self::ReadFile { .. } | Self::WriteFile { .. } => None,
+        }
+    }
+
+    /// More input to be kept until it begins, if it reads any.
+    pub fn add_input(&mut self, data: &[u8], end_of_file: bool) {
+        match self {
+            Self::Process(process) if process.interactive => {
+                let mut stdin = BytesMut::from(std::mem::take(&mut process.stdin));
+                stdin.extend_from_slice(data);
+                process.stdin = stdin.freeze();
+                process.interactive = !end_of_file;
+            }
+            Self::Session(request) => {
+                if let Some(input) = request.input_mut() {
+                    input.0.extend(session::typed(data, end_of_file));
+                }
+            }
+            Self::Process(_) | Self::ReadFile { .. } | Self::WriteFile { .. } => {}
         }
     }
 }
@@ -138,7 +165,8 @@ pub struct ProcessEnd {
     pub stop: Option<Stop>,
     pub stdout: Captured,
     pub stderr: Captured,
-    pub usage: Usage,
+    /// Where it is known.
+    pub usage: Option<Usage>,
     /// The limit that it ran into, which counts for more than how it ended.
     pub exceeded: Option<Box<Exceeded>>,
 }
@@ -204,8 +232,9 @@ impl Captured {
 pub struct Usage {
     pub user_cpu: Duration,
     pub system_cpu: Duration,
-    /// Of the largest process; at least what this program takes, as which a call begins.
-    pub max_rss_bytes: u64,
+    /// Of the largest process; at least what this program takes, as which a call begins. Not known of one call of a
+    /// session.
+    pub max_rss_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

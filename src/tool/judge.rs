@@ -153,7 +153,7 @@ fn process(kind: &Kind, end: ProcessEnd, about: &Circumstances<'_>) -> Verdict {
         stdout: Some(stdout),
         stderr: Some(stderr),
         exit: Some(end.exit),
-        usage: Some(end.usage),
+        usage: end.usage,
         metadata: with_isolation(metadata, about),
         ..verdict
     }

@@ -276,7 +276,7 @@ mod tests {
     use super::*;
     use crate::tool::{
         job::{Process, Program},
-        session::{ProcessAction, Request},
+        session::{Input, ProcessAction, Request, TmuxAction},
     };
 
     fn names(toolsets: &[&str]) -> Vec<String> {
@@ -414,7 +414,15 @@ mod tests {
             let background = request(name, json!({"command": "sleep 9", "background": true}));
             assert_eq!(background, Request::Background { command: command() });
         }
-        assert_eq!(request("terminal_stateful", json!({"command": "sleep 9"})), Request::Run { command: command() });
+        assert_eq!(
+            request("terminal_stateful", json!({"command": "sleep 9"})),
+            Request::Run { command: command(), input: Input::default() }
+        );
+        let resize = |width, height| Request::Tmux(TmuxAction::Resize { width, height });
+        let asked = json!({"action": "resize", "pane_width": 100, "pane_height": null});
+        assert_eq!(request("tmux", asked), resize(Some(100), None));
+        assert!(invalid("tmux", json!({"action": "resize"})).contains("pane_width: is required, or pane_height"));
+        assert!(invalid("tmux", json!({"action": "resize", "pane_width": 501})).contains("pane_width"));
         assert_eq!(request("process", json!({"action": "list", "id": 3})), Request::List);
         let action = |arguments| match request("process", arguments) {
             Request::Process { id: 3, action } => action,

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Kind, Reason, Rejection,
     job::{Job, Process, Program},
-    session::Request,
+    session::{Input, Request},
 };
 
 /// The most that `read_file` answers and `write_file` takes, in bytes.
@@ -190,7 +190,7 @@ impl Tool {
                 let command = text("command")?;
                 check_command(&command).map_err(|fault| fault.of_tool(self.name(), "command"))?;
                 let timeout = arguments.get("timeout").and_then(Value::as_f64).map(seconds);
-                Ok(Asked { timeout, ..of_session(Request::Run { command }) })
+                Ok(Asked { timeout, ..of_session(Request::Run { command, input: Input::default() }) })
             }
             Self::Tmux => sessions::tmux(arguments).map(of_session),
             Self::Process => sessions::process(arguments).map(of_session),

@@ -1,6 +1,8 @@
-//! What outlives the call that began it: background processes, and a shell that keeps its state. What is asked of it, and what it answers. Both go
-//! through protocol and journal as JSON, since neither looks into them.
+//! What outlives the call that began it: background processes, a shell that keeps its state, and a terminal with a
+//! screen. What is asked of them, and what they answer. Both go through protocol and journal as JSON, since neither looks
+//! into them.
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,13 +13,54 @@ pub enum Request {
     /// Begin a shell script that outlives its call.
     Background { command: String },
     /// Run a script in the shell that keeps its state; there is a new one where there is none.
-    Run { command: String },
+    Run {
+        command: String,
+        #[serde(default, skip_serializing_if = "Input::is_empty")]
+        input: Input,
+    },
     /// Of the terminal with a screen.
     Tmux(TmuxAction),
     /// What goes on in the background.
     List,
     /// Of one background process.
     Process { id: u64, action: ProcessAction },
+}
+
+/// What is typed into a terminal for a call, before it has begun.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Input(pub Vec<u8>);
+
+impl Input {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// In base64: it need not be text.
+impl From<Input> for String {
+    fn from(input: Input) -> Self {
+        BASE64_STANDARD.encode(input.0)
+    }
+}
+
+impl TryFrom<String> for Input {
+    type Error = base64::DecodeError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        BASE64_STANDARD.decode(text).map(Self)
+    }
+}
+
+/// What a client's input is as somebody would type it. Its end is Ctrl-D, of which a line that has been begun takes one
+/// more.
+pub fn typed(data: &[u8], end_of_file: bool) -> Vec<u8> {
+    let end: &[u8] = match (end_of_file, data.last()) {
+        (false, _) => b"",
+        (true, None | Some(b'\n')) => b"\x04",
+        (true, Some(_)) => b"\x04\x04",
+    };
+    [data, end].concat()
 }
 
 /// What is asked of the terminal with a screen.
@@ -35,6 +78,13 @@ pub enum TmuxAction {
         block: bool,
         min_wait_ms: u64,
         max_wait_ms: u64,
+        #[serde(default, skip_serializing_if = "Input::is_empty")]
+        input: Input,
+    },
+    /// Give it so many columns and rows; what is not said stays.
+    Resize {
+        width: Option<u16>,
+        height: Option<u16>,
     },
     /// What is on the screen, or with `entire` also what has scrolled off it.
     Capture {
@@ -77,10 +127,29 @@ impl Request {
     /// What its sender has put into it, in bytes.
     pub fn size(&self) -> usize {
         match self {
-            Self::Background { command } | Self::Run { command } => command.len(),
+            Self::Background { command } => command.len(),
+            Self::Run { command, input } => command.len() + input.0.len(),
             Self::Process { action: ProcessAction::Write { input, .. }, .. } => input.len(),
-            Self::Tmux(TmuxAction::SendKeys { keys, .. }) => keys.iter().map(String::len).sum(),
+            Self::Tmux(TmuxAction::SendKeys { keys, input, .. }) => {
+                keys.iter().map(String::len).sum::<usize>() + input.0.len()
+            }
             Self::Tmux(_) | Self::List | Self::Process { .. } => 0,
+        }
+    }
+
+    /// What is typed for it before it begins; nothing for a request that reads no input.
+    pub fn input(&self) -> Option<&Input> {
+        match self {
+            Self::Run { input, .. } | Self::Tmux(TmuxAction::SendKeys { block: true, input, .. }) => Some(input),
+            Self::Background { .. } | Self::Tmux(_) | Self::List | Self::Process { .. } => None,
+        }
+    }
+
+    /// As [`Self::input`].
+    pub fn input_mut(&mut self) -> Option<&mut Input> {
+        match self {
+            Self::Run { input, .. } | Self::Tmux(TmuxAction::SendKeys { block: true, input, .. }) => Some(input),
+            Self::Background { .. } | Self::Tmux(_) | Self::List | Self::Process { .. } => None,
         }
     }
 
@@ -123,4 +192,29 @@ impl Told {
 
 fn json(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).expect("it has texts and numbers alone").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_is_kept_whatever_it_is() {
+        let mut request = Request::Run { command: "cat".into(), input: Input::default() };
+        let json = request.to_json();
+        assert_eq!(json, r#"{"Run":{"command":"cat"}}"#, "as builds before this one wrote it");
+        assert_eq!(Request::from_json(&json).unwrap(), request);
+        request.input_mut().unwrap().0.extend_from_slice(b"\xff\0\n");
+        assert_eq!(Request::from_json(&request.to_json()).unwrap(), request);
+        assert_eq!(request.size(), 6);
+        assert!(Request::from_json(br#"{"Run":{"command":"cat","input":"?"}}"#).is_err());
+    }
+
+    #[test]
+    fn the_end_of_input_is_typed() {
+        assert_eq!(typed(b"x", false), b"x");
+        assert_eq!(typed(b"", true), b"\x04");
+        assert_eq!(typed(b"x\n", true), b"x\n\x04");
+        assert_eq!(typed(b"x", true), b"x\x04\x04");
+    }
 }

@@ -176,11 +176,11 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::CallId;
+    use crate::{id::CallId, trajectory::request::OutputStream};
 
     fn output(offset: u64, bytes: usize) -> Output {
         let call = CallId::parse("a").expect("it is a name");
-        Output { call, stderr: false, offset, data: vec![0; bytes].into() }
+        Output { call, stream: OutputStream::Stdout, offset, data: vec![0; bytes].into() }
     }
 
     #[tokio::test]

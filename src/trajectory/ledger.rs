@@ -9,16 +9,12 @@ use std::{
     time::SystemTime,
 };
 
-use bytes::BytesMut;
 use sha2::{Digest, Sha256};
 
 use crate::{
     id::{CallId, CallNumber, Generation, Sequence},
     journal::{AcceptedCall, CallHash, Errand, Options, Record, Workspace},
-    tool::{
-        ActionHash, CallResult, Location,
-        job::{Job, Order},
-    },
+    tool::{ActionHash, CallResult, Location},
 };
 
 /// See the module.
@@ -139,13 +135,9 @@ impl Ledger {
             }
             Record::Input { call, data, end_of_file } => {
                 if let Some(pending) = self.pending.get_mut(&call)
-                    && let Errand::Slot { order: Order { job: Job::Process(process), .. }, .. } =
-                        &mut Arc::make_mut(&mut pending.call).errand
+                    && let Errand::Slot { order, .. } = &mut Arc::make_mut(&mut pending.call).errand
                 {
-                    let mut stdin = BytesMut::from(std::mem::take(&mut process.stdin));
-                    stdin.extend_from_slice(&data);
-                    process.stdin = stdin.freeze();
-                    process.interactive = !end_of_file;
+                    order.job.add_input(&data, end_of_file);
                 }
             }
             Record::HandedOver(number) => self.set_handed_over(number, true),

@@ -17,8 +17,8 @@ pub use connection::Responses;
 pub use directory::{Directory, DirectoryError, Listed};
 pub use observer::{Answered, Observer};
 pub use request::{
-    Call, Defaults, Limits, Notice, Open, OpenError, Opened, Output, ReleaseCause, Request, Requests, Response,
-    StreamError, StreamFault, Unfit, Work,
+    Call, Defaults, Limits, Notice, Open, OpenError, Opened, Output, OutputStream, ReleaseCause, Request, Requests,
+    Response, StreamError, StreamFault, Unfit, Work,
 };
 pub use start::{Start, restore};
 pub use state::Description;

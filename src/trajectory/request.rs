@@ -109,10 +109,18 @@ pub struct Opened {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     pub call: CallId,
-    pub stderr: bool,
+    pub stream: OutputStream,
     /// Of the first byte of `data` in the stream.
     pub offset: u64,
     pub data: Bytes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputStream {
+    Stdout,
+    Stderr,
+    /// What the screen or the shell of a session prints: both, as they came.
+    Terminal,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -356,5 +356,5 @@ fn process_end(
     // One that had ended before the kill reached it was not stopped.
     let killed = exit == Exit::Signal(rustix::process::Signal::KILL.as_raw());
     let (stdout, stderr) = (stdout.finish(), stderr.finish());
-    ProcessEnd { exit, stop: stop.filter(|_| killed), stdout, stderr, usage, exceeded }
+    ProcessEnd { exit, stop: stop.filter(|_| killed), stdout, stderr, usage: Some(usage), exceeded }
 }

@@ -18,8 +18,7 @@ use crate::{
     sandbox::wire,
     tool::{
         Evidence,
-        job::{End, Ending, Job, Order, Phases},
-        session,
+        job::{End, Ending, Order, Phases},
     },
 };
 
@@ -79,11 +78,7 @@ impl Drop for Receipt {
 
 /// Of a call that takes input while it runs, in bytes.
 fn input_room(order: &Order) -> Option<u32> {
-    match &order.job {
-        Job::Process(process) if process.interactive => Some(order.max_pending_input),
-        Job::Session(session::Request::Run { .. }) => Some(order.max_pending_input),
-        Job::Process(_) | Job::ReadFile { .. } | Job::WriteFile { .. } | Job::Session(_) => None,
-    }
+    order.job.input_kept().map(|_| order.max_pending_input)
 }
 
 impl SlotHandle {

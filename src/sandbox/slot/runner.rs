@@ -185,7 +185,7 @@ impl Runner {
                 usage: Usage {
                     user_cpu: Duration::from_micros(ended.user_cpu_us),
                     system_cpu: Duration::from_micros(ended.system_cpu_us),
-                    max_rss_bytes: ended.max_rss_bytes,
+                    max_rss_bytes: Some(ended.max_rss_bytes),
                 },
                 execution: Duration::from_micros(ended.execution_us),
                 written: ended.written_bytes,

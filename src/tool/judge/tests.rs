@@ -23,7 +23,7 @@ fn ended(exit: Exit, stdout: &'static str, stderr: &'static str) -> ProcessEnd {
         stop: None,
         stdout: whole(stdout),
         stderr: whole(stderr),
-        usage: Usage::default(),
+        usage: Some(Usage::default()),
         exceeded: None,
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::{
     Rejection,
-    session::{ProcessAction, Request, TmuxAction},
+    session::{Input, ProcessAction, Request, TmuxAction},
 };
 
 pub(super) const PROCESS: &str = "See to the background processes that terminal and bash began with background: true. list shows all of them; poll \
@@ -32,7 +32,7 @@ pub(super) fn stateful_parameters() -> Value {
 pub(super) const TMUX: &str = "Use a terminal with a screen, for programs that fill it (vim, less, top, a debugger). start begins it with a shell; \
      send_keys types, and returns the screen after that; capture returns the screen, with capture_entire also what has \
      scrolled off it (the last 10,000 lines); stream returns what was printed since the last stream, as asciicast v2 \
-     lines; stop ends it. A key is given by its tmux name (Enter, Escape, Up, C-c, M-x); anything else is typed as it is, \
+     lines; resize changes its size, of which the programs in it are told; stop ends it. A key is given by its tmux name (Enter, Escape, Up, C-c, M-x); anything else is typed as it is, \
      so a command needs an Enter after it: [\"ls -l\", \"Enter\"].";
 
 pub(super) const TMUX_OPTIONAL: [&str; 9] =
@@ -44,7 +44,7 @@ pub(super) fn tmux_parameters() -> Value {
         "properties": {
             "action": {
                 "type": "string",
-                "enum": ["start", "send_keys", "capture", "stream", "stop"],
+                "enum": ["start", "send_keys", "capture", "stream", "resize", "stop"],
                 "description": "What to do.",
             },
             "keys": {
@@ -79,13 +79,13 @@ pub(super) fn tmux_parameters() -> Value {
                 "type": "integer",
                 "minimum": 20,
                 "maximum": 500,
-                "description": "For start: columns; 120 unless given.",
+                "description": "For start: columns; 120 unless given. For resize: as many as there are, unless given.",
             },
             "pane_height": {
                 "type": "integer",
                 "minimum": 10,
                 "maximum": 200,
-                "description": "For start: rows; 40 unless given.",
+                "description": "For start: rows; 40 unless given. For resize: as many as there are, unless given.",
             },
         },
         "required": ["action"],
@@ -111,8 +111,15 @@ pub(super) fn tmux(arguments: &Map<String, Value>) -> Result<Request, Rejection>
                 None => return Err(Rejection::invalid("tmux", "keys: is required")),
             };
             let (min_wait_ms, max_wait_ms) = (milliseconds("min_wait_s", 0.1), milliseconds("max_wait_s", 30.0));
-            TmuxAction::SendKeys { keys, block: flag("block"), min_wait_ms, max_wait_ms }
+            TmuxAction::SendKeys { keys, block: flag("block"), min_wait_ms, max_wait_ms, input: Input::default() }
         }
+        "resize" => match (arguments.get("pane_width"), arguments.get("pane_height")) {
+            (None, None) => return Err(Rejection::invalid("tmux", "pane_width: is required, or pane_height")),
+            (width, height) => {
+                let size = |size: Option<&Value>| size.and_then(Value::as_f64).map(|size| size as u16);
+                TmuxAction::Resize { width: size(width), height: size(height) }
+            }
+        },
         "capture" => TmuxAction::Capture { entire: flag("capture_entire") },
         "stream" => {
             TmuxAction::Stream { max_bytes: number("max_bytes", LOG_BYTES as f64) as u64, reset: flag("reset") }

@@ -10,7 +10,7 @@ use crate::{
     journal::{AcceptedCall, Errand, Record, Workspace},
     tool::{
         CallResult, CancelCause, Task, Timings, ToolLabel, Verdict,
-        job::{Job, Order, Phases},
+        job::{Order, Phases},
     },
     trajectory::{
         ledger::{self, Known, Phase},
@@ -202,11 +202,8 @@ impl State {
         if !matches!(live.stage, Stage::Waiting) {
             return self.effects.push(Effect::Input { call: number, data, end_of_file });
         }
-        let Job::Process(process) = &order.job else { return };
-        if !process.interactive {
-            return;
-        }
-        if process.stdin.len() + data.len() > order.max_pending_input as usize {
+        let Some(kept) = order.job.input_kept() else { return };
+        if kept + data.len() > order.max_pending_input as usize {
             return self.end_waiting(number, Verdict::input_limit_waiting(), at);
         }
         self.commit(Record::Input { call: number, data, end_of_file });

@@ -5,7 +5,11 @@ use bytes::{Bytes, BytesMut};
 use super::{Effect, Live, Moment, Stage, State};
 use crate::{
     id::CallNumber,
-    trajectory::request::{Output, Response},
+    tool::job::Job,
+    trajectory::{
+        ledger::Ledger,
+        request::{Output, OutputStream, Response},
+    },
 };
 
 /// The start of what a call has printed, without gaps: of each stream no more than its result keeps of the start.
@@ -27,6 +31,16 @@ impl Printed {
             let room = (max as usize).saturating_sub(start.len());
             start.extend_from_slice(&data[..room.min(data.len())]);
         }
+    }
+}
+
+/// What a session prints is a terminal's.
+fn stream_of(ledger: &Ledger, call: CallNumber, stderr: bool) -> OutputStream {
+    let order = ledger.pending_call(call).and_then(|call| call.order());
+    match (order.map(|order| &order.job), stderr) {
+        (Some(Job::Session(_)), _) => OutputStream::Terminal,
+        (_, true) => OutputStream::Stderr,
+        (_, false) => OutputStream::Stdout,
     }
 }
 
@@ -52,7 +66,8 @@ impl State {
             self.printed_bytes += printed.bytes() - before;
         }
         if self.stream.is_some() {
-            let output = Output { call: live.id.clone(), stderr, offset, data };
+            let output =
+                Output { call: live.id.clone(), stream: stream_of(&self.ledger, number, stderr), offset, data };
             self.effects.push(Effect::SendOutput(number, output));
         } else {
             self.effects.push(Effect::GrantOutput(number, u32::try_from(data.len()).unwrap_or(u32::MAX)));
@@ -63,12 +78,13 @@ impl State {
     pub(super) fn send_printed(&mut self) {
         let mut running: Vec<(&CallNumber, &Live)> = self.live.iter().collect();
         running.sort_unstable_by_key(|(number, _)| **number);
-        for (_, live) in running {
+        for (number, live) in running {
             let Stage::Running { printed, .. } = &live.stage else { continue };
             for (stderr, start) in [(false, &printed.stdout), (true, &printed.stderr)] {
                 if !start.is_empty() {
                     let data = Bytes::copy_from_slice(start);
-                    let output = Output { call: live.id.clone(), stderr, offset: 0, data };
+                    let stream = stream_of(&self.ledger, *number, stderr);
+                    let output = Output { call: live.id.clone(), stream, offset: 0, data };
                     self.effects.push(Effect::Send(Response::Output(Box::new(output))));
                 }
             }

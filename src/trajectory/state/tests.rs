@@ -75,7 +75,7 @@ fn ended(stop: Option<Stop>) -> Ending {
         stop,
         stdout: Captured::default(),
         stderr: Captured::default(),
-        usage: Usage::default(),
+        usage: Some(Usage::default()),
         exceeded: None,
     };
     Ending { end: End::Process(end), phases: Phases::default() }

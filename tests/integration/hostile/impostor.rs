@@ -211,7 +211,8 @@ fn end() -> BoxedStrategy<call_ended::End> {
         evidence,
     });
     let exceeded = prop::option::weighted(0.2, exceeded);
-    let process = (exit(), integer(), captured(), captured(), duration(), duration(), number(), exceeded).prop_map(
+    let rss = prop::option::of(number());
+    let process = (exit(), integer(), captured(), captured(), duration(), duration(), rss, exceeded).prop_map(
         |(exit, stop, stdout, stderr, user_cpu, system_cpu, max_rss_bytes, exceeded)| {
             End::Process(ProcessEnd { exit, stop, stdout, stderr, user_cpu, system_cpu, max_rss_bytes, exceeded })
         },

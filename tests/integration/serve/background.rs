@@ -1,5 +1,7 @@
 //! Processes that outlive their calls: begun by one call, seen to by others, ended with their trajectory.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use tool_executor::pb::toolexecutor::{
     CallResult, Open, Outcome, Reason, ReleaseTrajectory, Reset, trajectory_request::Message as Request,
@@ -8,6 +10,7 @@ use tool_executor::pb::toolexecutor::{
 
 use crate::support::{
     client::{Stream, open, tool},
+    process,
     server::Server,
 };
 
@@ -116,6 +119,47 @@ async fn what_nobody_reads_is_bounded_and_blocks_nobody() {
     assert!(log.len() < 51_000, "{}", log.len());
     let tail = agent.call("process", json!({"action": "log", "id": id, "offset": 5_000_001})).await.output;
     assert_eq!(tail, "the end\n[process 1 exited with code 0; next offset 5000009]");
+}
+
+#[tokio::test]
+async fn who_prints_without_end_costs_little_and_delays_nobody() {
+    let server = Server::start();
+    let mut flood = Agent::open(&server, "flood").await;
+    let mut neighbour = Agent::open(&server, "neighbour").await;
+    assert_eq!(neighbour.bash("echo there").await, "there");
+    let agent = server.agents()[0];
+    let floods = [
+        ("terminal", json!({"command": "yes", "background": true})),
+        ("terminal", json!({"command": "yes", "background": true})),
+        ("terminal_stateful", json!({"command": "yes &"})),
+        ("tmux", json!({"action": "start"})),
+        ("tmux", json!({"action": "send_keys", "keys": ["yes", "Enter"]})),
+    ];
+    for (name, arguments) in floods {
+        let result = flood.call(name, arguments).await;
+        assert!(result.success, "{result:?}");
+    }
+    let before = process::cpu_time(agent);
+    let begun = Instant::now();
+    let mut longest = Duration::ZERO;
+    while begun.elapsed() < Duration::from_secs(3) {
+        let asked = Instant::now();
+        assert_eq!(neighbour.bash("echo there").await, "there");
+        longest = longest.max(asked.elapsed());
+    }
+    let spent = process::cpu_time(agent) - before;
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    // Among it is what the neighbour's calls cost, one after the other.
+    assert!(spent < begun.elapsed() * 3 / 4, "{spent:?} of {:?}", begun.elapsed());
+    let memory = process::peak_memory(agent);
+    assert!(memory < 128 << 20, "{memory}");
+    // Its own calls are not held up, and what was printed last is there.
+    assert_eq!(flood.bash("echo here").await, "here");
+    let log = flood.call("process", json!({"action": "log", "id": 1, "offset": 0, "max_bytes": 9})).await.output;
+    assert!(log.contains(" earlier bytes are not kept]\n") && log.contains("is running"), "{log}");
+    let interrupt = json!({"action": "send_keys", "keys": ["C-c"], "block": true});
+    let screen = flood.call("tmux", interrupt).await.output;
+    assert!(screen.ends_with("^C\n$"), "{screen}");
 }
 
 #[tokio::test]

@@ -26,6 +26,7 @@ mod outcomes;
 mod restart;
 mod resume;
 mod scaling;
+mod screens;
 mod start;
 mod storm;
 mod terminals;

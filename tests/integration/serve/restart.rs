@@ -9,9 +9,11 @@ use std::{
 };
 
 use rustix::process::Signal;
+use serde_json::json;
 use tonic::Code;
 use tool_executor::pb::toolexecutor::{
-    Attribution, Call, CallResult, Command, ExecuteRequest, Executed, Outcome, Reason,
+    Attribution, Call, CallResult, Command, ExecuteRequest, Executed, Input, Outcome, OutputStream, Reason,
+    trajectory_request::Message as Request, trajectory_response::Message as Response,
 };
 
 use crate::support::{
@@ -64,6 +66,59 @@ async fn a_killed_executor_loses_nothing() {
     assert!(results[0].timings.as_ref().is_some_and(|timings| timings.execution.is_some()));
     let log = stream.bash("log", "cat file log | tr '\\n' ' '").await;
     assert_eq!(log.output, "kept early runs 0 1 2 3 4", "each ran once, in order, where its files are");
+}
+
+#[tokio::test]
+async fn what_outlives_its_calls_outlives_the_executor() {
+    let mut server = Server::start();
+    let mut stream = Stream::open(&server, "sessions").await;
+    let shell = |id: &str, script: &str| tool(id, "terminal_stateful", json!({ "command": script }));
+    let tmux = |id: &str, arguments| tool(id, "tmux", arguments);
+    let before = [
+        shell("begin", "X=kept; f() { echo \"f $X\"; }; mkdir d; cd d; sleep 600 &"),
+        tmux("start", json!({"action": "start", "pane_width": 80, "pane_height": 20})),
+        tmux("keys", json!({"action": "send_keys", "keys": ["Y=typed; clear; echo on\"ce\"", "Enter"], "block": true})),
+        tool("background", "bash", json!({"command": "echo ready; read -r x; echo \"read $x\"", "background": true})),
+    ];
+    stream.batch(before.to_vec()).await;
+    let results = stream.results(before.len()).await;
+    assert!(results.iter().all(|result| result.success), "{results:?}");
+    assert_eq!(results[2].output, "once\n$");
+    let asks = shell("asks", "echo begun; read -r x; echo \"$x $X\"");
+    stream.batch(vec![Call { stream_output: true, ..asks }]).await;
+    running(&server, 1).await;
+    let agents = server.agents();
+
+    server.kill_and_start_again();
+    assert_eq!(server.agents(), agents, "they are taken over");
+    let mut stream = resume(&server, "sessions", results[3].sequence).await;
+    let input = |id: &str, data: &'static str| Input { call_id: id.into(), data: data.into(), end_of_file: false };
+    stream.send(Request::Input(input("asks", "answer\n"))).await;
+    let (mut live, mut asked) = (Vec::new(), None);
+    while asked.is_none() {
+        match stream.next().await.expect("the stream goes on").expect("it has not ended") {
+            Response::Output(output) => {
+                assert_eq!(output.stream(), OutputStream::Terminal);
+                live.extend_from_slice(&output.data);
+            }
+            Response::Result(result) => asked = Some(result),
+            _ => {}
+        }
+    }
+    assert_eq!(asked.expect("there is one").output, "begun\nanswer kept");
+    assert!(live.ends_with(b"answer kept\n"), "it is read live again: {live:?}");
+    let after = [
+        shell("after", "f; pwd; jobs -p | wc -l"),
+        tmux("screen", json!({"action": "capture"})),
+        tmux("more", json!({"action": "send_keys", "keys": ["echo \"$Y\"", "Enter"], "block": true})),
+        tool("write", "process", json!({"action": "write", "id": 1, "input": "line\n"})),
+        tool("wait", "process", json!({"action": "wait", "id": 1})),
+        tool("log", "process", json!({"action": "log", "id": 1})),
+    ];
+    stream.batch(after.to_vec()).await;
+    let outputs: Vec<String> = stream.results(after.len()).await.into_iter().map(|result| result.output).collect();
+    assert_eq!(outputs[..3], ["f kept\n/workspace/d\n1", "once\n$", "once\n$ echo \"$Y\"\ntyped\n$"]);
+    assert!(outputs[5].starts_with("ready\nread line\n"), "{outputs:?}");
 }
 
 #[tokio::test]

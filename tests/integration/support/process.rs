@@ -1,6 +1,6 @@
 //! What runs on this machine, from /proc.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 /// The direct children of a process, in no particular order.
 pub(crate) fn children(pid: u32) -> Vec<u32> {
@@ -100,4 +100,12 @@ pub(crate) fn pss(pid: u32) -> u64 {
 
 fn kilobytes(text: &str) -> Option<u64> {
     text.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|number| number << 10)
+}
+
+/// User and system time of a process, in steps of 10 ms.
+pub(crate) fn cpu_time(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it is alive");
+    let fields = stat.rsplit_once(')').expect("it has a name").1.split_ascii_whitespace();
+    let ticks = fields.skip(11).take(2).map(|field| field.parse::<u32>().expect("a number"));
+    Duration::from_millis(10) * ticks.sum::<u32>()
 }

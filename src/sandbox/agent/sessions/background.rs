@@ -11,14 +11,16 @@ use std::{
 use tokio::{
     net::unix::pipe,
     sync::{mpsc, oneshot, watch},
-    time::{sleep_until, timeout},
+    task::coop::consume_budget,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     super::stdio::{Input, pipe_of},
-    lock,
+    at, lock,
     log::{Log, Part},
+    pace::Pace,
 };
 use crate::{
     sandbox::slot::{DEATH, LimitHit, Runner, RunnerEnd, SlotError, Stdio},
@@ -32,6 +34,8 @@ use crate::{
 const LOG_BYTES: usize = 256 << 10;
 /// Of input that it has not read.
 const MAX_PENDING_INPUT: usize = 1 << 20;
+/// How fast it is read, in bytes each second.
+const RATE: u32 = 16 << 20;
 /// Of one read.
 const READ: usize = 16 << 10;
 /// What is in a pipe at the end, at most. If more comes, somebody else has it.
@@ -70,6 +74,7 @@ pub(super) struct Driver {
     output: Option<pipe::Receiver>,
     input: Input,
     words: mpsc::UnboundedReceiver<Word>,
+    pace: Pace,
     buffer: Vec<u8>,
 }
 
@@ -101,7 +106,7 @@ impl Background {
             ended: watch::Sender::new(None),
             words,
         });
-        Ok(Driver { shared, runner, output, input, words: heard, buffer: vec![0; READ] })
+        Ok(Driver { shared, runner, output, input, words: heard, pace: Pace::new(), buffer: vec![0; READ] })
     }
 
     pub(super) fn ended(&self) -> Option<Ended> {
@@ -152,10 +157,14 @@ impl Driver {
         let mut deadline: Option<tokio::time::Instant> = None;
         let ended = loop {
             let output = self.output.as_ref();
+            let held_up = self.pace.held_up();
+            // What is always ready must let others have their turn.
+            consume_budget().await;
             // Cancel-safe: nothing is read or written before the choice is made.
             tokio::select! {
                 ended = self.runner.ended() => break ended,
-                () = readable(output) => { self.read(|output, buffer| output.try_read(buffer)); }
+                () = at(held_up), if held_up.is_some() => {}
+                () = readable(output), if held_up.is_none() => { self.read(|output, buffer| output.try_read(buffer)); }
                 () = self.input.writable() => self.input.write(),
                 Some(word) = self.words.recv() => self.on_word(word),
                 () = end.cancelled(), if deadline.is_none() => {
@@ -198,6 +207,7 @@ impl Driver {
         match read(output, &mut self.buffer) {
             Ok(count) if count > 0 => {
                 lock(&self.shared.log).push(&self.buffer[..count]);
+                self.pace.spend_bytes(count, RATE);
                 return count;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -211,13 +221,6 @@ async fn readable(output: Option<&pipe::Receiver>) {
     match output {
         // An error is found again by the read.
         Some(output) => drop(output.readable().await),
-        None => std::future::pending().await,
-    }
-}
-
-async fn at(deadline: Option<tokio::time::Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
     }
 }

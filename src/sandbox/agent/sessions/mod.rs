@@ -1,8 +1,11 @@
-//! What outlives its calls in a slot: background processes, and the shell that keeps its state. Each is in a runner of its own, and ends with the slot's
-//! holder, a reset, or the slot. No call waits for one unless it asks to.
+//! What outlives its calls in a slot: background processes, the shell that keeps its state, and the terminal with a
+//! screen. Each is in a runner of its own, and ends with the slot's holder, a reset, or the slot. No call waits for one
+//! unless it asks to.
 
 mod background;
+mod feed;
 mod log;
+mod pace;
 mod shell;
 mod table;
 mod tmux;
@@ -14,13 +17,14 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot},
-    time::sleep,
+    time::{sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     background::Background,
-    shell::{Keeping, Run, Shell, Word},
+    feed::Feed,
+    shell::{Keeping, Run, Shell, ToCall, Word},
     table::Table,
     tmux::Tmux,
 };
@@ -30,8 +34,8 @@ use crate::{
     sandbox::{outgoing::Outgoing, slot::Runner, wire},
     tool::{
         Executed, chain,
-        job::{Captured, End, Ending, Exit, OutputLimits, Phases, ProcessEnd, Stop, Usage},
-        session::{ProcessAction, Request, TmuxAction, Told},
+        job::{Captured, End, Ending, Exit, OutputLimits, Phases, ProcessEnd, Stop},
+        session::{self, Input, ProcessAction, Request, TmuxAction, Told},
     },
 };
 
@@ -43,6 +47,9 @@ pub(super) struct SessionCall {
     pub(super) user: Option<u32>,
     pub(super) timeout: Duration,
     pub(super) limits: OutputLimits,
+    pub(super) stream_output: bool,
+    /// Of what was typed for it and nobody has read, in bytes.
+    pub(super) max_pending_input: usize,
     pub(super) arrived: Instant,
     pub(super) events: Arc<Outgoing<Event>>,
 }
@@ -79,11 +86,11 @@ impl Sessions {
         let began = Instant::now();
         let dispatch = began.duration_since(call.arrived);
         let end = match request {
-            Request::Run { command } => self.run(&call, command, &mut runner, control).await,
+            Request::Run { command, input } => self.run(&call, command, input, &mut runner, control).await,
             Request::Background { command } => self.begin(&call, command, &mut runner),
             Request::Tmux(action) => tokio::select! {
                 end = self.see_to_tmux(&call, action, &mut runner) => end,
-                () = cancelled(&mut control) => stopped(Stop::Cancelled),
+                stop = self.stop_of_tmux(&call, &mut control) => stopped(stop),
             },
             Request::List => End::Told(self.table().list()),
             Request::Process { id, action } => tokio::select! {
@@ -130,12 +137,13 @@ impl Sessions {
                 Some(_) => Told::failed("The terminal has ended, since its shell did: start it again"),
                 None => Told::failed("There is no terminal: start it first"),
             },
-            (TmuxAction::SendKeys { keys, block, min_wait_ms, max_wait_ms }, Some(tmux)) => {
-                let wait = (Duration::from_millis(min_wait_ms), Duration::from_millis(max_wait_ms));
-                tmux.send(&keys, block, (wait.0.min(call.timeout), wait.1.min(call.timeout))).await
+            (TmuxAction::SendKeys { keys, block, min_wait_ms, max_wait_ms, input }, Some(tmux)) => {
+                let [min, max] = [min_wait_ms, max_wait_ms].map(|ms| Duration::from_millis(ms).min(call.timeout));
+                tmux.send(call, &keys, &input.0, block, (min, max)).await
             }
             (TmuxAction::Capture { entire }, Some(tmux)) => tmux.capture(entire),
             (TmuxAction::Stream { max_bytes, reset }, Some(tmux)) => tmux.stream(max_bytes as usize, reset),
+            (TmuxAction::Resize { width, height }, Some(tmux)) => tmux.resize(width, height),
             (TmuxAction::Stop, Some(tmux)) => {
                 lock(&self.tmux).take();
                 tmux.stop().await;
@@ -153,11 +161,31 @@ impl Sessions {
         }
     }
 
+    /// Brings the terminal with a screen what its call is told, until that is to stop it.
+    async fn stop_of_tmux(&self, call: &SessionCall, control: &mut mpsc::UnboundedReceiver<Control>) -> Stop {
+        while let Some(control) = control.recv().await {
+            match (control, self.tmux()) {
+                (Control::Cancel, _) => return Stop::Cancelled,
+                (Control::InputLost, _) => return Stop::InputLimit,
+                (Control::Input { data, end_of_file }, Some(tmux)) => {
+                    if !tmux.type_in(&session::typed(&data, end_of_file), call.max_pending_input) {
+                        return Stop::InputLimit;
+                    }
+                }
+                (Control::Grant(bytes), Some(tmux)) => tmux.tell_feed(call.number, |feed| feed.grant(bytes)),
+                (Control::Anew, Some(tmux)) => tmux.tell_feed(call.number, Feed::begin_anew),
+                (Control::Input { .. } | Control::Grant(_) | Control::Anew, None) => {}
+            }
+        }
+        std::future::pending().await
+    }
+
     /// In the shell that keeps its state, which is made where there is none.
     async fn run(
         &self,
         call: &SessionCall,
         command: String,
+        input: Input,
         runner: &mut Option<Runner>,
         mut control: mpsc::UnboundedReceiver<Control>,
     ) -> End {
@@ -180,7 +208,17 @@ impl Sessions {
         let (done, ended) = oneshot::channel();
         // A shell that has ended meanwhile drops `done`.
         let before = lock(&self.shell).take_loss();
-        let _ = shell.send(Word::Run(Run { call: call.number, command, limits: call.limits, before, done }));
+        let _ = shell.send(Word::Run(Run {
+            call: call.number,
+            command,
+            limits: call.limits,
+            before,
+            typed: input.0.into(),
+            max_typed: call.max_pending_input,
+            feed: call.stream_output.then(|| Feed::new(call)),
+            done,
+        }));
+        let tell = |what| _ = shell.send(Word::ToCall { call: call.number, what });
         let timer = sleep(call.timeout);
         tokio::pin!(timer, ended);
         let mut timed_out = false;
@@ -191,15 +229,16 @@ impl Sessions {
                     let lost = || agent_failed("the shell ended as it was asked".to_owned(), Executed::Unknown);
                     return end.unwrap_or_else(|_| lost());
                 }
-                Some(control) = control.recv() => match control {
-                    Control::Cancel => _ = shell.send(Word::Stop { call: call.number, stop: Stop::Cancelled }),
-                    Control::Input { data, .. } => _ = shell.send(Word::Type { call: call.number, data }),
-                    Control::InputLost => _ = shell.send(Word::Stop { call: call.number, stop: Stop::InputLimit }),
-                    Control::Grant(_) | Control::Anew => {}
-                },
+                Some(control) = control.recv() => tell(match control {
+                    Control::Cancel => ToCall::Stop(Stop::Cancelled),
+                    Control::InputLost => ToCall::Stop(Stop::InputLimit),
+                    Control::Input { data, end_of_file } => ToCall::Type(session::typed(&data, end_of_file)),
+                    Control::Grant(bytes) => ToCall::Grant(bytes),
+                    Control::Anew => ToCall::Anew,
+                }),
                 () = &mut timer, if !timed_out => {
                     timed_out = true;
-                    let _ = shell.send(Word::Stop { call: call.number, stop: Stop::TimedOut });
+                    tell(ToCall::Stop(Stop::TimedOut));
                 }
             }
         }
@@ -239,6 +278,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+async fn at(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What the call's sender asks of it beside.
 async fn cancelled(control: &mut mpsc::UnboundedReceiver<Control>) {
     while let Some(control) = control.recv().await {
@@ -256,7 +302,7 @@ fn stopped(stop: Stop) -> End {
         stop: Some(stop),
         stdout: Captured::default(),
         stderr: Captured::default(),
-        usage: Usage::default(),
+        usage: None,
         exceeded: None,
     })
 }

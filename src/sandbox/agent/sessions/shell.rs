@@ -8,6 +8,7 @@
 //! An interactive shell survives the interrupt that ends its command. What is left to be read is dropped by some shells
 //! then, so the question for the status is put again.
 
+mod current;
 mod keeping;
 mod steps;
 mod texts;
@@ -22,33 +23,31 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{
-    io::unix::AsyncFd,
-    net::unix::pipe,
-    sync::{mpsc, oneshot},
-    time::{Instant, sleep_until},
-};
+use tokio::{io::unix::AsyncFd, net::unix::pipe, sync::mpsc, task::coop::consume_budget, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::keeping::{Keeping, Run, Word};
+pub(super) use self::keeping::{Keeping, Run, ToCall, Word};
 use self::{
-    steps::{STEPS, Step},
-    texts::{how, parse, process_end, quoted, with_end},
+    current::{Asker, Current, Due},
+    steps::Step,
+    texts::{Said, how, parse, process_end, quoted, used, with_end},
     tty::plain,
 };
 use super::{
     super::{
         calls::agent_failed,
-        capture::Capture,
         stdio::{Input, pipe_of},
     },
+    at,
+    feed::Feed,
     lock,
+    pace::Pace,
 };
 use crate::{
     sandbox::slot::{DEATH, Runner, RunnerEnd, SlotError, Terminal},
     tool::{
         Executed, chain,
-        job::{End, Exit, OutputLimits, Process, Program, Stop},
+        job::{End, OutputLimits, Process, Program, Stop},
     },
 };
 
@@ -60,13 +59,15 @@ const PREPARE: &str = "exec 7>&1 8>&2 >/dev/null 2>&1; PS1= PS2=; unset HISTFILE
 const ENVIRONMENT: [(&str, &str); 5] =
     [("TERM", "dumb"), ("PAGER", "cat"), ("GIT_PAGER", "cat"), ("PS1", ""), ("PS2", "")];
 
-/// How long the mark may take to arrive: the terminal may be held up.
-const MARK_PATIENCE: Duration = Duration::from_millis(500);
-
 /// Of one read.
 const READ: usize = 64 << 10;
-/// Of what was typed and nobody has read, in bytes.
-const MAX_TYPED: usize = 1 << 20;
+/// What the shell may say of one script, in lines, and in bytes of one: far more than it is asked.
+const MAX_LINES: usize = 64;
+const MAX_LINE: usize = 256;
+/// How fast is read what jobs print between scripts, in bytes each second.
+const RATE: u32 = 16 << 20;
+/// What is thrown away at most before a script begins, in bytes: more than a terminal holds.
+const LEFT_OVER: usize = 256 << 10;
 
 /// Why there is none.
 #[derive(Debug, thiserror::Error)]
@@ -79,28 +80,6 @@ pub(super) enum ShellError {
     Terminal(String),
 }
 
-/// What runs.
-struct Current {
-    sequence: u64,
-    /// Of preparation, nobody's.
-    run: Option<(u64, oneshot::Sender<End>)>,
-    capture: Capture,
-    /// What may be the begin of the mark.
-    held: Vec<u8>,
-    mark: Mark,
-    code: Option<i32>,
-    stop: Option<Stop>,
-    /// What is done next to end it, or when the mark is not waited for any more.
-    next_step: usize,
-    due: Option<Instant>,
-}
-
-/// Bytes that stand in the terminal's output where a script's ends.
-struct Mark {
-    bytes: [u8; 16],
-    written: usize,
-}
-
 /// See the module.
 pub(super) struct Shell {
     runner: Runner,
@@ -109,11 +88,18 @@ pub(super) struct Shell {
     commands: Input,
     status: pipe::Receiver,
     said: Vec<u8>,
+    times: Vec<(Duration, Duration)>,
+    /// That it has said since the script began.
+    lines: usize,
     typed: VecDeque<u8>,
+    /// Of what was typed and nobody has read, in bytes.
+    max_typed: usize,
     words: mpsc::UnboundedReceiver<Word>,
     current: Option<Current>,
     waiting: VecDeque<Run>,
     sequence: u64,
+    /// Of what jobs print between scripts.
+    pace: Pace,
     buffer: Vec<u8>,
 }
 
@@ -138,16 +124,20 @@ impl Shell {
             commands,
             status: pipe::Receiver::from_owned_fd(status)?,
             said: Vec::new(),
+            times: Vec::new(),
+            lines: 0,
             typed: VecDeque::new(),
+            max_typed: 0,
             words,
             current: None,
             waiting: VecDeque::new(),
             sequence: 0,
+            pace: Pace::new(),
             buffer: vec![0; READ],
         };
         // It has waited until the terminal is as it is to stay: it goes back to what it has found.
         shell.say("\n");
-        shell.start(PREPARE, OutputLimits { head: 0, tail: 0 }, None);
+        shell.start(PREPARE, Current::new(0, OutputLimits { head: 0, tail: 0 }, None, None));
         Ok((shell, sender))
     }
 
@@ -156,13 +146,18 @@ impl Shell {
         let (mut death, mut ending, mut speaks): (Option<Instant>, _, _) = (None, false, true);
         let ended = loop {
             let due = self.current.as_ref().and_then(|current| current.due);
+            let held_up = self.held_up();
+            // What is always ready must let others have their turn.
+            consume_budget().await;
             // Cancel-safe: nothing is read or written before the choice is made.
             tokio::select! {
                 ended = self.runner.ended() => break ended,
-                ready = self.terminal.readable() => {
+                () = at(held_up), if held_up.is_some() => {}
+                ready = self.terminal.readable(), if held_up.is_none() => {
+                    let max = self.current.as_ref().map_or(READ, Current::max_read).min(READ);
                     // An error means that the runtime is gone.
                     if let Ok(mut ready) = ready {
-                        match rustix::io::read(ready.get_inner(), &mut self.buffer) {
+                        match rustix::io::read(ready.get_inner(), &mut self.buffer[..max]) {
                             Ok(read) if read > 0 => self.on_output(read),
                             _ => ready.clear_ready(),
                         }
@@ -208,37 +203,35 @@ impl Shell {
         for run in self.waiting.drain(..) {
             let _ = run.done.send(agent_failed(format!("the shell {how}"), Executed::No));
         }
-        let Some(mut current) = self.current.take() else { return };
-        let Some((_, done)) = current.run.take() else { return };
-        let ran = current.capture.total() > 0;
+        let Some((Some(asker), stop, captured)) = self.current.take().map(Current::cut_short) else { return };
+        let ran = captured.total > 0;
         let end = match ended {
             Ok(RunnerEnd::Ended { exit, .. }) => {
                 let notice = format!("\n[the shell {how}: the next terminal_stateful call has a new one]\n");
-                let captured = with_end(current.capture.finish(), &notice);
-                process_end(exit, current.stop, captured)
+                process_end(exit, stop, with_end(captured, &notice), None)
             }
             Ok(RunnerEnd::NotStarted { kind, message }) => End::NotStarted { kind, message },
             Err(error) if error.ends_slot() => End::SlotLost { cause: chain(&error), ran },
             Err(error) => agent_failed(chain(&error), if ran { Executed::Yes } else { Executed::Unknown }),
         };
-        let _ = done.send(end);
+        let _ = asker.done.send(end);
     }
 
-    fn start(&mut self, command: &str, limits: OutputLimits, run: Option<(u64, oneshot::Sender<End>)>) {
-        self.current = Some(Current {
-            sequence: self.sequence,
-            run,
-            capture: Capture::new(limits),
-            held: Vec::new(),
-            mark: Mark { bytes: fastrand::u128(..).to_ne_bytes(), written: 0 },
-            code: None,
-            stop: None,
-            next_step: 0,
-            due: None,
-        });
+    fn start(&mut self, command: &str, current: Current) {
+        self.current = Some(current);
+        self.lines = 0;
         self.say(command);
         self.say("\n");
         self.ask();
+    }
+
+    /// Until when the terminal is not to be read: by whoever reads the script's output live, or between scripts by the
+    /// pace.
+    fn held_up(&self) -> Option<Instant> {
+        match &self.current {
+            Some(current) => current.held_up(),
+            None => self.pace.held_up(),
+        }
     }
 
     fn say(&mut self, text: &str) {
@@ -248,7 +241,8 @@ impl Shell {
 
     /// For the status of what it ran last.
     fn ask(&mut self) {
-        let question = format!("echo \"{} $?\" >&7\n", self.sequence);
+        // The status is in the text before `times` has another.
+        let question = format!("eval \"times; command echo {} $?\" >&7\n", self.sequence);
         self.say(&question);
     }
 
@@ -258,29 +252,41 @@ impl Shell {
                 self.waiting.push_back(run);
                 self.go_on();
             }
-            Word::Type { call, data } if self.is_current(call) => {
-                if self.typed.len() + data.len() > MAX_TYPED {
-                    self.stop(Stop::InputLimit);
-                } else {
-                    self.typed.extend(data);
+            Word::ToCall { call, what } => {
+                if self.current.as_ref().is_some_and(|current| current.is_of(call)) {
+                    self.tell(what);
+                } else if let Some(place) = self.waiting.iter().position(|run| run.call == call) {
+                    self.tell_waiting(place, what);
                 }
             }
-            Word::Stop { call, stop } if self.is_current(call) => self.stop(stop),
-            Word::Stop { call, .. } => {
-                if let Some(place) = self.waiting.iter().position(|run| run.call == call)
-                    && let Some(run) = self.waiting.remove(place)
-                {
-                    let _ = run.done.send(End::CancelledEarly);
-                }
-            }
-            // The call has ended, or not begun.
-            Word::Type { .. } => {}
         }
     }
 
-    fn is_current(&self, call: u64) -> bool {
-        let run = self.current.as_ref().and_then(|current| current.run.as_ref());
-        run.is_some_and(|(number, _)| *number == call)
+    /// The script that runs.
+    fn tell(&mut self, what: ToCall) {
+        let Some(current) = &mut self.current else { return };
+        match what {
+            ToCall::Type(data) if self.typed.len() + data.len() > self.max_typed => current.stop(Stop::InputLimit),
+            ToCall::Type(data) => self.typed.extend(data),
+            ToCall::Stop(stop) => current.stop(stop),
+            ToCall::Grant(bytes) => _ = current.feed().map(|feed| feed.grant(bytes)),
+            ToCall::Anew => _ = current.feed().map(Feed::begin_anew),
+        }
+    }
+
+    /// A script whose turn has not come. It has printed nothing.
+    fn tell_waiting(&mut self, place: usize, what: ToCall) {
+        match what {
+            ToCall::Type(data) if self.waiting[place].typed.len() + data.len() <= self.waiting[place].max_typed => {
+                self.waiting[place].typed.extend(data);
+            }
+            ToCall::Type(_) | ToCall::Stop(_) => {
+                if let Some(run) = self.waiting.remove(place) {
+                    let _ = run.done.send(End::CancelledEarly);
+                }
+            }
+            ToCall::Grant(_) | ToCall::Anew => {}
+        }
     }
 
     /// The next script, if none runs.
@@ -288,43 +294,35 @@ impl Shell {
         if self.current.is_some() {
             return;
         }
-        let Some(Run { call, command, limits, before, done }) = self.waiting.pop_front() else { return };
+        let Some(Run { call, command, limits, before, typed, max_typed, feed, done }) = self.waiting.pop_front() else {
+            return;
+        };
         self.sequence += 1;
-        // What was typed for another script is not this one's.
-        self.typed.clear();
+        // What was typed for another script is not this one's, nor is what jobs have printed.
         let _ = rustix::termios::tcflush(&self.slave, rustix::termios::QueueSelector::IFlush);
-        let script = format!("command eval {} <&8 >&8 2>&8 7>&- 8>&-", quoted(&command));
-        self.start(&script, limits, Some((call, done)));
-        if let (Some(how), Some(current)) = (before, &mut self.current) {
-            let notice = format!("[this is a new shell: the one before {how}; its variables and jobs are gone]\n");
-            current.capture.push(notice.as_bytes());
-        }
-    }
-
-    /// The first cause stands.
-    fn stop(&mut self, stop: Stop) {
-        if let Some(current) = &mut self.current
-            && current.stop.is_none()
-            && current.code.is_none()
+        let mut left = LEFT_OVER;
+        while left > 0
+            && let Ok(read @ 1..) = rustix::io::read(&self.terminal, &mut self.buffer)
         {
-            current.stop = Some(stop);
-            current.due = Some(Instant::now());
+            left = left.saturating_sub(read);
         }
+        (self.typed, self.max_typed) = (typed, max_typed);
+        let mut current = Current::new(self.sequence, limits, Some(Asker { call, done }), feed);
+        if let Some(how) = before {
+            let notice = format!("[this is a new shell: the one before {how}; its variables and jobs are gone]\n");
+            current.print(notice.as_bytes());
+        }
+        let script = format!("times >&7; command eval {} <&8 >&8 2>&8 7>&- 8>&-", quoted(&command));
+        self.start(&script, current);
     }
 
     fn on_due(&mut self) {
-        let Some(current) = &mut self.current else { return };
-        if current.code.is_some() {
-            return self.finish();
-        }
-        let step = STEPS.get(current.next_step).map(|(_, step)| *step);
-        current.next_step += 1;
-        current.due = STEPS.get(current.next_step).map(|(after, _)| Instant::now() + *after);
-        match step {
-            Some(Step::Type(key)) => self.typed.extend(key),
-            Some(Step::Ask) => self.ask(),
-            Some(Step::Kill) => self.runner.cancel(),
-            None => {}
+        match self.current.as_mut().map(Current::on_due) {
+            Some(Due::Finish) => self.finish(),
+            Some(Due::Step(Some(Step::Type(key)))) => self.typed.extend(key),
+            Some(Due::Step(Some(Step::Ask))) => self.ask(),
+            Some(Due::Step(Some(Step::Kill))) => self.runner.cancel(),
+            Some(Due::Step(None)) | None => {}
         }
     }
 
@@ -335,65 +333,61 @@ impl Shell {
             Ok(read) => self.said.extend_from_slice(&self.buffer[..read]),
             Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
         }
-        while let Some(end) = self.said.iter().position(|byte| *byte == b'\n') {
+        while self.lines <= MAX_LINES
+            && let Some(end) = self.said.iter().position(|byte| *byte == b'\n')
+        {
+            self.lines += 1;
             let line: Vec<u8> = self.said.drain(..=end).collect();
-            if let Some((sequence, code)) = parse(&line)
-                && let Some(current) = &mut self.current
-                && current.sequence == sequence
-                && current.code.is_none()
-            {
-                current.code = Some(code);
-                current.due = Some(Instant::now() + MARK_PATIENCE);
-                self.write_mark();
+            match parse(&line) {
+                Some(Said::Times(user, system)) => self.times.push((user, system)),
+                Some(Said::Status { sequence, code }) => {
+                    let times = std::mem::take(&mut self.times);
+                    if let Some(current) = &mut self.current
+                        && current.sequence == sequence
+                        && current.on_code(code, used(&times))
+                    {
+                        self.write_mark();
+                    }
+                }
+                None => {}
             }
+        }
+        // Some trap of the shell's own has got hold of the pipe.
+        if self.lines > MAX_LINES || self.said.len() > MAX_LINE {
+            self.said.clear();
+            self.runner.cancel();
         }
         true
     }
 
     /// As much of it as the terminal takes now.
     fn write_mark(&mut self) {
-        let Some(current) = &mut self.current else { return };
-        if current.code.is_some()
-            && let Ok(written) = rustix::io::write(&self.slave, &current.mark.bytes[current.mark.written..])
+        if let Some(current) = &mut self.current
+            && !current.mark().is_empty()
+            && let Ok(written) = rustix::io::write(&self.slave, current.mark())
         {
-            current.mark.written += written;
+            current.mark_written(written);
         }
     }
 
     /// So many bytes of the buffer.
     fn on_output(&mut self, read: usize) {
         // Between scripts, it is of jobs that they left.
-        let Some(current) = &mut self.current else { return };
-        let data = &self.buffer[..read];
-        if current.code.is_none() {
-            return current.capture.push(data);
+        let Some(current) = &mut self.current else {
+            return self.pace.spend_bytes(read, RATE);
+        };
+        if current.on_output(&self.buffer[..read]) {
+            self.finish();
+        } else {
+            self.write_mark();
         }
-        current.held.extend_from_slice(data);
-        let mark = &current.mark.bytes;
-        if let Some(end) = current.held.windows(mark.len()).position(|window| window == mark) {
-            current.held.truncate(end);
-            return self.finish();
-        }
-        let sure = current.held.len().saturating_sub(mark.len() - 1);
-        current.capture.push(&current.held[..sure]);
-        current.held.drain(..sure);
-        self.write_mark();
     }
 
-    /// The script has ended, and all that it printed is here.
+    /// The script has ended.
     fn finish(&mut self) {
-        let Some(mut current) = self.current.take() else { return };
-        current.capture.push(&current.held);
-        if let (Some((_, done)), Some(code)) = (current.run, current.code) {
-            let _ = done.send(process_end(Exit::Code(code), current.stop, current.capture.finish()));
+        if let Some(current) = self.current.take() {
+            current.finish();
         }
         self.go_on();
-    }
-}
-
-async fn at(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due).await,
-        None => std::future::pending().await,
     }
 }

@@ -17,15 +17,19 @@ use rustix::{
 };
 use tokio::{
     io::unix::AsyncFd,
-    sync::{mpsc, watch},
-    time::{sleep, sleep_until, timeout},
+    sync::{Notify, watch},
+    task::coop::consume_budget,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use self::screen::Screen;
 use super::{
     super::stdio::pipe_of,
+    SessionCall, at,
+    feed::Feed,
     lock,
+    pace::Pace,
     shell::{ShellError, tty::watched},
 };
 use crate::{
@@ -49,6 +53,10 @@ const LOOK: Duration = Duration::from_millis(10);
 const PROMPT: Duration = Duration::from_secs(5);
 /// Of one read.
 const READ: usize = 64 << 10;
+/// What is printed takes up the emulation for one part in so many of the time, at most.
+const SHARE: u32 = 4;
+/// Of what was typed and no program has read; then nothing more is typed, in bytes.
+const MAX_UNREAD: usize = 1 << 20;
 
 /// See the module.
 pub(super) struct Tmux {
@@ -56,7 +64,12 @@ pub(super) struct Tmux {
     terminal: Arc<AsyncFd<OwnedFd>>,
     /// Of the shell as it waits at its prompt.
     home: Mutex<Option<Holder>>,
-    typed: mpsc::UnboundedSender<Vec<u8>>,
+    /// What is still to be written to the terminal.
+    typed: Mutex<VecDeque<u8>>,
+    /// Calls whose output is read live.
+    feeds: Mutex<Vec<Feed>>,
+    /// The driver looks at both of them again.
+    changed: Notify,
     end: CancellationToken,
     ended: watch::Sender<bool>,
 }
@@ -73,7 +86,7 @@ struct Holder {
 pub(super) struct Driver {
     shared: Arc<Tmux>,
     runner: Runner,
-    typed: mpsc::UnboundedReceiver<Vec<u8>>,
+    pace: Pace,
     buffer: Vec<u8>,
 }
 
@@ -91,18 +104,18 @@ impl Tmux {
         // The side of the processes is theirs alone: the terminal ends with them.
         let Terminal { master, .. } = started.map_err(ShellError::Terminal)?;
         let (width, height) = size;
-        let winsize = Winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(&master, winsize).map_err(std::io::Error::from)?;
-        let (typed, heard) = mpsc::unbounded_channel();
+        set_size(&master, width, height)?;
         let shared = Arc::new(Self {
             screen: Mutex::new(Screen::new(width, height)),
             terminal: Arc::new(watched(master)?),
             home: Mutex::new(None),
-            typed,
+            typed: Mutex::default(),
+            feeds: Mutex::default(),
+            changed: Notify::new(),
             end: CancellationToken::new(),
             ended: watch::Sender::new(false),
         });
-        let driver = Driver { shared: shared.clone(), runner, typed: heard, buffer: vec![0; READ] };
+        let driver = Driver { shared: shared.clone(), runner, pace: Pace::new(), buffer: vec![0; READ] };
         Ok((shared, driver))
     }
 
@@ -128,12 +141,22 @@ impl Tmux {
     }
 
     /// Types, waits, and answers with the screen. `wait`: at least, and at most where it blocks.
-    pub(super) async fn send(&self, keys: &[String], block: bool, wait: (Duration, Duration)) -> Told {
+    pub(super) async fn send(
+        &self,
+        call: &SessionCall,
+        keys: &[String],
+        input: &[u8],
+        block: bool,
+        wait: (Duration, Duration),
+    ) -> Told {
         let application_cursor = lock(&self.screen).application_cursor();
-        let bytes: Vec<u8> = keys.iter().flat_map(|key| keys::typed(key, application_cursor)).collect();
+        let mut bytes: Vec<u8> = keys.iter().flat_map(|key| keys::typed(key, application_cursor)).collect();
+        bytes.extend_from_slice(input);
+        let _listener = call.stream_output.then(|| Listener::new(self, call));
         let asked = Instant::now();
-        // It fails only where it has ended, which is told.
-        let _ = self.typed.send(bytes);
+        if !self.type_in(&bytes, bytes.len() + MAX_UNREAD) {
+            return Told::failed(format!("More than {MAX_UNREAD} bytes that were typed before have not been read"));
+        }
         sleep(wait.0).await;
         let mut done = !block;
         while !done && !self.has_ended() && asked.elapsed() < wait.1 {
@@ -148,6 +171,37 @@ impl Tmux {
                 ..told
             },
         }
+    }
+
+    /// Types, if no more than so many bytes are then still to be read, these among them.
+    pub(super) fn type_in(&self, bytes: &[u8], max_unread: usize) -> bool {
+        let mut typed = lock(&self.typed);
+        let is_read = typed.len() + bytes.len() <= max_unread;
+        if is_read {
+            typed.extend(bytes);
+            self.changed.notify_one();
+        }
+        is_read
+    }
+
+    /// The feed of a call, if it has one.
+    pub(super) fn tell_feed(&self, call: u64, tell: impl FnOnce(&mut Feed)) {
+        if let Some(feed) = lock(&self.feeds).iter_mut().find(|feed| feed.is_of(call)) {
+            tell(feed);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Columns and rows, where they are to change. The kernel tells whoever has the terminal.
+    pub(super) fn resize(&self, width: Option<u16>, height: Option<u16>) -> Told {
+        let mut screen = lock(&self.screen);
+        let (old_width, old_height) = screen.size();
+        let (width, height) = (width.unwrap_or(old_width), height.unwrap_or(old_height));
+        if let Err(error) = set_size(self.terminal.get_ref(), width, height) {
+            return Told::failed(format!("The terminal cannot be resized: {error}"));
+        }
+        screen.resize(width, height);
+        Told::new(format!("The terminal has {width} columns and {height} rows"))
     }
 
     pub(super) fn capture(&self, entire: bool) -> Told {
@@ -182,32 +236,37 @@ impl Driver {
     /// Until it ends, by itself, by a stop, or by `end`.
     pub(super) async fn run(mut self, end: CancellationToken) {
         let terminal = self.shared.terminal.clone();
-        let mut pending: VecDeque<u8> = VecDeque::new();
         let mut death: Option<tokio::time::Instant> = None;
         let mut hung_up = false;
         loop {
+            let (held_up, max) = self.may_read();
+            // What is always ready must let others have their turn.
+            consume_budget().await;
+            let has_typed = !lock(&self.shared.typed).is_empty();
             // Cancel-safe: nothing is read or written before the choice is made.
             tokio::select! {
                 _ = self.runner.ended() => break,
-                ready = terminal.readable(), if !hung_up => {
+                () = at(held_up), if held_up.is_some() => {}
+                ready = terminal.readable(), if held_up.is_none() && !hung_up => {
                     // An error means that the runtime is gone.
                     let Ok(mut ready) = ready else { break };
-                    match rustix::io::read(ready.get_inner(), &mut self.buffer) {
-                        Ok(read) if read > 0 => lock(&self.shared.screen).push(&self.buffer[..read]),
+                    match rustix::io::read(ready.get_inner(), &mut self.buffer[..max]) {
+                        Ok(read) if read > 0 => self.on_output(read),
                         Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
                         // Nobody has the other side open.
                         _ => hung_up = true,
                     }
                 }
-                ready = terminal.writable(), if !pending.is_empty() => {
+                ready = terminal.writable(), if has_typed => {
                     let Ok(mut ready) = ready else { break };
-                    match rustix::io::write(ready.get_inner(), pending.as_slices().0) {
-                        Ok(written) => _ = pending.drain(..written),
+                    let mut typed = lock(&self.shared.typed);
+                    match rustix::io::write(ready.get_inner(), typed.as_slices().0) {
+                        Ok(written) => _ = typed.drain(..written),
                         Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
-                        Err(_) => pending.clear(),
+                        Err(_) => typed.clear(),
                     }
                 }
-                Some(typed) = self.typed.recv() => pending.extend(typed),
+                () = self.shared.changed.notified() => {}
                 () = at(death) => break,
                 () = either(&end, &self.shared.end), if death.is_none() => {
                     self.runner.cancel();
@@ -217,18 +276,53 @@ impl Driver {
         }
         self.shared.ended.send_replace(true);
     }
+
+    /// Until when nothing is to be read, and how much at a time: by the pace, and by those who read it live.
+    fn may_read(&self) -> (Option<tokio::time::Instant>, usize) {
+        let feeds = lock(&self.shared.feeds);
+        let until = feeds.iter().filter_map(Feed::held_up).chain(self.pace.held_up()).max();
+        (until, feeds.iter().map(Feed::max_read).fold(READ, usize::min))
+    }
+
+    /// So many bytes of the buffer.
+    fn on_output(&mut self, read: usize) {
+        let data = &self.buffer[..read];
+        lock(&self.shared.feeds).iter_mut().for_each(|feed| feed.push(data));
+        let begun = Instant::now();
+        lock(&self.shared.screen).push(data);
+        self.pace.spend(begun.elapsed() * SHARE);
+    }
+}
+
+/// A call that reads live, for as long as it waits.
+struct Listener<'a> {
+    tmux: &'a Tmux,
+    call: u64,
+}
+
+impl<'a> Listener<'a> {
+    fn new(tmux: &'a Tmux, call: &SessionCall) -> Self {
+        lock(&tmux.feeds).push(Feed::new(call));
+        Self { tmux, call: call.number }
+    }
+}
+
+impl Drop for Listener<'_> {
+    fn drop(&mut self) {
+        lock(&self.tmux.feeds).retain(|feed| !feed.is_of(self.call));
+        // It may have held up the terminal.
+        self.tmux.changed.notify_one();
+    }
+}
+
+fn set_size(terminal: &OwnedFd, width: u16, height: u16) -> std::io::Result<()> {
+    let size = Winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
+    Ok(rustix::termios::tcsetwinsize(terminal, size)?)
 }
 
 async fn either(one: &CancellationToken, other: &CancellationToken) {
     tokio::select! {
         () = one.cancelled() => {}
         () = other.cancelled() => {}
-    }
-}
-
-async fn at(death: Option<tokio::time::Instant>) {
-    match death {
-        Some(death) => sleep_until(death).await,
-        None => std::future::pending().await,
     }
 }

@@ -48,7 +48,18 @@ impl SlotTask {
                     false => None,
                 };
                 let (user, events) = (self.config.host_id, self.agent.events.clone());
-                let call = SessionCall { slot: self.index, number, user, timeout, limits, arrived, events };
+                let max_pending_input = max_pending_input as usize;
+                let call = SessionCall {
+                    slot: self.index,
+                    number,
+                    user,
+                    timeout,
+                    limits,
+                    stream_output,
+                    max_pending_input,
+                    arrived,
+                    events,
+                };
                 self.running.spawn(self.sessions.clone().carry_out(call, request, runner, control))
             }
             Job::Process(process) => {

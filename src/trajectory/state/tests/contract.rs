@@ -9,7 +9,10 @@ use proptest::prelude::*;
 
 use self::restarts::Restart;
 use super::*;
-use crate::{tool::job::Program, trajectory::request::Notice};
+use crate::{
+    tool::job::Program,
+    trajectory::request::{Notice, OutputStream},
+};
 
 /// Of each stream of a call's output.
 const HEAD: u32 = 20;
@@ -556,7 +559,10 @@ impl Contract {
                 self.result(&result, replayed);
             }
             Response::Output(output) => {
-                let heard = self.heard.entry((output.call.as_str().to_owned(), output.stderr)).or_default();
+                let heard = self
+                    .heard
+                    .entry((output.call.as_str().to_owned(), output.stream == OutputStream::Stderr))
+                    .or_default();
                 let gap = output.offset > *heard;
                 assert!(output.offset >= *heard, "nothing is told twice to one stream");
                 assert!(!gap || *heard == u64::from(HEAD) || self.short, "the start is kept: {output:?} after {heard}");

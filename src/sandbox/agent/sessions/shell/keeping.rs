@@ -1,8 +1,10 @@
 //! The way to the shell: what is asked of it, and what has become of it.
 
-use bytes::Bytes;
+use std::collections::VecDeque;
+
 use tokio::sync::{mpsc, oneshot};
 
+use super::super::feed::Feed;
 use crate::tool::job::{End, OutputLimits, Stop};
 
 /// A script to run.
@@ -12,20 +14,32 @@ pub(in super::super) struct Run {
     pub(in super::super) limits: OutputLimits,
     /// How the shell before this one was lost: it is told first.
     pub(in super::super) before: Option<String>,
+    /// What it is to read first.
+    pub(in super::super) typed: VecDeque<u8>,
+    /// Of what was typed and it has not read, in bytes.
+    pub(in super::super) max_typed: usize,
+    /// For whoever reads its output live.
+    pub(in super::super) feed: Option<Feed>,
     pub(in super::super) done: oneshot::Sender<End>,
 }
 
 pub(in super::super) enum Word {
     Run(Run),
     /// Means nothing to a call that has ended.
-    Stop {
+    ToCall {
         call: u64,
-        stop: Stop,
+        what: ToCall,
     },
-    Type {
-        call: u64,
-        data: Bytes,
-    },
+}
+
+/// What a script is told while it waits or runs.
+pub(in super::super) enum ToCall {
+    Stop(Stop),
+    Type(Vec<u8>),
+    /// More live output, in bytes.
+    Grant(u32),
+    /// Another executor listens.
+    Anew,
 }
 
 /// The shell that there is, and what has become of the one before.

@@ -33,7 +33,7 @@ impl Screen {
     pub(super) fn new(width: u16, height: u16) -> Self {
         let mut recording = Log::new(RECORDING);
         recording.push(format!("{{\"version\":2,\"width\":{width},\"height\":{height}}}\n").as_bytes());
-        let [rows, columns] = [height, width].map(|size| NonZeroU16::new(size).unwrap_or(NonZeroU16::MIN));
+        let [rows, columns] = sizes(width, height);
         let parser = Parser::new(rows, columns, HISTORY);
         Self { parser, began: Instant::now(), recording, cursor: 0, held: Vec::new(), last_output: None }
     }
@@ -49,6 +49,19 @@ impl Screen {
         let seconds = now.duration_since(self.began).as_secs_f64();
         self.recording.push(format!("[{seconds:.6},\"o\",{text}]\n").as_bytes());
         self.held.drain(..whole);
+    }
+
+    /// Columns and rows.
+    pub(super) fn size(&self) -> (u16, u16) {
+        let (rows, columns) = self.parser.screen().size();
+        (columns.get(), rows.get())
+    }
+
+    pub(super) fn resize(&mut self, width: u16, height: u16) {
+        let [rows, columns] = sizes(width, height);
+        self.parser.screen_mut().set_size(rows, columns);
+        let seconds = self.began.elapsed().as_secs_f64();
+        self.recording.push(format!("[{seconds:.6},\"r\",\"{width}x{height}\"]\n").as_bytes());
     }
 
     pub(super) fn application_cursor(&self) -> bool {
@@ -101,6 +114,10 @@ impl Screen {
     }
 }
 
+fn sizes(width: u16, height: u16) -> [NonZeroU16; 2] {
+    [height, width].map(|size| NonZeroU16::new(size).unwrap_or(NonZeroU16::MIN))
+}
+
 fn tidy<'a>(lines: impl Iterator<Item = &'a str>) -> String {
     let lines: Vec<&str> = lines.map(str::trim_end).collect();
     lines.join("\n").trim_end_matches('\n').to_owned()
@@ -123,6 +140,20 @@ mod tests {
         assert_eq!(screen.history(), (all.join("\n"), false));
         screen.push(b"\x1b[2J\x1b[H\x1b[31mred");
         assert_eq!(screen.text(), "red");
+    }
+
+    #[test]
+    fn another_size_is_recorded_and_what_fits_is_kept() {
+        let mut screen = Screen::new(20, 3);
+        screen.push(b"one\r\ntwo\r\nthree");
+        screen.resize(30, 5);
+        assert_eq!((screen.size(), screen.text()), ((30, 5), "one\ntwo\nthree".to_owned()));
+        let recording = screen.lines(10_000, false).text;
+        let last: serde_json::Value = serde_json::from_str(recording.lines().last().unwrap()).unwrap();
+        assert_eq!((&last[1], &last[2]), (&"r".into(), &"30x5".into()));
+        screen.resize(10, 2);
+        screen.push(b"\r\nfour");
+        assert!(screen.text().ends_with("four"), "{}", screen.text());
     }
 
     #[test]
