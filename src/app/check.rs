@@ -35,6 +35,11 @@ pub(super) fn run(flags: ServeFlags) -> Done {
             "listen",
             listened.map(|_| settings.listen.to_string()).map_err(|error| format!("{}: {error}", settings.listen)),
         );
+        match rooms::tls(&settings) {
+            Ok(None) => {}
+            Ok(Some((_, told))) => say("tls", Ok(told)),
+            Err(error) => say("tls", Err(chain(&error))),
+        }
         let state = super::state_dir::StateDir::take(&settings.state_dir);
         match &state {
             Ok(state) => say("state directory", Ok(state.path().display().to_string())),

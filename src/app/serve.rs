@@ -14,14 +14,14 @@ use tracing::{info, warn};
 
 use super::{
     Done,
-    containers::{self, Containers},
+    containers::{self, Containers, scheme},
     log,
     metrics::{Counter, Scraped},
     rooms,
     state_dir::StateDir,
 };
 use crate::{
-    edge::{Access, Edge, Keepalive},
+    edge::{Access, Edge},
     external,
     journal::Journal,
     sandbox::client::LinkOptions,
@@ -57,6 +57,10 @@ pub(super) fn run(flags: ServeFlags) -> Done {
 
 async fn serve(settings: Settings) -> Done {
     let mut signals = Signals::listen()?;
+    let tls = rooms::tls(&settings)?.map(|(tls, told)| {
+        info!("{told}");
+        tls
+    });
     let state = StateDir::take(&settings.state_dir)?;
     let limits = Arc::new(rooms::limits(&settings));
     let (journal, recovered) = Journal::open(&state.path().join("journal"), settings.journal)?;
@@ -107,7 +111,8 @@ async fn serve(settings: Settings) -> Done {
         directory: directory.clone(),
         scheduler: scheduler.clone(),
         backend: backend.name(),
-        keepalive: Keepalive { interval: settings.keepalive.interval, timeout: settings.keepalive.timeout },
+        connections: rooms::connection_limits(&settings),
+        tls,
         serving: is_serving,
         exporter: Arc::new(Scraped {
             metrics,
@@ -119,7 +124,7 @@ async fn serve(settings: Settings) -> Done {
     };
     let closing = CancellationToken::new();
     let mut served = tokio::spawn(edge.serve(listener, closing.clone()));
-    println!("listening on http://{address}");
+    println!("listening on {}://{address}", scheme(&settings));
     info!(%address, backend = backend.name(), "serving");
 
     let watching = watch_health(&scheduler, &directory, &serving);
@@ -135,7 +140,7 @@ async fn serve(settings: Settings) -> Done {
     };
     if let Some(ended) = broken {
         scheduler.shut_down().await;
-        ended??;
+        ended?;
         return Err("the server ended by itself".into());
     }
 
@@ -175,7 +180,7 @@ async fn serve(settings: Settings) -> Done {
     closing.cancel();
     // Clients that do not read what they were sent are not waited for.
     tokio::select! {
-        ended = &mut served => ended??,
+        ended = &mut served => ended?,
         () = sleep(CLOSING) => info!("some connections did not close in {CLOSING:?}"),
         () = signals.next() => {}
     }
