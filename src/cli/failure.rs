@@ -28,6 +28,12 @@ pub enum Failure {
          TOOL_EXECUTOR_ADDRESS"
     )]
     Unreachable { address: String, source: tonic::transport::Error },
+    #[error("the executor at {address} cannot be trusted, or does not trust this client: see --ca and --certificate")]
+    Untrusted { address: String, source: tonic::transport::Error },
+    #[error("--ca, --certificate or --key cannot be used")]
+    Certificates(#[source] tonic::transport::Error),
+    #[error("`{address}` is not private: with --ca or --certificate it must begin with https://")]
+    NotPrivate { address: String },
     #[error("{0}")]
     Refused(String),
     #[error("could not write to standard output")]

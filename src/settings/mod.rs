@@ -27,8 +27,8 @@ pub use example::{example, overview};
 pub use flags::ServeFlags;
 pub use mcp::{McpServerSettings, TOOL_SERVER};
 pub use model::{
-    CallSettings, LimitSettings, LinkSettings, LogFormat, LogSettings, OnShutdown, Secret, Settings, ToolServerSettings,
-    ToolSettings,
+    CallSettings, LimitSettings, LinkSettings, LogFormat, LogSettings, OnShutdown, Secret, Settings,
+    ToolServerSettings, ToolSettings,
 };
 pub use nomad::NomadSettings;
 pub use pools::PoolSettings;
