@@ -1,7 +1,6 @@
 //! The way to an executor.
 
 use std::{
-    error::Error,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,7 +12,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use super::Failure;
+use super::{Failure, failure};
 use crate::pb::toolexecutor::tool_executor_client::ToolExecutorClient;
 
 /// For the connection alone.
@@ -60,7 +59,7 @@ impl Server {
             return Err(Failure::NotPrivate { address: self.address.clone() });
         }
         let channel = endpoint.connect().await;
-        let channel = channel.map_err(|source| match is_of_tls(&source) {
+        let channel = channel.map_err(|source| match failure::is_of_tls(&source) {
             true => Failure::Untrusted { address: self.address.clone(), source },
             false => Failure::Unreachable { address: self.address.clone(), source },
         })?;
@@ -81,19 +80,6 @@ impl Server {
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|source| Failure::Read { path: path.display().to_string(), source })
-}
-
-/// Whether somebody answered, and one of the two did not like the other's certificate, or speaks no TLS.
-fn is_of_tls(error: &tonic::transport::Error) -> bool {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if error.is::<rustls::Error>() || wrapped.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 fn url(address: &str) -> String {

@@ -96,7 +96,8 @@ async fn mutual_tls_lets_in_whom_the_authority_knows() {
     assert!(works(channel).await.expect("it runs"));
     let mut connection = connect(&server, ours.trusted(Some(&known), &["http/1.1"])).await.expect("it is let in");
     assert!(health(&mut connection).await.expect("it answers").contains("200 OK"));
-    let stranger = Authority::new().client(Some("trainer"), &[]);
+    let others = Authority::new();
+    let stranger = others.client(Some("trainer"), &[]);
     for shown in [None, Some(&stranger)] {
         // With TLS 1.3 a client is told when it reads.
         let refused = async {
@@ -129,7 +130,8 @@ async fn where_a_certificate_is_optional_a_token_does() {
     request.metadata_mut().insert("authorization", "Bearer s3cret".parse().expect("it is ASCII"));
     client.get_status(request).await.expect("it has the token");
     // One that is shown must be good all the same.
-    let stranger = Authority::new().client(Some("trainer"), &[]);
+    let others = Authority::new();
+    let stranger = others.client(Some("trainer"), &[]);
     let refused = async {
         let mut connection = connect(&server, ours.trusted(Some(&stranger), &["http/1.1"])).await?;
         health(&mut connection).await
