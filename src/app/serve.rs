@@ -22,7 +22,7 @@ use super::{
     state_dir::StateDir,
 };
 use crate::{
-    edge::{Access, Edge},
+    edge::{Access, ConnectionCounts, Edge},
     external,
     journal::Journal,
     sandbox::client::LinkOptions,
@@ -61,12 +61,11 @@ async fn serve(settings: Settings) -> Done {
     let hangups = Hangups::listen()?;
     let connections = rooms::connection_limits(&settings);
     let mut reloads: Vec<Reload> = Vec::new();
-    let tls = rooms::tls(&settings)?.map(|(tls, told)| {
-        info!("{told}");
-        let again = tls.clone();
-        reloads.push(Box::new(move || again.reload()));
-        tls
-    });
+    let tls = rooms::tls(&settings)?;
+    if let Some(tls) = tls.clone() {
+        info!("{}", tls.describe());
+        reloads.push(Box::new(move || tls.reload()));
+    }
     let state = StateDir::take(&settings.state_dir)?;
     let limits = Arc::new(rooms::limits(&settings));
     let (journal, recovered) = Journal::open(&state.path().join("journal"), settings.journal)?;
@@ -109,6 +108,7 @@ async fn serve(settings: Settings) -> Done {
     let counter = Arc::new(Counter(metrics.clone()));
     let directory = Directory::new(limits, max_trajectories, scheduler.clone(), tools, journal, counter, restored);
     let (serving, is_serving) = watch::channel(true);
+    let counts = ConnectionCounts::default();
     let edge = Edge {
         access: Access::new(settings.token.as_ref().map(settings::Secret::reveal)),
         registry,
@@ -118,13 +118,17 @@ async fn serve(settings: Settings) -> Done {
         scheduler: scheduler.clone(),
         backend: backend.name(),
         connections,
-        tls,
+        counts: counts.clone(),
+        tls: tls.clone(),
         serving: is_serving,
         exporter: Arc::new(Scraped {
             metrics,
             scheduler: scheduler.clone(),
             directory: directory.clone(),
             backend: backend.clone(),
+            connections: counts,
+            max_connections: connections.max_connections as u64,
+            tls,
         }),
         program,
     };
