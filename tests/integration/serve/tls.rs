@@ -23,6 +23,7 @@ use tool_executor::pb::toolexecutor::{ExecuteRequest, GetStatusRequest, tool_exe
 use crate::support::{
     authority::{Authority, Identity, text},
     client::{PATIENCE, Stream, bash, open},
+    nomad::Nomad,
     server::Server,
 };
 
@@ -144,7 +145,43 @@ async fn where_a_certificate_is_optional_a_token_does() {
     assert!(refused.await.is_err());
 }
 
-/// The names in the certificate that a new connection is shown.
+#[tokio::test]
+async fn nodes_of_a_cluster_download_the_agent_without_certificate_and_token() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let (identity, ca) = (ours.server("executor"), theirs.file());
+    let more =
+        [("TLS_CLIENT_CA", text(&ca)), ("TLS_CLIENT_AUTH", "optional"), ("TOKEN", "s3cret"), ("AGENT", "artifact")];
+    let nomad = Nomad::start();
+    let server = Server::on(&nomad, &[&identity.settings(), &more[..]].concat());
+    let channel = server.private_channel(ours.trusted_by_tonic(None)).await.expect("it is let in");
+    let mut client = ToolExecutorClient::new(channel);
+    // The stand-in downloads nothing over https, and says what it was told to.
+    let asked = Instant::now();
+    let told = loop {
+        let mut request = Request::new(GetStatusRequest {});
+        request.metadata_mut().insert("authorization", "Bearer s3cret".parse().expect("it is ASCII"));
+        let status = client.get_status(request).await.expect("it has a status").into_inner();
+        let failure = format!("{:?}", status.pools[0].last_start_failure);
+        if failure.contains("failed to download artifact") {
+            break failure;
+        }
+        assert!(asked.elapsed() < PATIENCE, "{failure}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let begin = format!("https://{}/agent/", server.address);
+    let rest = told.split_once(&begin).unwrap_or_else(|| panic!("{told}")).1;
+    let path = format!("/agent/{}/tool-executor", rest.split('/').next().expect("a checksum"));
+    let mut node = connect(&server, ours.trusted(None, &["http/1.1"])).await.expect("it is trusted");
+    node.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.expect("it reads");
+    let mut answer = Vec::new();
+    while !answer.windows(4).any(|bytes| bytes == b"\x7fELF") {
+        let read = timeout(PATIENCE, node.read_buf(&mut answer)).await.expect("an answer in time").expect("it answers");
+        assert!(read > 0 && answer.len() < 1 << 20, "it is no program");
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
+}
+
+/// The certificate that a new connection is shown.
 async fn shown(server: &Server, authority: &Authority) -> Vec<u8> {
     let connection = connect(server, authority.trusted(None, &["h2"])).await.expect("it is trusted");
     connection.get_ref().1.peer_certificates().expect("it has one")[0].to_vec()
