@@ -35,6 +35,11 @@ pub(super) fn run(flags: ServeFlags) -> Done {
             "listen",
             listened.map(|_| settings.listen.to_string()).map_err(|error| format!("{}: {error}", settings.listen)),
         );
+        match rooms::tls(&settings) {
+            Ok(None) => {}
+            Ok(Some(tls)) => say("tls", Ok(tls.describe())),
+            Err(error) => say("tls", Err(chain(&error))),
+        }
         let state = super::state_dir::StateDir::take(&settings.state_dir);
         match &state {
             Ok(state) => say("state directory", Ok(state.path().display().to_string())),

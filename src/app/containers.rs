@@ -91,14 +91,20 @@ fn program(settings: &Settings) -> Result<Option<AgentProgram>, String> {
     AgentProgram::new(file).map(Some).map_err(|error| format!("could not read {}: {error}", file.display()))
 }
 
+/// Of this executor's own address.
+pub(super) fn scheme(settings: &Settings) -> &'static str {
+    if settings.connections.tls.is_some() { "https" } else { "http" }
+}
+
 /// Where others reach this executor.
 fn advertised(settings: &Settings, address: SocketAddr) -> String {
+    let scheme = scheme(settings);
     settings.advertise.clone().unwrap_or_else(|| {
         if address.ip().is_unspecified() {
             let host = rustix::system::uname();
-            format!("http://{}:{}", host.nodename().to_string_lossy(), address.port())
+            format!("{scheme}://{}:{}", host.nodename().to_string_lossy(), address.port())
         } else {
-            format!("http://{address}")
+            format!("{scheme}://{address}")
         }
     })
 }

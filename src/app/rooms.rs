@@ -5,9 +5,10 @@ use std::{
     time::Duration,
 };
 
+use super::descriptors;
 use crate::{
     backend::{LocalConfig, NomadConfig, NomadPool, Program},
-    edge::PublicLimits,
+    edge::{ConnectionLimits, Keepalive, PublicLimits, Tls, TlsError, TlsFiles},
     external,
     id::PoolName,
     sandbox::{
@@ -16,7 +17,7 @@ use crate::{
         slot::{self, Enforcement, Isolation, SlotConfig, Storage, Unavailable, View},
     },
     scheduler::PoolConfig,
-    settings::{PoolSettings, SandboxSettings, Secret, Settings, TOOL_SERVER},
+    settings::{ClientAuth, PoolSettings, SandboxSettings, Secret, Settings, TOOL_SERVER},
     tool::{job::OutputLimits, limit::SlotLimit},
     trajectory::{Defaults, Limits},
 };
@@ -212,4 +213,23 @@ pub(super) fn public_limits(settings: &Settings) -> PublicLimits {
         max_pending_input_bytes: limits.max_pending_input_bytes,
         max_call_bytes_in_flight: limits.max_call_bytes_in_flight,
     }
+}
+
+pub(super) fn connection_limits(settings: &Settings) -> ConnectionLimits {
+    let connections = &settings.connections;
+    ConnectionLimits {
+        max_connections: descriptors::connections(connections.max_connections),
+        max_streams: connections.max_streams,
+        handshake_timeout: connections.handshake_timeout,
+        header_timeout: connections.header_timeout,
+        keepalive: Keepalive { interval: connections.keepalive.interval, timeout: connections.keepalive.timeout },
+    }
+}
+
+/// How connections are encrypted, if they are.
+pub(super) fn tls(settings: &Settings) -> Result<Option<Tls>, TlsError> {
+    let Some(tls) = settings.connections.tls.clone() else { return Ok(None) };
+    let client_may_have_none = tls.client_auth == ClientAuth::Optional;
+    let files = TlsFiles { certificate: tls.certificate, key: tls.key, client_ca: tls.client_ca, client_may_have_none };
+    Tls::open(files).map(Some)
 }

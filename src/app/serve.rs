@@ -14,14 +14,15 @@ use tracing::{info, warn};
 
 use super::{
     Done,
-    containers::{self, Containers},
+    containers::{self, Containers, scheme},
     log,
     metrics::{Counter, Scraped},
+    reload::{Hangups, Reload},
     rooms,
     state_dir::StateDir,
 };
 use crate::{
-    edge::{Access, Edge, Keepalive},
+    edge::{Access, ConnectionCounts, Edge},
     external,
     journal::Journal,
     sandbox::client::LinkOptions,
@@ -57,6 +58,14 @@ pub(super) fn run(flags: ServeFlags) -> Done {
 
 async fn serve(settings: Settings) -> Done {
     let mut signals = Signals::listen()?;
+    let hangups = Hangups::listen()?;
+    let connections = rooms::connection_limits(&settings);
+    let mut reloads: Vec<Reload> = Vec::new();
+    let tls = rooms::tls(&settings)?;
+    if let Some(tls) = tls.clone() {
+        info!("{}", tls.describe());
+        reloads.push(Box::new(move || tls.reload()));
+    }
     let state = StateDir::take(&settings.state_dir)?;
     let limits = Arc::new(rooms::limits(&settings));
     let (journal, recovered) = Journal::open(&state.path().join("journal"), settings.journal)?;
@@ -99,6 +108,7 @@ async fn serve(settings: Settings) -> Done {
     let counter = Arc::new(Counter(metrics.clone()));
     let directory = Directory::new(limits, max_trajectories, scheduler.clone(), tools, journal, counter, restored);
     let (serving, is_serving) = watch::channel(true);
+    let counts = ConnectionCounts::default();
     let edge = Edge {
         access: Access::new(settings.token.as_ref().map(settings::Secret::reveal)),
         registry,
@@ -107,19 +117,25 @@ async fn serve(settings: Settings) -> Done {
         directory: directory.clone(),
         scheduler: scheduler.clone(),
         backend: backend.name(),
-        keepalive: Keepalive { interval: settings.keepalive.interval, timeout: settings.keepalive.timeout },
+        connections,
+        counts: counts.clone(),
+        tls: tls.clone(),
         serving: is_serving,
         exporter: Arc::new(Scraped {
             metrics,
             scheduler: scheduler.clone(),
             directory: directory.clone(),
             backend: backend.clone(),
+            connections: counts,
+            max_connections: connections.max_connections as u64,
+            tls,
         }),
         program,
     };
+    refreshing.spawn(hangups.answer(reloads));
     let closing = CancellationToken::new();
     let mut served = tokio::spawn(edge.serve(listener, closing.clone()));
-    println!("listening on http://{address}");
+    println!("listening on {}://{address}", scheme(&settings));
     info!(%address, backend = backend.name(), "serving");
 
     let watching = watch_health(&scheduler, &directory, &serving);
@@ -135,7 +151,7 @@ async fn serve(settings: Settings) -> Done {
     };
     if let Some(ended) = broken {
         scheduler.shut_down().await;
-        ended??;
+        ended?;
         return Err("the server ended by itself".into());
     }
 
@@ -175,7 +191,7 @@ async fn serve(settings: Settings) -> Done {
     closing.cancel();
     // Clients that do not read what they were sent are not waited for.
     tokio::select! {
-        ended = &mut served => ended??,
+        ended = &mut served => ended?,
         () = sleep(CLOSING) => info!("some connections did not close in {CLOSING:?}"),
         () = signals.next() => {}
     }

@@ -6,27 +6,30 @@ mod artifacts;
 mod gateway;
 mod json;
 mod parse;
+mod peer;
+mod port;
 mod program;
 mod render;
 mod service;
 mod status;
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::SystemTime};
 
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    service::{Routes, interceptor::InterceptedService},
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::service::{Routes, interceptor::InterceptedService};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::warn;
 
-pub use self::{access::Access, gateway::Exporter, program::AgentProgram, render::PublicLimits};
-use self::{gateway::Gateway, parse::Parser, service::Service};
+pub use self::{
+    access::Access,
+    gateway::Exporter,
+    peer::Peer,
+    port::{ConnectionCounts, ConnectionLimits, Keepalive, Tls, TlsError, TlsFiles},
+    program::AgentProgram,
+    render::PublicLimits,
+};
+use self::{gateway::Gateway, parse::Parser, port::Port, service::Service};
 use crate::{
     pb::toolexecutor::{FILE_DESCRIPTOR_SET, tool_executor_server::ToolExecutorServer},
     scheduler,
@@ -45,7 +48,10 @@ pub struct Edge {
     pub scheduler: scheduler::Handle,
     /// The backend's name, for status.
     pub backend: &'static str,
-    pub keepalive: Keepalive,
+    pub connections: ConnectionLimits,
+    pub counts: ConnectionCounts,
+    /// Without it everything is sent as it is.
+    pub tls: Option<Tls>,
     /// Whether new trajectories are welcome.
     pub serving: watch::Receiver<bool>,
     /// Says how the service does.
@@ -54,48 +60,15 @@ pub struct Edge {
     pub program: Option<AgentProgram>,
 }
 
-/// How a client that has vanished without a word is noticed.
-#[derive(Debug, Clone, Copy)]
-pub struct Keepalive {
-    /// Of silence, before the client is asked.
-    pub interval: Duration,
-    /// For its answer.
-    pub timeout: Duration,
-}
-
-/// A stream's window: a batch of some size need not wait for a round trip.
-const STREAM_WINDOW: u32 = 1 << 20;
-/// A connection's window, which its streams share.
-const CONNECTION_WINDOW: u32 = 16 << 20;
-/// A trainer has its trajectories on few connections; the trajectories are bounded by themselves.
-const STREAMS_PER_CONNECTION: u32 = 1 << 20;
-
 impl Edge {
     /// Serves the listener until `shutdown`, and then until every request under way has been answered.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        shutdown: CancellationToken,
-    ) -> Result<(), tonic::transport::Error> {
-        let keepalive = self.keepalive;
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
+        let (tls, limits, counts) = (self.tls.clone(), self.connections, self.counts.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         let watched = tokio::spawn(report_health(health, self.serving.clone()));
-        let routes = self.routes(health_service);
-        let served = Server::builder()
-            .accept_http1(true)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(STREAMS_PER_CONNECTION)
-            .http2_keepalive_interval(Some(keepalive.interval))
-            .http2_keepalive_timeout(Some(keepalive.timeout))
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                shutdown.cancelled_owned(),
-            )
-            .await;
+        let routes = self.routes(health_service).into_axum_router();
+        Port { listener, tls, limits, counts, routes }.serve(shutdown).await;
         watched.abort();
-        served
     }
 
     fn routes(

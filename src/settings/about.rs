@@ -7,8 +7,12 @@ pub(super) const GROUPS: &[Group] = &[
     (
         "The service",
         &[
-            ("listen", "Where to listen, for gRPC and HTTP; port 0 takes a free one. Beyond loopback it needs a token"),
-            ("insecure_listen", "To listen beyond loopback without a token is meant"),
+            (
+                "listen",
+                "Where to listen, for gRPC and HTTP; port 0 takes a free one. Beyond loopback it needs a token or mutual \
+                 TLS",
+            ),
+            ("insecure_listen", "To listen beyond loopback without a token or mutual TLS is meant"),
             ("token", "The bearer token that callers must send"),
             ("state_dir", "Sockets, workspaces, and what a restart needs; one executor at a time"),
             ("executor_id", "Tells this executor's containers from another's; unset: the machine's name"),
@@ -22,6 +26,14 @@ pub(super) const GROUPS: &[Group] = &[
                 "journal",
                 "What the records of trajectories outlive: nothing (memory), this process (file), or the machine (synced)",
             ),
+            ("max_connections", "Connections of clients that may be open; more are closed at once"),
+            ("max_streams_per_connection", "Requests and streams under way on each"),
+            ("handshake_timeout", "How long a new connection may take to its first request, with a TLS handshake"),
+            ("header_timeout", "How long an HTTP/1.1 request's head may take, and a connection be idle before it"),
+            ("tls.certificate", "The certificate (PEM), with those up to its authority: TLS (docs/tls.md)"),
+            ("tls.key", "And its key"),
+            ("tls.client_ca", "The authorities (PEM) of clients' certificates: mutual TLS"),
+            ("tls.client_auth", "Whether clients must show one: required; or optional, and those without need a token"),
             ("keepalive.interval", "A connection that is silent for so long is asked whether its client lives"),
             ("keepalive.timeout", "How long its answer may take"),
             ("log.format", "text or json"),
@@ -51,7 +63,10 @@ pub(super) const GROUPS: &[Group] = &[
     (
         "What slots are held to",
         &[
-            ("allow_network", "Slots share the machine's network. On needs a token; unset: on with one, off without"),
+            (
+                "allow_network",
+                "Slots share the machine's network. On needs a token or mutual TLS; unset: on with one, off without",
+            ),
             ("isolation_minimum", "The least isolation that is accepted: L0, L1, L1b, L2 or L2- (docs/isolation.md)"),
             ("uid_base", "The first of the user ids that slots have, where the executor is root"),
             ("sandbox.read_only", "Further directories of the machine that slots see, read-only: PATH,PATH"),

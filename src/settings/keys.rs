@@ -177,6 +177,22 @@ pub(super) const KEYS: &[Key] = &[
     // Above the largest batch that makes sense, and above the 4 MiB that clients send without being told to.
     Key::new("max_request_bytes", "16MiB"),
     //
+    // Connections of clients. Above what a trainer opens; each takes a descriptor.
+    Key::new("max_connections", "10000"),
+    // A trainer has its trajectories on few connections, or on one.
+    Key::new("max_streams_per_connection", "10000"),
+    // A handshake over the slowest line takes a second or two.
+    Key::new("handshake_timeout", "10s"),
+    // Also how long an HTTP/1.1 connection may wait for its next request: longer than clients keep one that they do not
+    // use.
+    Key::new("header_timeout", "30s"),
+    // Files of PEM. Unset: everything is sent as it is.
+    Key::unset("tls.certificate"),
+    Key::unset("tls.key"),
+    // Unset: clients show no certificates.
+    Key::unset("tls.client_ca"),
+    // Or nothing would keep those out who have none.
+    Key::new("tls.client_auth", "required"),
     // A client that is silently gone is noticed after interval and timeout together.
     Key::new("keepalive.interval", "30s"),
     Key::new("keepalive.timeout", "20s"),

@@ -6,6 +6,7 @@
 //! get. Loading is pure ([`load`]): every mistake of a start is found at once, with the place where it was made.
 
 mod about;
+mod connections;
 mod convert;
 mod example;
 mod flags;
@@ -21,11 +22,12 @@ mod rules;
 mod sandbox;
 mod sources;
 
+pub use connections::{ClientAuth, ConnectionSettings, KeepAlive, TlsSettings};
 pub use example::{example, overview};
 pub use flags::ServeFlags;
 pub use mcp::{McpServerSettings, TOOL_SERVER};
 pub use model::{
-    CallSettings, KeepAlive, LimitSettings, LinkSettings, LogFormat, LogSettings, OnShutdown, Secret, Settings,
+    CallSettings, LimitSettings, LinkSettings, LogFormat, LogSettings, OnShutdown, Secret, Settings,
     ToolServerSettings, ToolSettings,
 };
 pub use nomad::NomadSettings;

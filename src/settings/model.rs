@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Machine, NomadSettings, PoolSettings, SandboxSettings, convert,
+    ConnectionSettings, Machine, NomadSettings, PoolSettings, SandboxSettings, connections, convert,
     mcp::{self, McpServerSettings},
     nomad, pools,
     reader::Reader,
@@ -43,7 +43,7 @@ pub struct Settings {
     pub sandbox: SandboxSettings,
     pub tools: ToolSettings,
     pub limits: LimitSettings,
-    pub keepalive: KeepAlive,
+    pub connections: ConnectionSettings,
     pub log: LogSettings,
     /// Where containers run if not on this machine.
     pub nomad: Option<NomadSettings>,
@@ -122,15 +122,6 @@ pub struct LimitSettings {
     pub max_total_result_bytes: u64,
     /// Of one message.
     pub max_request_bytes: u32,
-}
-
-/// Of client connections.
-#[derive(Debug, Clone)]
-pub struct KeepAlive {
-    /// Of silence, before the client is asked whether it is there.
-    pub interval: Duration,
-    /// For its answer.
-    pub timeout: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -216,10 +207,7 @@ pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
             disabled: r.value("disabled_toolsets", convert::list),
         },
         limits: limits(r),
-        keepalive: KeepAlive {
-            interval: duration(r, "keepalive.interval", SECOND..=DAY),
-            timeout: duration(r, "keepalive.timeout", SECOND..=DAY),
-        },
+        connections: connections::build(r),
         log: LogSettings { format: r.value("log.format", log_format), filter: r.value("log.filter", convert::string) },
         nomad: nomad::build(r),
         secret: r.optional("secret", secret),

@@ -1,7 +1,7 @@
 //! Whether settings go together.
 
-use super::{Mistake, Settings, reader::Reader};
-use crate::tool::Registry;
+use super::{Mistake, Settings, TlsSettings, reader::Reader};
+use crate::{backend::AgentDelivery, tool::Registry};
 
 /// Settings that keep to every rule, if there are no mistakes: those found before, and those found here.
 pub(super) fn check(
@@ -10,6 +10,7 @@ pub(super) fn check(
     warnings: &mut Vec<String>,
 ) -> (Settings, Vec<Mistake>) {
     ordered(&settings, &mut reader);
+    client_certificates(&settings, &mut reader);
     exposure(&mut settings, &mut reader, warnings);
     user_ids(&settings, &mut reader);
     toolsets(&settings, &mut reader);
@@ -68,28 +69,49 @@ fn ordered(settings: &Settings, reader: &mut Reader<'_>) {
     }
 }
 
-/// A model must not drive the executor, nor a stranger: without a token, slots have no network, through which they
-/// would reach the executor's own port, and nobody beyond this machine may call.
+/// Whoever comes without a certificate must still be somebody, and get what it came for.
+fn client_certificates(settings: &Settings, reader: &mut Reader<'_>) {
+    let Some(tls) = settings.connections.tls.as_ref().filter(|tls| tls.client_ca.is_some()) else { return };
+    if !tls.mutual() && settings.token.is_none() && reader.sound(&["token"]) {
+        reader.tell(
+            &["tls.client_auth"],
+            "where a client's certificate is optional, those without need a token: set one, or required",
+        );
+    }
+    let downloads = settings.pools.iter().any(|pool| pool.container.agent == AgentDelivery::Artifact);
+    if tls.mutual() && settings.nomad.is_some() && downloads {
+        reader.tell(
+            &["tls.client_auth", "agent"],
+            "Nomad's nodes download the agent and have no client's certificate to show: set tls.client_auth to \
+             optional (and a token), or agent to present",
+        );
+    }
+}
+
+/// A model must not drive the executor, nor a stranger: without a token or mutual TLS, slots have no network, through
+/// which they would reach the executor's own port, and nobody beyond this machine may call.
 fn exposure(settings: &mut Settings, reader: &mut Reader<'_>, warnings: &mut Vec<String>) {
-    let token = settings.token.is_some() || !reader.sound(&["token"]);
-    if !settings.listen.ip().is_loopback() && !token && !settings.insecure_listen && reader.sound(&["listen"]) {
+    const PROOFS: [&str; 3] = ["token", "tls.client_ca", "tls.client_auth"];
+    let mutual = settings.connections.tls.as_ref().is_some_and(TlsSettings::mutual);
+    let known = settings.token.is_some() || mutual || !reader.sound(&PROOFS);
+    if !settings.listen.ip().is_loopback() && !known && !settings.insecure_listen && reader.sound(&["listen"]) {
         reader.tell(
             &["listen"],
-            "listening beyond this machine needs a token; insecure_listen = true goes without, where something else \
-             keeps strangers out",
+            "listening beyond this machine needs a token or mutual TLS; insecure_listen = true goes without, where \
+             something else keeps strangers out",
         );
     }
     if reader.sound(&["allow_network"]) {
         match reader.optional("allow_network", super::convert::boolean) {
-            Some(true) if !token => reader.tell(
+            Some(true) if !known => reader.tell(
                 &["allow_network"],
-                "a network that is on needs a token: a model could call the executor through it",
+                "a network that is on needs a token or mutual TLS: a model could call the executor through it",
             ),
             Some(_) => {}
-            None if token => settings.sandbox.network = true,
+            None if known => settings.sandbox.network = true,
             None => warnings.push(
-                "slots have no network: allow_network is not set, and without a token a model could call the \
-                 executor through it"
+                "slots have no network: allow_network is not set, and without a token or mutual TLS a model could call \
+                 the executor through it"
                     .into(),
             ),
         }

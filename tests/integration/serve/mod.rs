@@ -30,4 +30,5 @@ mod screens;
 mod start;
 mod storm;
 mod terminals;
+mod tls;
 mod tools;
