@@ -6,6 +6,7 @@ mod metrics;
 mod rooms;
 mod serve;
 mod state_dir;
+mod tenants;
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 

@@ -229,7 +229,6 @@ pub(super) fn connection_limits(settings: &Settings) -> ConnectionLimits {
 pub(super) fn tls(settings: &Settings) -> Result<Option<(Tls, String)>, TlsError> {
     let Some(tls) = settings.connections.tls.clone() else { return Ok(None) };
     let client_may_have_none = tls.client_auth == ClientAuth::Optional;
-    let files =
-        TlsFiles { certificate: tls.certificate, key: tls.key, client_ca: tls.client_ca, client_may_have_none };
+    let files = TlsFiles { certificate: tls.certificate, key: tls.key, client_ca: tls.client_ca, client_may_have_none };
     Tls::open(files).map(Some)
 }

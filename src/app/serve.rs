@@ -19,9 +19,10 @@ use super::{
     metrics::{Counter, Scraped},
     rooms,
     state_dir::StateDir,
+    tenants,
 };
 use crate::{
-    edge::{Access, Edge},
+    edge::Edge,
     external,
     journal::Journal,
     sandbox::client::LinkOptions,
@@ -102,9 +103,10 @@ async fn serve(settings: Settings) -> Done {
     let metrics = Arc::new(Metrics::new(backend.name()));
     let counter = Arc::new(Counter(metrics.clone()));
     let directory = Directory::new(limits, max_trajectories, scheduler.clone(), tools, journal, counter, restored);
+    directory.set_quotas(&tenants::quotas(&settings.access.tenants));
     let (serving, is_serving) = watch::channel(true);
     let edge = Edge {
-        access: Access::new(settings.token.as_ref().map(settings::Secret::reveal)),
+        access: tenants::access(&settings),
         registry,
         defaults,
         limits: rooms::public_limits(&settings),

@@ -32,7 +32,9 @@ mod tests {
 
     #[test]
     fn a_timeout_has_digits_and_a_unit() {
-        let of = |text: &'static str| of(&HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), HeaderValue::from_static(text))]));
+        let of = |text: &'static str| {
+            of(&HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), HeaderValue::from_static(text))]))
+        };
         assert_eq!(of("99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
         assert_eq!(of("2M"), Some(Duration::from_secs(120)));
         assert_eq!(of("3S"), Some(Duration::from_secs(3)));

@@ -92,9 +92,8 @@ fn load(files: &TlsFiles) -> Result<(ServerConfig, String), TlsError> {
     let provider = Arc::new(ring::default_provider());
     let chain = certificates(&files.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| pem_error(&files.key, "key", error))?;
-    let builder = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(TlsError::Setup)?;
+    let builder =
+        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(TlsError::Setup)?;
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => builder.with_client_cert_verifier(verifier(path, files.client_may_have_none)?),
@@ -116,8 +115,7 @@ fn verifier(path: &Path, may_have_none: bool) -> Result<Arc<dyn ClientCertVerifi
     for certificate in certificates(path)? {
         roots.add(certificate).map_err(|source| TlsError::Authority { path: path.to_owned(), source })?;
     }
-    let builder =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider()));
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider()));
     let builder = if may_have_none { builder.allow_unauthenticated() } else { builder };
     builder.build().map_err(|source| TlsError::Authorities { path: path.to_owned(), source })
 }
