@@ -2,7 +2,9 @@
 
 mod check;
 mod containers;
+mod descriptors;
 mod metrics;
+mod reload;
 mod rooms;
 mod serve;
 mod state_dir;

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use super::descriptors;
 use crate::{
     backend::{LocalConfig, NomadConfig, NomadPool, Program},
     edge::{ConnectionLimits, Keepalive, PublicLimits, Tls, TlsError, TlsFiles},
@@ -217,7 +218,7 @@ pub(super) fn public_limits(settings: &Settings) -> PublicLimits {
 pub(super) fn connection_limits(settings: &Settings) -> ConnectionLimits {
     let connections = &settings.connections;
     ConnectionLimits {
-        max_connections: connections.max_connections,
+        max_connections: descriptors::connections(connections.max_connections),
         max_streams: connections.max_streams,
         handshake_timeout: connections.handshake_timeout,
         header_timeout: connections.header_timeout,

@@ -17,6 +17,7 @@ use super::{
     containers::{self, Containers, scheme},
     log,
     metrics::{Counter, Scraped},
+    reload::{Hangups, Reload},
     rooms,
     state_dir::StateDir,
     tenants,
@@ -58,8 +59,13 @@ pub(super) fn run(flags: ServeFlags) -> Done {
 
 async fn serve(settings: Settings) -> Done {
     let mut signals = Signals::listen()?;
+    let hangups = Hangups::listen()?;
+    let connections = rooms::connection_limits(&settings);
+    let mut reloads: Vec<Reload> = Vec::new();
     let tls = rooms::tls(&settings)?.map(|(tls, told)| {
         info!("{told}");
+        let again = tls.clone();
+        reloads.push(Box::new(move || again.reload()));
         tls
     });
     let state = StateDir::take(&settings.state_dir)?;
@@ -113,7 +119,7 @@ async fn serve(settings: Settings) -> Done {
         directory: directory.clone(),
         scheduler: scheduler.clone(),
         backend: backend.name(),
-        connections: rooms::connection_limits(&settings),
+        connections,
         tls,
         serving: is_serving,
         exporter: Arc::new(Scraped {
@@ -124,6 +130,7 @@ async fn serve(settings: Settings) -> Done {
         }),
         program,
     };
+    refreshing.spawn(hangups.answer(reloads));
     let closing = CancellationToken::new();
     let mut served = tokio::spawn(edge.serve(listener, closing.clone()));
     println!("listening on {}://{address}", scheme(&settings));

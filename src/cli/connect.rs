@@ -1,15 +1,18 @@
 //! The way to an executor.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use super::Failure;
+use super::{Failure, failure};
 use crate::pb::toolexecutor::tool_executor_client::ToolExecutorClient;
 
 /// For the connection alone.
@@ -29,6 +32,12 @@ pub(super) struct Server {
     /// Certificates (PEM) to trust beside the system's, for https://
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// This client's certificate (PEM), for an executor that wants one
+    #[arg(long, value_name = "FILE", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// And its key
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
     /// Print the answer as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -45,20 +54,32 @@ impl Server {
         let bad = || Failure::Address { address: self.address.clone() };
         let mut endpoint = Endpoint::from_shared(url.clone()).map_err(|_| bad())?.connect_timeout(CONNECT_TIMEOUT);
         if url.starts_with("https://") {
-            endpoint = endpoint.tls_config(self.tls()?).map_err(|_| bad())?;
+            endpoint = endpoint.tls_config(self.tls()?).map_err(Failure::Certificates)?;
+        } else if self.ca.is_some() || self.certificate.is_some() {
+            return Err(Failure::NotPrivate { address: self.address.clone() });
         }
         let channel = endpoint.connect().await;
-        let channel = channel.map_err(|source| Failure::Unreachable { address: self.address.clone(), source })?;
+        let channel = channel.map_err(|source| match failure::is_of_tls(&source) {
+            true => Failure::Untrusted { address: self.address.clone(), source },
+            false => Failure::Unreachable { address: self.address.clone(), source },
+        })?;
         Ok(ToolExecutorClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
     fn tls(&self) -> Result<ClientTlsConfig, Failure> {
-        let tls = ClientTlsConfig::new().with_native_roots();
-        let Some(path) = &self.ca else { return Ok(tls) };
-        let read = std::fs::read(path);
-        let pem = read.map_err(|source| Failure::Read { path: path.display().to_string(), source })?;
-        Ok(tls.ca_certificate(Certificate::from_pem(pem)))
+        let mut tls = ClientTlsConfig::new().with_native_roots();
+        if let Some(ca) = &self.ca {
+            tls = tls.ca_certificate(Certificate::from_pem(read(ca)?));
+        }
+        if let (Some(certificate), Some(key)) = (&self.certificate, &self.key) {
+            tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+        }
+        Ok(tls)
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|source| Failure::Read { path: path.display().to_string(), source })
 }
 
 fn url(address: &str) -> String {

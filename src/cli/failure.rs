@@ -1,8 +1,10 @@
 //! Why a subcommand failed, with what to do next.
 
-use std::io;
+use std::{error::Error, io};
 
 use tonic::{Code, Status};
+
+use crate::tool::chain;
 
 /// See the module.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +30,12 @@ pub enum Failure {
          TOOL_EXECUTOR_ADDRESS"
     )]
     Unreachable { address: String, source: tonic::transport::Error },
+    #[error("the executor at {address} cannot be trusted, or does not trust this client: see --ca and --certificate")]
+    Untrusted { address: String, source: tonic::transport::Error },
+    #[error("--ca, --certificate or --key cannot be used")]
+    Certificates(#[source] tonic::transport::Error),
+    #[error("`{address}` is not private: with --ca or --certificate it must begin with https://")]
+    NotPrivate { address: String },
     #[error("{0}")]
     Refused(String),
     #[error("could not write to standard output")]
@@ -41,6 +49,12 @@ pub enum Failure {
 impl Failure {
     /// What the executor, or the way to it, says.
     pub(super) fn of(status: &Status) -> Self {
+        // The way to the executor broke: the status says that, and its cause says why.
+        let said = status.source().map_or_else(|| status.message().to_owned(), chain);
+        // A server says that it wants another certificate only after the connection was made.
+        if said.contains(ALERT) {
+            return Self::Refused(format!("{said}: see --ca and --certificate"));
+        }
         let advice = match status.code() {
             Code::Unauthenticated => "give the executor's token with --token or TOOL_EXECUTOR_TOKEN",
             Code::PermissionDenied => "the token does not allow it: ask whoever runs the executor for another",
@@ -50,10 +64,21 @@ impl Failure {
             }
             Code::NotFound => "`tool-executor trajectories` lists those that are open",
             Code::Unimplemented => "is it an executor of this version that listens there?",
-            _ => return Self::Refused(status.message().to_owned()),
+            _ => return Self::Refused(said),
         };
-        Self::Refused(format!("{}: {advice}", status.message()))
+        Self::Refused(format!("{said}: {advice}"))
     }
+}
+
+/// In what rustls says of a peer that has ended the connection; of the error itself, HTTP/2 keeps the text alone.
+const ALERT: &str = "received fatal alert";
+
+/// Whether one of the two did not like the other's certificate, or speaks no TLS.
+pub(super) fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |cause| (*cause).source()).any(|error| {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>())
+    })
 }
 
 #[cfg(test)]

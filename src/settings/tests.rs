@@ -225,6 +225,47 @@ fn listening_beyond_loopback_is_on_purpose() {
 }
 
 #[test]
+fn a_certificate_and_its_key_go_together() {
+    let tls = |variables: &[(&str, &str)]| load(&environment(variables)).map(|loaded| loaded.settings.connections.tls);
+    assert_eq!(tls(&[]), Ok(None));
+    let (pair, ca) = ([("TLS_CERTIFICATE", "crt"), ("TLS_KEY", "key")], ("TLS_CLIENT_CA", "ca"));
+    let server = TlsSettings {
+        certificate: "crt".into(),
+        key: "key".into(),
+        client_ca: None,
+        client_auth: ClientAuth::Required,
+    };
+    assert_eq!(tls(&pair), Ok(Some(server.clone())));
+    let mutual = TlsSettings { client_ca: Some("ca".into()), ..server };
+    assert_eq!(tls(&[&pair[..], &[ca]].concat()), Ok(Some(mutual)));
+    for half in [&pair[..1], &pair[1..], &[ca]] {
+        assert!(tls(half).is_err(), "{half:?}");
+    }
+    let told = only_mistake(&environment(&[pair[0], pair[1], ca, ("TLS_CLIENT_AUTH", "optional")]));
+    assert!(told.1.contains("need a token"), "{told:?}");
+    let optional = [pair[0], pair[1], ca, ("TLS_CLIENT_AUTH", "optional"), ("TOKEN", "t")];
+    assert!(tls(&optional).is_ok());
+    assert!(tls(&[("TLS_CLIENT_AUTH", "perhaps")]).is_err());
+}
+
+#[test]
+fn mutual_tls_is_as_good_as_a_token() {
+    let exposed = |more: &[(&str, &str)]| {
+        let common = [("LISTEN", "0.0.0.0:9001"), ("TLS_CERTIFICATE", "crt"), ("TLS_KEY", "key")];
+        load(&environment(&[&common, more].concat())).map(|loaded| loaded.settings.sandbox.network)
+    };
+    assert!(exposed(&[]).is_err(), "a certificate of the server's says nothing of its clients");
+    assert_eq!(exposed(&[("TLS_CLIENT_CA", "ca")]), Ok(true));
+    assert_eq!(exposed(&[("TLS_CLIENT_CA", "ca"), ("ALLOW_NETWORK", "true")]), Ok(true));
+    assert!(exposed(&[("TLS_CLIENT_CA", "ca"), ("TLS_CLIENT_AUTH", "optional")]).is_err());
+    // Nodes of a cluster have no certificate to show.
+    let nomad = [("TLS_CLIENT_CA", "ca"), ("NOMAD_ADDRESS", "http://localhost:4646")];
+    assert!(exposed(&nomad).is_err());
+    assert!(exposed(&[&nomad[..], &[("AGENT", "present")]].concat()).is_ok());
+    assert!(exposed(&[&nomad[..], &[("TLS_CLIENT_AUTH", "optional"), ("TOKEN", "t")]].concat()).is_ok());
+}
+
+#[test]
 fn empty_variables_count_as_unset_and_unknown_ones_are_warned_of() {
     let mut all =
         environment(&[("SLOTS", ""), ("TOKEN", " "), ("SLOT", "3"), ("PORT_9001_TCP", "x"), ("ALLOW_NETWORK", "0")]);

@@ -157,16 +157,4 @@ impl Complaint {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn what_happens_often_is_told_from_time_to_time() {
-        let mut complaint = Complaint::default();
-        assert_eq!(complaint.tell(), Some(1));
-        assert_eq!((complaint.tell(), complaint.tell()), (None, None));
-        tokio::time::advance(QUIET).await;
-        assert_eq!(complaint.tell(), Some(3));
-        assert_eq!(complaint.tell(), None);
-    }
-}
+mod tests;

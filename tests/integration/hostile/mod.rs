@@ -7,6 +7,7 @@ mod agents;
 pub(crate) mod bed;
 mod cluster;
 mod configuration;
+mod connections;
 mod executors;
 mod impostor;
 pub(crate) mod mutate;

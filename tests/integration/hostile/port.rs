@@ -17,7 +17,7 @@ use super::{
 /// For its answer: it may wait for more.
 const LISTEN: Duration = Duration::from_millis(30);
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 #[test]
 fn bytes_that_are_no_requests_are_survived() {
@@ -55,7 +55,7 @@ async fn say(watched: &Watched, bytes: &[u8]) {
     let _ = timeout(LISTEN, connection.read_to_end(&mut answer)).await;
 }
 
-fn descriptors(watched: &Watched) -> usize {
+pub(super) fn descriptors(watched: &Watched) -> usize {
     let pid = watched.server.pid().as_raw_pid();
     std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count()
 }
@@ -89,7 +89,7 @@ fn http2() -> BoxedStrategy<Vec<u8>> {
         .boxed()
 }
 
-fn framed(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn framed(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("it is short").to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
@@ -126,7 +126,7 @@ fn request() -> BoxedStrategy<Vec<u8>> {
 }
 
 /// As HPACK writes a header that is in no table.
-fn literal(name: &str, value: &str) -> Vec<u8> {
+pub(super) fn literal(name: &str, value: &str) -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).expect("it is short")], text.as_bytes()].concat();
     [vec![0], text(name), text(value)].concat()
 }

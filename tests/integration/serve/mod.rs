@@ -29,4 +29,5 @@ mod scaling;
 mod start;
 mod storm;
 mod terminals;
+mod tls;
 mod tools;

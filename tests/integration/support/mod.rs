@@ -5,6 +5,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 pub(crate) mod agent;
+pub(crate) mod authority;
 pub(crate) mod cgroup;
 pub(crate) mod client;
 pub(crate) mod dying;

@@ -9,7 +9,7 @@ use std::{
 use super::nomad::Nomad;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, ClientTlsConfig};
 use tool_executor::pb::toolexecutor::{GetStatusResponse, PoolStatus, tool_executor_client::ToolExecutorClient};
 
 /// Set, executors run over a Nomad each: see `nomad::suite`.
@@ -21,6 +21,8 @@ pub(crate) struct Server {
     child: Child,
     /// What its containers run on, if that is not this machine alone; ended after it.
     pub(crate) nomad: Option<Nomad>,
+    /// Whether it says that connections are encrypted.
+    pub(crate) private: bool,
     pub(crate) address: String,
     pub(crate) state: TempDir,
 }
@@ -111,14 +113,14 @@ impl Server {
     }
 
     fn launch(mut command: Command, state: TempDir, nomad: Option<Nomad>) -> Self {
-        let (child, address) = Self::spawn(&mut command);
-        Self { command, child, nomad, address, state }
+        let (child, private, address) = Self::spawn(&mut command);
+        Self { command, child, nomad, private, address, state }
     }
 
     /// Another executor like it, with the same state, which must have ended.
     pub(crate) fn start_again(&mut self) {
         self.wait();
-        (self.child, self.address) = Self::spawn(&mut self.command);
+        (self.child, self.private, self.address) = Self::spawn(&mut self.command);
     }
 
     /// Ends it as a machine's memory shortage or an operator in despair would, and starts another.
@@ -132,17 +134,17 @@ impl Server {
         self.command.env(format!("TOOL_EXECUTOR_{name}"), value);
     }
 
-    fn spawn(command: &mut Command) -> (Child, String) {
+    fn spawn(command: &mut Command) -> (Child, bool, String) {
         let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("the binary starts");
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
         stdout.read_line(&mut line).expect("stdout can be read");
-        let address = line
+        let (scheme, address) = line
             .trim()
-            .strip_prefix("listening on http://")
-            .unwrap_or_else(|| panic!("it said {line:?}, and ended with {:?}", child.wait()))
-            .to_owned();
-        (child, address)
+            .strip_prefix("listening on http")
+            .and_then(|rest| rest.split_once("://"))
+            .unwrap_or_else(|| panic!("it said {line:?}, and ended with {:?}", child.wait()));
+        (child, scheme == "s", address.to_owned())
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -152,6 +154,15 @@ impl Server {
     pub(crate) async fn channel(&self) -> Channel {
         let endpoint = Channel::from_shared(format!("http://{}", self.address)).expect("it is an address");
         endpoint.connect().await.expect("the server answers")
+    }
+
+    /// A connection that is encrypted so.
+    ///
+    /// # Errors
+    /// If one of the two does not trust the other.
+    pub(crate) async fn private_channel(&self, tls: ClientTlsConfig) -> Result<Channel, tonic::transport::Error> {
+        let endpoint = Channel::from_shared(format!("https://{}", self.address)).expect("it is an address");
+        endpoint.tls_config(tls)?.connect().await
     }
 
     pub(crate) async fn client(&self) -> ToolExecutorClient<Channel> {
