@@ -109,10 +109,11 @@ async fn serve(settings: Settings) -> Done {
     let metrics = Arc::new(Metrics::new(backend.name()));
     let counter = Arc::new(Counter(metrics.clone()));
     let directory = Directory::new(limits, max_trajectories, scheduler.clone(), tools, journal, counter, restored);
-    directory.set_quotas(&tenants::quotas(&settings.access.tenants));
+    let access = tenants::access(&settings, &directory);
+    reloads.extend(tenants::reload(&settings, &access, &directory));
     let (serving, is_serving) = watch::channel(true);
     let edge = Edge {
-        access: tenants::access(&settings),
+        access,
         registry,
         defaults,
         limits: rooms::public_limits(&settings),
