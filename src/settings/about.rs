@@ -17,8 +17,8 @@ pub(super) const GROUPS: &[Group] = &[
             ("tokens_file", "A file of tenants, each with tokens, labels and a quota of its own (docs/access.md)"),
             (
                 "open_endpoints",
-                "What needs no token: none, or some of health,status,reflection,metrics. Unset: health,status; with a \
-                 tokens_file health",
+                "What needs no token: none, or some of health,status,reflection,metrics. Unset: health,status; health \
+                 alone where there are tenants",
             ),
             ("state_dir", "Sockets, workspaces, and what a restart needs; one executor at a time"),
             ("executor_id", "Tells this executor's containers from another's; unset: the machine's name"),

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf};
 
 use super::{
-    Settings, TenantSettings, TlsSettings,
+    ConnectionSettings, Settings, TenantSettings, TlsSettings,
     convert::{self, Written},
     reader::Reader,
 };
@@ -45,10 +45,11 @@ impl Settings {
     }
 }
 
-pub(super) fn build(r: &mut Reader<'_>) -> AccessSettings {
+pub(super) fn build(r: &mut Reader<'_>, connections: &ConnectionSettings) -> AccessSettings {
     let tokens_file = r.optional("tokens_file", convert::path);
     // The old system's status is open to all; but one tenant must not see how the others do.
-    let usual = OpenEndpoints { health: true, status: tokens_file.is_none(), ..OpenEndpoints::default() };
+    let tenants = tokens_file.is_some() || connections.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    let usual = OpenEndpoints { health: true, status: !tenants, ..OpenEndpoints::default() };
     let open = r.optional("open_endpoints", endpoints).unwrap_or(usual);
     // The tenants are read once it is known where they are.
     AccessSettings { tokens_file, tenants: Vec::new(), open }

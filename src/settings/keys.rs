@@ -80,7 +80,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::secret("token"),
     // A table for each tenant.
     Key::unset("tokens_file"),
-    // Unset: health and status, as in the old system; health alone where there is a tokens_file.
+    // Unset: health and status, as in the old system; health alone where there are tenants.
     Key::unset("open_endpoints"),
     // /var/lib/tool-executor for root, else below XDG_STATE_HOME or the home.
     Key::unset("state_dir"),
