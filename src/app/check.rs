@@ -37,7 +37,7 @@ pub(super) fn run(flags: ServeFlags) -> Done {
         );
         match rooms::tls(&settings) {
             Ok(None) => {}
-            Ok(Some((_, told))) => say("tls", Ok(told)),
+            Ok(Some(tls)) => say("tls", Ok(tls.describe())),
             Err(error) => say("tls", Err(chain(&error))),
         }
         if let Some(path) = &settings.access.tokens_file {

@@ -12,7 +12,7 @@ pub(super) fn connections(wanted: usize) -> usize {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         limit.current = limit.maximum;
-        if let Err(error) = setrlimit(Resource::Nofile, limit.clone()) {
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
             debug!(error = &error as &dyn std::error::Error, "the limit of open files stays as it is");
             limit = getrlimit(Resource::Nofile);
         }

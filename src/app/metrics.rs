@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use crate::{
     backend::Backend,
-    edge::Exporter,
+    edge::{ConnectionCounts, Exporter, Tls},
     scheduler::{self, ContainerState, PoolStatus},
     telemetry::{Answer, Metrics, Pool, Snapshot},
     tool::ToolLabel,
@@ -40,6 +40,9 @@ pub(super) struct Scraped {
     pub(super) scheduler: scheduler::Handle,
     pub(super) directory: Directory,
     pub(super) backend: Arc<dyn Backend>,
+    pub(super) connections: ConnectionCounts,
+    pub(super) max_connections: u64,
+    pub(super) tls: Option<Tls>,
 }
 
 #[async_trait::async_trait]
@@ -55,6 +58,10 @@ impl Exporter for Scraped {
             running_calls: counts.running_calls,
             call_bytes: counts.call_bytes,
             result_bytes: counts.kept_bytes,
+            connections: self.connections.open(),
+            max_connections: self.max_connections,
+            refused_connections: self.connections.refused(),
+            certificate_expires: self.tls.as_ref().and_then(Tls::expires),
             pools: pools.iter().map(pool).collect(),
             requests: self.backend.requests().iter().map(|asked| (asked.call, asked.result, asked.count)).collect(),
         })

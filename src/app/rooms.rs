@@ -226,8 +226,8 @@ pub(super) fn connection_limits(settings: &Settings) -> ConnectionLimits {
     }
 }
 
-/// How connections are encrypted, if they are, and that in words.
-pub(super) fn tls(settings: &Settings) -> Result<Option<(Tls, String)>, TlsError> {
+/// How connections are encrypted, if they are.
+pub(super) fn tls(settings: &Settings) -> Result<Option<Tls>, TlsError> {
     let Some(tls) = settings.connections.tls.clone() else { return Ok(None) };
     let client_may_have_none = tls.client_auth == ClientAuth::Optional;
     let files = TlsFiles { certificate: tls.certificate, key: tls.key, client_ca: tls.client_ca, client_may_have_none };

@@ -23,7 +23,7 @@ use super::{
     tenants,
 };
 use crate::{
-    edge::Edge,
+    edge::{ConnectionCounts, Edge},
     external,
     journal::Journal,
     sandbox::client::LinkOptions,
@@ -62,12 +62,11 @@ async fn serve(settings: Settings) -> Done {
     let hangups = Hangups::listen()?;
     let connections = rooms::connection_limits(&settings);
     let mut reloads: Vec<Reload> = Vec::new();
-    let tls = rooms::tls(&settings)?.map(|(tls, told)| {
-        info!("{told}");
-        let again = tls.clone();
-        reloads.push(Box::new(move || again.reload()));
-        tls
-    });
+    let tls = rooms::tls(&settings)?;
+    if let Some(tls) = tls.clone() {
+        info!("{}", tls.describe());
+        reloads.push(Box::new(move || tls.reload()));
+    }
     let state = StateDir::take(&settings.state_dir)?;
     let limits = Arc::new(rooms::limits(&settings));
     let (journal, recovered) = Journal::open(&state.path().join("journal"), settings.journal)?;
@@ -112,6 +111,7 @@ async fn serve(settings: Settings) -> Done {
     let access = tenants::access(&settings, &directory);
     reloads.extend(tenants::reload(&settings, &access, &directory));
     let (serving, is_serving) = watch::channel(true);
+    let counts = ConnectionCounts::default();
     let edge = Edge {
         access,
         registry,
@@ -121,13 +121,17 @@ async fn serve(settings: Settings) -> Done {
         scheduler: scheduler.clone(),
         backend: backend.name(),
         connections,
-        tls,
+        counts: counts.clone(),
+        tls: tls.clone(),
         serving: is_serving,
         exporter: Arc::new(Scraped {
             metrics,
             scheduler: scheduler.clone(),
             directory: directory.clone(),
             backend: backend.clone(),
+            connections: counts,
+            max_connections: connections.max_connections as u64,
+            tls,
         }),
         program,
     };

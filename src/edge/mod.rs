@@ -25,7 +25,7 @@ pub use self::{
     access::{Access, Caller, Holder, TokenDigest, Unasked},
     gateway::Exporter,
     peer::Peer,
-    port::{ConnectionLimits, Keepalive, Tls, TlsError, TlsFiles},
+    port::{ConnectionCounts, ConnectionLimits, Keepalive, Tls, TlsError, TlsFiles},
     program::AgentProgram,
     render::PublicLimits,
 };
@@ -49,6 +49,7 @@ pub struct Edge {
     /// The backend's name, for status.
     pub backend: &'static str,
     pub connections: ConnectionLimits,
+    pub counts: ConnectionCounts,
     /// Without it everything is sent as it is.
     pub tls: Option<Tls>,
     /// Whether new trajectories are welcome.
@@ -62,11 +63,11 @@ pub struct Edge {
 impl Edge {
     /// Serves the listener until `shutdown`, and then until every request under way has been answered.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
-        let (tls, limits) = (self.tls.clone(), self.connections);
+        let (tls, limits, counts) = (self.tls.clone(), self.connections, self.counts.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         let watched = tokio::spawn(report_health(health, self.serving.clone()));
         let routes = self.routes(health_service).into_axum_router();
-        Port { listener, tls, limits, routes }.serve(shutdown).await;
+        Port { listener, tls, limits, counts, routes }.serve(shutdown).await;
         watched.abort();
     }
 

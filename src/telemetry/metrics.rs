@@ -50,6 +50,13 @@ pub struct Snapshot {
     pub running_calls: u64,
     pub call_bytes: u64,
     pub result_bytes: u64,
+    /// Of clients, open.
+    pub connections: u64,
+    pub max_connections: u64,
+    /// Since the start, for there were too many.
+    pub refused_connections: u64,
+    /// In seconds since 1970; none without TLS.
+    pub certificate_expires: Option<i64>,
     pub pools: Vec<Pool>,
     /// Of Nomad so far: call, result, number.
     pub requests: Vec<(&'static str, &'static str, u64)>,
@@ -224,6 +231,8 @@ fn of_snapshot(snapshot: &Snapshot) -> Registry {
     draining.set(snapshot.draining.into());
     registry.register("draining", "1 while nothing new is taken", draining);
 
+    of_connections(&mut registry, snapshot);
+
     let slots = Family::<PoolStateLabels, Gauge>::default();
     let containers = Family::<PoolStateLabels, Gauge>::default();
     let (max, waiting, failing) = (
@@ -255,6 +264,24 @@ fn of_snapshot(snapshot: &Snapshot) -> Registry {
     registry.register("nomad_requests", "Requests to Nomad, each try by itself, by call and result", requests);
     registry.register("container_start_failing", "1 while containers of the pool do not start", failing);
     registry
+}
+
+fn of_connections(registry: &mut Registry, snapshot: &Snapshot) {
+    let gauge = |value: i64| {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(value);
+        gauge
+    };
+    let count = |number: u64| gauge(i64::try_from(number).unwrap_or(i64::MAX));
+    registry.register("connections", "Connections of clients that are open", count(snapshot.connections));
+    registry.register("connections_max", "How many there may be", count(snapshot.max_connections));
+    let refused: Counter = Counter::default();
+    refused.inc_by(snapshot.refused_connections);
+    registry.register("connections_refused", "Connections that were closed at once, for there were too many", refused);
+    if let Some(expires) = snapshot.certificate_expires {
+        let help = "When the certificate of new connections is over, since 1970";
+        registry.register_with_unit("certificate_expiry", help, Unit::Seconds, gauge(expires));
+    }
 }
 
 #[cfg(test)]

@@ -12,13 +12,20 @@ mod deadline;
 mod opening;
 mod tls;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use axum::Router;
 use rustix::net::sockopt;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -49,6 +56,47 @@ pub struct Keepalive {
     pub timeout: Duration,
 }
 
+/// How many connections there are. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectionCounts(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    open: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl ConnectionCounts {
+    /// At this moment.
+    pub fn open(&self) -> u64 {
+        self.0.open.load(Relaxed)
+    }
+
+    /// Closed at once since the start, for there were too many.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Relaxed)
+    }
+}
+
+/// A connection's place among those that there may be, until it is dropped.
+struct Place {
+    counts: ConnectionCounts,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn new(counts: ConnectionCounts, permit: OwnedSemaphorePermit) -> Self {
+        counts.0.open.fetch_add(1, Relaxed);
+        Self { counts, _permit: permit }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.counts.0.open.fetch_sub(1, Relaxed);
+    }
+}
+
 /// After a connection could not be accepted, for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Between two lines of the log that say the same.
@@ -63,13 +111,14 @@ pub(super) struct Port {
     pub(super) listener: TcpListener,
     pub(super) tls: Option<Tls>,
     pub(super) limits: ConnectionLimits,
+    pub(super) counts: ConnectionCounts,
     pub(super) routes: Router,
 }
 
 impl Port {
     /// Takes connections until `shutdown`, and then waits for those there are to end what they have begun.
     pub(super) async fn serve(self, shutdown: CancellationToken) {
-        let Self { listener, tls, limits, routes } = self;
+        let Self { listener, tls, limits, counts, routes } = self;
         let connections = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(limits.max_connections));
         let (mut full, mut failing) = (Complaint::default(), Complaint::default());
@@ -90,12 +139,14 @@ impl Port {
                 }
             };
             let Ok(permit) = permits.clone().try_acquire_owned() else {
+                counts.0.refused.fetch_add(1, Relaxed);
                 if let Some(times) = full.tell() {
                     let max_connections = limits.max_connections;
                     warn!(max_connections, times, "there are too many connections, and new ones are closed");
                 }
                 continue;
             };
+            let place = Place::new(counts.clone(), permit);
             prepare(&stream, limits.keepalive);
             let tls = tls.as_ref().map(Tls::current);
             let (routes, shutdown) = (routes.clone(), shutdown.child_token());
@@ -103,7 +154,7 @@ impl Port {
                 if let Err(error) = connection::serve(stream, tls, &limits, routes, &shutdown).await {
                     debug!(error = &*error as &dyn std::error::Error, "a connection has ended");
                 }
-                drop(permit);
+                drop(place);
             });
         }
         // Nobody is left to wait at a door that stays shut.

@@ -34,6 +34,7 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
 struct Bed {
     address: SocketAddr,
     shutdown: CancellationToken,
+    counts: ConnectionCounts,
     served: JoinHandle<()>,
 }
 
@@ -50,8 +51,10 @@ async fn serve(tls: Option<Tls>, limits: ConnectionLimits) -> Bed {
     let routes = Router::new().route("/", get(name)).route("/slow", get(slow));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let (address, shutdown) = (listener.local_addr().expect("an address"), CancellationToken::new());
-    let served = tokio::spawn(Port { listener, tls, limits, routes }.serve(shutdown.clone()));
-    Bed { address, shutdown, served }
+    let counts = ConnectionCounts::default();
+    let port = Port { listener, tls, limits, counts: counts.clone(), routes };
+    let served = tokio::spawn(port.serve(shutdown.clone()));
+    Bed { address, shutdown, counts, served }
 }
 
 fn request(path: &str, more: &str) -> String {
@@ -135,7 +138,8 @@ fn uri(name: &str) -> SanType {
 #[tokio::test]
 async fn every_request_says_whose_certificate_was_shown() {
     let authority = Authority::new();
-    let (tls, told) = Tls::open(authority.files()).expect("it can be used");
+    let tls = Tls::open(authority.files()).expect("it can be used");
+    let told = tls.describe();
     assert!(told.starts_with("TLS with the certificate of server, valid until"), "{told}");
     let bed = serve(Some(tls), LIMITS).await;
     let spiffe = "spiffe://example.org/trainer";
@@ -209,4 +213,28 @@ async fn what_happens_often_is_told_from_time_to_time() {
     tokio::time::advance(QUIET).await;
     assert_eq!(complaint.tell(), Some(3));
     assert_eq!(complaint.tell(), None);
+}
+
+#[tokio::test]
+async fn connections_are_counted_and_what_is_too_much_is_closed() {
+    let bed = serve(None, ConnectionLimits { max_connections: 3, ..LIMITS }).await;
+    let until = async |what: &str, done: &dyn Fn() -> bool| {
+        timeout(PATIENCE, async {
+            while !done() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("waiting until {what}"));
+    };
+    let connect = async || TcpStream::connect(bed.address).await.expect("it listens");
+    let held = [connect().await, connect().await, connect().await];
+    until("they are counted", &|| bed.counts.open() == 3).await;
+    assert_eq!(rest(connect().await).await, "");
+    assert_eq!((bed.counts.open(), bed.counts.refused()), (3, 1));
+    drop(held);
+    until("they are gone", &|| bed.counts.open() == 0).await;
+    let mut served = connect().await;
+    served.write_all(request("/", "Connection: close\r\n").as_bytes()).await.expect("it reads");
+    assert!(rest(served).await.starts_with("HTTP/1.1 200 OK"));
 }

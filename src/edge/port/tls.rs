@@ -59,7 +59,16 @@ pub struct TlsFiles {
 #[derive(Debug, Clone)]
 pub struct Tls {
     files: Arc<TlsFiles>,
-    current: watch::Sender<Arc<ServerConfig>>,
+    current: watch::Sender<Arc<Opening>>,
+}
+
+/// What connections are opened with, and how that is told.
+#[derive(Debug)]
+struct Opening {
+    config: Arc<ServerConfig>,
+    told: String,
+    /// In seconds since 1970, if it can be known.
+    expires: Option<i64>,
 }
 
 impl Tls {
@@ -67,9 +76,19 @@ impl Tls {
     ///
     /// # Errors
     /// Which file is wrong, and why.
-    pub fn open(files: TlsFiles) -> Result<(Self, String), TlsError> {
-        let (config, told) = load(&files)?;
-        Ok((Self { files: Arc::new(files), current: watch::Sender::new(Arc::new(config)) }, told))
+    pub fn open(files: TlsFiles) -> Result<Self, TlsError> {
+        let opening = Arc::new(load(&files)?);
+        Ok(Self { files: Arc::new(files), current: watch::Sender::new(opening) })
+    }
+
+    /// Whose certificate there is, how long it is good, and whether clients show theirs: for people.
+    pub fn describe(&self) -> String {
+        self.current.borrow().told.clone()
+    }
+
+    /// When the certificate that new connections are shown is over, in seconds since 1970, if that can be known.
+    pub fn expires(&self) -> Option<i64> {
+        self.current.borrow().expires
     }
 
     /// Reads the files again, for connections to come. Says what there is now, or why it stays as it was.
@@ -77,18 +96,18 @@ impl Tls {
     /// # Errors
     /// Which file is wrong, and why; everything is as before.
     pub fn reload(&self) -> Result<String, String> {
-        let (config, told) =
+        let opening =
             load(&self.files).map_err(|error| format!("the certificate stays as it was: {}", chain(&error)))?;
-        self.current.send_replace(Arc::new(config));
-        Ok(told)
+        self.current.send_replace(Arc::new(opening));
+        Ok(self.describe())
     }
 
     pub(super) fn current(&self) -> Arc<ServerConfig> {
-        self.current.borrow().clone()
+        self.current.borrow().config.clone()
     }
 }
 
-fn load(files: &TlsFiles) -> Result<(ServerConfig, String), TlsError> {
+fn load(files: &TlsFiles) -> Result<Opening, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let chain = certificates(&files.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| pem_error(&files.key, "key", error))?;
@@ -98,7 +117,7 @@ fn load(files: &TlsFiles) -> Result<(ServerConfig, String), TlsError> {
         None => builder.with_no_client_auth(),
         Some(path) => builder.with_client_cert_verifier(verifier(path, files.client_may_have_none)?),
     };
-    let told = describe(&chain[0], files);
+    let (told, expires) = describe(&chain[0], files);
     let mut config = builder.with_single_cert(chain, key).map_err(|source| match source {
         rustls::Error::InconsistentKeys(_) => {
             TlsError::OtherKey { key: files.key.clone(), certificate: files.certificate.clone() }
@@ -106,7 +125,7 @@ fn load(files: &TlsFiles) -> Result<(ServerConfig, String), TlsError> {
         source => TlsError::Identity { certificate: files.certificate.clone(), source },
     })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok((config, told))
+    Ok(Opening { config: Arc::new(config), told, expires })
 }
 
 /// Lets in whom these authorities know.
@@ -140,16 +159,16 @@ fn pem_error(path: &Path, what: &'static str, error: PemError) -> TlsError {
     }
 }
 
-/// For the log: whose certificate it is, and how long. One that is over is served all the same: clients say so better
+/// For the log: whose certificate it is, and how long; and that as a number. One that is over is served all the same: clients say so better
 /// than silence does.
-fn describe(certificate: &CertificateDer<'_>, files: &TlsFiles) -> String {
+fn describe(certificate: &CertificateDer<'_>, files: &TlsFiles) -> (String, Option<i64>) {
     let clients = match (&files.client_ca, files.client_may_have_none) {
         (None, _) => "",
         (Some(_), false) => ", and clients show theirs",
         (Some(_), true) => ", and clients may show theirs",
     };
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
-        return format!("TLS with the certificate in {}{clients}", files.certificate.display());
+        return (format!("TLS with the certificate in {}{clients}", files.certificate.display()), None);
     };
     let validity = parsed.validity();
     if !validity.is_valid() {
@@ -159,5 +178,6 @@ fn describe(certificate: &CertificateDer<'_>, files: &TlsFiles) -> String {
         );
     }
     let name = peer::name(&parsed).unwrap_or_else(|| "nobody".to_owned());
-    format!("TLS with the certificate of {name}, valid until {}{clients}", validity.not_after)
+    let told = format!("TLS with the certificate of {name}, valid until {}{clients}", validity.not_after);
+    (told, Some(validity.not_after.timestamp()))
 }

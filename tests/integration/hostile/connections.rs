@@ -55,9 +55,8 @@ async fn drip(connection: &mut TcpStream, bytes: Vec<u8>) -> Duration {
         if connection.write_all(&[byte]).await.is_err() {
             break;
         }
-        match timeout(Duration::from_millis(50), connection.read(&mut answer)).await {
-            Ok(Ok(0) | Err(_)) => break,
-            Ok(Ok(_)) | Err(_) => {}
+        if let Ok(Ok(0) | Err(_)) = timeout(Duration::from_millis(50), connection.read(&mut answer)).await {
+            break;
         }
         assert!(begun.elapsed() < PATIENCE, "it listens for ever");
     }

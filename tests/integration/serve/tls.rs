@@ -39,7 +39,12 @@ async fn connect(server: &Server, config: Arc<ClientConfig>) -> std::io::Result<
 
 /// What is answered to `GET /health` on a connection that ends after it.
 async fn health(connection: &mut TlsStream<TcpStream>) -> std::io::Result<String> {
-    connection.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+    get(connection, "/health").await
+}
+
+async fn get(connection: &mut TlsStream<TcpStream>, path: &str) -> std::io::Result<String> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     timeout(PATIENCE, connection.read_to_string(&mut answer)).await.expect("an answer in time")?;
     Ok(answer)
@@ -174,6 +179,10 @@ async fn certificates_are_read_again_and_no_stream_is_dropped() {
     said(&log, "certificate of second").await;
     let second = shown(&server, &authority).await;
     assert_ne!(second, first);
+    let mut scrape = connect(&server, authority.trusted(None, &["http/1.1"])).await.expect("it is trusted");
+    let metrics = get(&mut scrape, "/metrics").await.expect("it answers");
+    // As rcgen has it where nothing is said: 4096-01-01.
+    assert!(metrics.contains("\ntool_executor_certificate_expiry_seconds 67090118400\n"), "{metrics}");
     assert_eq!(stream.bash("a", "echo on").await.output, "on", "the stream from before goes on");
 
     // A key that is another's, a file that is nothing, a file that is gone: all as before.
