@@ -89,6 +89,8 @@ impl Sessions {
             Request::Run { command, input } => self.run(&call, command, input, &mut runner, control).await,
             Request::Background { command } => self.begin(&call, command, &mut runner),
             Request::Tmux(action) => tokio::select! {
+                // The keys come before what is typed meanwhile.
+                biased;
                 end = self.see_to_tmux(&call, action, &mut runner) => end,
                 stop = self.stop_of_tmux(&call, &mut control) => stopped(stop),
             },

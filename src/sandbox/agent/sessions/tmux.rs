@@ -1,6 +1,7 @@
 //! A terminal with a screen: an interactive shell in a runner of its own, its terminal, and an emulation of what a person
 //! would see. What is printed is read for as long as it runs, whether or not anybody looks.
 
+mod history;
 mod keys;
 mod screen;
 
@@ -209,9 +210,9 @@ impl Tmux {
         if !entire {
             return Told::new(screen.text());
         }
-        let (text, may_be_more) = screen.history();
-        let note = if may_be_more { "[earlier lines are not kept]\n" } else { "" };
-        Told::new(format!("{note}{text}")).with("history_full", may_be_more)
+        let (text, was_more) = screen.history();
+        let note = if was_more { "[earlier lines are not kept]\n" } else { "" };
+        Told::new(format!("{note}{text}")).with("history_full", was_more)
     }
 
     pub(super) fn stream(&self, max: usize, reset: bool) -> Told {

@@ -4,16 +4,19 @@ use std::{num::NonZeroU16, time::Instant};
 
 use vt100::Parser;
 
-use super::super::log::{Log, broken_end};
+use super::{
+    super::log::{Log, broken_end},
+    history::History,
+};
 
-/// Lines that have scrolled off, at most.
-const HISTORY: usize = 10_000;
+/// Lines that have scrolled off and that a screen gets back when it becomes higher: of the highest, all.
+const BACK: usize = 200;
 /// Of the recording, the last bytes.
 const RECORDING: usize = 1 << 20;
 
 /// See the module.
 pub(super) struct Screen {
-    parser: Parser,
+    parser: Parser<History>,
     began: Instant,
     recording: Log,
     cursor: u64,
@@ -34,7 +37,7 @@ impl Screen {
         let mut recording = Log::new(RECORDING);
         recording.push(format!("{{\"version\":2,\"width\":{width},\"height\":{height}}}\n").as_bytes());
         let [rows, columns] = sizes(width, height);
-        let parser = Parser::new(rows, columns, HISTORY);
+        let parser = Parser::new_with_callbacks(rows, columns, BACK, History::default());
         Self { parser, began: Instant::now(), recording, cursor: 0, held: Vec::new(), last_output: None }
     }
 
@@ -59,7 +62,7 @@ impl Screen {
 
     pub(super) fn resize(&mut self, width: u16, height: u16) {
         let [rows, columns] = sizes(width, height);
-        self.parser.screen_mut().set_size(rows, columns);
+        self.parser.set_size(rows, columns);
         let seconds = self.began.elapsed().as_secs_f64();
         self.recording.push(format!("[{seconds:.6},\"r\",\"{width}x{height}\"]\n").as_bytes());
     }
@@ -75,15 +78,16 @@ impl Screen {
         tidy(rows.iter().map(String::as_str))
     }
 
-    /// All that is kept, and whether there may have been more.
+    /// All that is kept, and whether there was more.
     pub(super) fn history(&mut self) -> (String, bool) {
         let (height, width) = self.parser.screen().size();
         let (height, width) = (height.get(), width.get());
-        let screen = self.parser.screen_mut();
+        let (screen, history) = self.parser.screen_and_callbacks_mut();
+        // A program that fills the screen has no lines above it.
+        let above = Some(&*history).filter(|_| !screen.alternate_screen());
+        let mut lines: Vec<String> = above.into_iter().flat_map(History::lines).map(str::to_owned).collect();
         screen.set_scrollback(usize::MAX);
-        let depth = screen.scrollback();
-        let mut lines: Vec<String> = Vec::new();
-        let mut back = depth;
+        let mut back = screen.scrollback();
         while back > 0 {
             screen.set_scrollback(back);
             let count = back.min(usize::from(height));
@@ -92,7 +96,7 @@ impl Screen {
         }
         screen.set_scrollback(0);
         lines.extend(screen.rows(0, width));
-        (tidy(lines.iter().map(String::as_str)), depth >= HISTORY)
+        (tidy(lines.iter().map(String::as_str)), history.has_dropped())
     }
 
     /// Whole lines of the recording since the last time; with `reset`, from its begin.
@@ -140,6 +144,29 @@ mod tests {
         assert_eq!(screen.history(), (all.join("\n"), false));
         screen.push(b"\x1b[2J\x1b[H\x1b[31mred");
         assert_eq!(screen.text(), "red");
+    }
+
+    #[test]
+    fn history_is_whole_until_it_says_that_it_is_not() {
+        let mut screen = Screen::new(500, 10);
+        let line = |number: usize| format!("{number} {}", "x".repeat(490));
+        for number in 0..5000 {
+            screen.push(format!("\x1b[31m{}\x1b[m\r\n", line(number)).as_bytes());
+        }
+        let all: Vec<String> = (0..5000).map(line).collect();
+        assert_eq!(screen.history(), (all.join("\n"), false));
+        for number in 5000..12_000 {
+            screen.push(format!("{}\r\n", line(number)).as_bytes());
+        }
+        let (history, has_dropped) = screen.history();
+        let kept = history.lines().count();
+        assert!(has_dropped && (5000..10_000).contains(&kept), "{kept}");
+        assert!(history.lines().eq((12_000 - kept..12_000).map(line)));
+        // A higher screen gets its lines back.
+        screen.resize(500, 200);
+        assert_eq!(screen.text().lines().next().map(str::to_owned), Some(line(12_000 - 199)));
+        screen.push(b"\x1b[?1049hfull");
+        assert_eq!(screen.history().0, "full");
     }
 
     #[test]
