@@ -12,9 +12,11 @@ pub enum InvalidId {
     TooLong { length: usize, max: usize },
     #[error("may only have characters of [A-Za-z0-9._:/@-], and has {0:?}")]
     Character(char),
+    #[error("must not have control characters, and has {0:?}")]
+    Control(char),
 }
 
-/// The longest trajectory_id and call_id, in characters.
+/// The longest trajectory_id, call_id and tenant's name, in characters.
 pub const MAX_ID_CHARACTERS: usize = 256;
 
 fn check_length(text: &str) -> Result<(), InvalidId> {
@@ -100,18 +102,34 @@ impl CallId {
 }
 
 text_id! {
-    /// Who a trajectory belongs to: the name of the token that opened it.
+    /// Who a trajectory belongs to: the name of the token that opened it, or of the client's certificate. 1 to 256
+    /// characters, none of them a control character; the anonymous one has none.
     Tenant
 }
 
 impl Tenant {
+    /// As it was recorded.
     pub fn new(name: &str) -> Self {
         Self(name.into())
     }
 
-    /// The one tenant of a service without tokens.
+    /// Checks length and characters.
+    pub fn parse(text: &str) -> Result<Self, InvalidId> {
+        check_length(text)?;
+        match text.chars().find(|c| c.is_control()) {
+            Some(control) => Err(InvalidId::Control(control)),
+            None => Ok(Self(text.into())),
+        }
+    }
+
+    /// The one tenant of a service that does not ask who calls; and whoever has the service's own token.
     pub fn anonymous() -> Self {
         Self("".into())
+    }
+
+    /// None of the anonymous one.
+    pub fn name(&self) -> Option<&str> {
+        Some(self.as_str()).filter(|name| !name.is_empty())
     }
 }
 
@@ -149,9 +167,13 @@ pub struct TrajectoryKey {
     pub id: TrajectoryId,
 }
 
+/// `ID`, or `TENANT#ID`: no two keys look the same, because no id has a `#`.
 impl fmt::Display for TrajectoryKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.tenant, self.id)
+        match self.tenant.name() {
+            Some(tenant) => write!(f, "{tenant}#{}", self.id),
+            None => self.id.fmt(f),
+        }
     }
 }
 
@@ -181,6 +203,24 @@ mod tests {
         assert!(TrajectoryId::parse(&"x".repeat(256)).is_ok());
         assert_eq!(TrajectoryId::parse(&"x".repeat(257)), Err(InvalidId::TooLong { length: 257, max: 256 }));
         assert_eq!(TrajectoryId::parse("a b"), Err(InvalidId::Character(' ')));
+    }
+
+    #[test]
+    fn a_tenant_has_a_name_that_can_be_shown() {
+        let uri = "spiffe://cluster/ns/a trainer";
+        assert_eq!(Tenant::parse(uri).map(|tenant| tenant.name().map(str::to_owned)), Ok(Some(uri.to_owned())));
+        assert_eq!(Tenant::parse(""), Err(InvalidId::Empty));
+        assert_eq!(Tenant::parse("a\nb"), Err(InvalidId::Control('\n')));
+        assert_eq!(Tenant::anonymous().name(), None);
+    }
+
+    #[test]
+    fn no_two_keys_look_the_same() {
+        let key = |tenant: &str, id: &str| {
+            TrajectoryKey { tenant: Tenant::new(tenant), id: TrajectoryId::parse(id).expect("it is one") }.to_string()
+        };
+        assert_eq!([key("", "a/t"), key("a", "t")], ["a/t", "a#t"]);
+        assert_ne!(key("a#b", "c"), key("a", "b/c"));
     }
 
     #[test]

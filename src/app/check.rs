@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use tokio::net::TcpListener;
 
-use super::{Done, containers, rooms};
+use super::{Done, containers, rooms, tenants};
 use crate::{
     backend::{Finding, Verdict},
     external,
@@ -39,6 +39,9 @@ pub(super) fn run(flags: ServeFlags) -> Done {
             Ok(None) => {}
             Ok(Some(tls)) => say("tls", Ok(tls.describe())),
             Err(error) => say("tls", Err(chain(&error))),
+        }
+        if let Some(path) = &settings.access.tokens_file {
+            say("tokens file", Ok(tenants::told(path, &settings.access.tenants)));
         }
         let state = super::state_dir::StateDir::take(&settings.state_dir);
         match &state {

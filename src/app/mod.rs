@@ -8,6 +8,7 @@ mod reload;
 mod rooms;
 mod serve;
 mod state_dir;
+mod tenants;
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 

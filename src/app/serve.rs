@@ -20,9 +20,10 @@ use super::{
     reload::{Hangups, Reload},
     rooms,
     state_dir::StateDir,
+    tenants,
 };
 use crate::{
-    edge::{Access, ConnectionCounts, Edge},
+    edge::{ConnectionCounts, Edge},
     external,
     journal::Journal,
     sandbox::client::LinkOptions,
@@ -107,10 +108,12 @@ async fn serve(settings: Settings) -> Done {
     let metrics = Arc::new(Metrics::new(backend.name()));
     let counter = Arc::new(Counter(metrics.clone()));
     let directory = Directory::new(limits, max_trajectories, scheduler.clone(), tools, journal, counter, restored);
+    let access = tenants::access(&settings, &directory);
+    reloads.extend(tenants::reload(&settings, &access, &directory));
     let (serving, is_serving) = watch::channel(true);
     let counts = ConnectionCounts::default();
     let edge = Edge {
-        access: Access::new(settings.token.as_ref().map(settings::Secret::reveal)),
+        access,
         registry,
         defaults,
         limits: rooms::public_limits(&settings),

@@ -22,7 +22,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::warn;
 
 pub use self::{
-    access::Access,
+    access::{Access, Caller, Holder, TokenDigest, Unasked},
     gateway::Exporter,
     peer::Peer,
     port::{ConnectionCounts, ConnectionLimits, Keepalive, Tls, TlsError, TlsFiles},
@@ -105,9 +105,12 @@ impl Edge {
             backend: self.backend,
             started_at: SystemTime::now(),
         };
-        let interceptor = move |request: tonic::Request<()>| {
-            access.tenant(request.metadata().as_ref()).map_err(status::refused)?;
-            Ok(request)
+        let guard = |unasked: fn(&Unasked) -> bool| {
+            let access = access.clone();
+            move |request: tonic::Request<()>| {
+                let caller = access.onlooker(unasked, request.metadata().as_ref(), request.extensions());
+                caller.map(|_| request).map_err(|refused| status::refused(&refused))
+            }
         };
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -116,14 +119,14 @@ impl Edge {
         };
         let routes = Routes::from(router)
             .add_service(ToolExecutorServer::new(service).max_decoding_message_size(max_request_bytes))
-            .add_service(health);
+            .add_service(InterceptedService::new(health, guard(|unasked| unasked.health)));
         // The descriptors are this build's own, so that they always decode; without them calls work all the same.
         let routes = match reflection().build_v1() {
-            Ok(v1) => routes.add_service(InterceptedService::new(v1, interceptor.clone())),
+            Ok(v1) => routes.add_service(InterceptedService::new(v1, guard(|unasked| unasked.reflection))),
             Err(error) => without_reflection(routes, &error),
         };
         match reflection().build_v1alpha() {
-            Ok(v1alpha) => routes.add_service(InterceptedService::new(v1alpha, interceptor)),
+            Ok(v1alpha) => routes.add_service(InterceptedService::new(v1alpha, guard(|unasked| unasked.reflection))),
             Err(error) => without_reflection(routes, &error),
         }
         .prepare()

@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::SystemTime};
 
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
-use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::StatusExt;
 
 use super::{
-    access::Access,
+    access::{Access, Caller},
     artifacts,
     parse::{self, Parser, Violation},
     render::{self, PublicLimits},
@@ -45,7 +45,7 @@ impl ToolExecutor for Service {
         &self,
         request: Request<Streaming<pb::TrajectoryRequest>>,
     ) -> Result<Response<Responses>, Status> {
-        let tenant = self.tenant(request.metadata())?;
+        let caller = self.caller(&request)?;
         let mut requests = request.into_inner();
         let open = match requests.message().await? {
             Some(pb::TrajectoryRequest { message: Some(pb::trajectory_request::Message::Open(open)) }) => open,
@@ -57,7 +57,8 @@ impl ToolExecutor for Service {
             }
         };
         let (id, open) = self.parser.open(open).map_err(|error| status::violation(&error))?;
-        let key = TrajectoryKey { tenant, id: id.clone() };
+        caller.may_use(&open.options.labels).map_err(|refused| status::refused(&refused))?;
+        let key = TrajectoryKey { tenant: caller.tenant.clone(), id: id.clone() };
         let requests = parsed(requests, self.parser.clone());
         let responses = self.directory.open(key, open, requests).await.map_err(|error| status::directory(&error))?;
         let limits = self.limits.clone();
@@ -69,12 +70,13 @@ impl ToolExecutor for Service {
     }
 
     async fn execute(&self, request: Request<pb::ExecuteRequest>) -> Result<Response<pb::ExecuteResponse>, Status> {
-        let tenant = self.tenant(request.metadata())?;
+        let caller = self.caller(&request)?;
         let request = request.into_inner();
-        let key = self.key(tenant, &request.trajectory_id)?;
+        let key = self.key(caller.tenant.clone(), &request.trajectory_id)?;
         let call = request.call.ok_or_else(|| crate::pb::codec::invalid_argument("call", "must be set"))?;
         let call = self.parser.call(call, "call", true).map_err(|error| status::violation(&error))?;
         let options = self.parser.options(request.options, "options").map_err(|error| status::violation(&error))?;
+        caller.may_use(&options.labels).map_err(|refused| status::refused(&refused))?;
         let answer = self
             .directory
             .execute(key, call, options, request.require_existing)
@@ -84,7 +86,7 @@ impl ToolExecutor for Service {
     }
 
     async fn release(&self, request: Request<pb::ReleaseRequest>) -> Result<Response<pb::ReleaseResponse>, Status> {
-        let tenant = self.tenant(request.metadata())?;
+        let tenant = self.tenant(&request)?;
         let request = request.into_inner();
         let key = self.key(tenant, &request.trajectory_id)?;
         self.directory.release(&key, request.keep_workspace).await;
@@ -95,7 +97,7 @@ impl ToolExecutor for Service {
         &self,
         request: Request<pb::CancelTrajectoriesRequest>,
     ) -> Result<Response<pb::CancelTrajectoriesResponse>, Status> {
-        let tenant = self.tenant(request.metadata())?;
+        let tenant = self.tenant(&request)?;
         let request = request.into_inner();
         if request.labels.is_empty() {
             return Err(crate::pb::codec::invalid_argument("labels", "must have at least one"));
@@ -113,7 +115,7 @@ impl ToolExecutor for Service {
         &self,
         request: Request<pb::ReadArtifactRequest>,
     ) -> Result<Response<Self::ReadArtifactStream>, Status> {
-        let key = self.key(self.tenant(request.metadata())?, &request.get_ref().trajectory_id)?;
+        let key = self.key(self.tenant(&request)?, &request.get_ref().trajectory_id)?;
         let request = artifacts::read(request.into_inner()).map_err(|error| status::violation(&error))?;
         let workspace = self.workspace(&key).await?;
         artifacts::stream(workspace, request, artifacts::read_piece).await.map(Response::new)
@@ -123,7 +125,7 @@ impl ToolExecutor for Service {
         &self,
         request: Request<Streaming<pb::WriteArtifactRequest>>,
     ) -> Result<Response<pb::WriteArtifactResponse>, Status> {
-        let tenant = self.tenant(request.metadata())?;
+        let tenant = self.tenant(&request)?;
         let mut requests = request.into_inner();
         let header = match requests.message().await?.and_then(|first| first.message) {
             Some(pb::write_artifact_request::Message::Header(header)) => header,
@@ -139,7 +141,7 @@ impl ToolExecutor for Service {
         &self,
         request: Request<pb::ListArtifactsRequest>,
     ) -> Result<Response<pb::ListArtifactsResponse>, Status> {
-        let key = self.key(self.tenant(request.metadata())?, &request.get_ref().trajectory_id)?;
+        let key = self.key(self.tenant(&request)?, &request.get_ref().trajectory_id)?;
         let path = request.get_ref().path.clone();
         let request = artifacts::list(request.into_inner()).map_err(|error| status::violation(&error))?;
         let workspace = self.workspace(&key).await?;
@@ -150,7 +152,7 @@ impl ToolExecutor for Service {
         &self,
         request: Request<pb::ArchiveArtifactsRequest>,
     ) -> Result<Response<Self::ArchiveArtifactsStream>, Status> {
-        let key = self.key(self.tenant(request.metadata())?, &request.get_ref().trajectory_id)?;
+        let key = self.key(self.tenant(&request)?, &request.get_ref().trajectory_id)?;
         let request = artifacts::archive(request.into_inner()).map_err(|error| status::violation(&error))?;
         let workspace = self.workspace(&key).await?;
         artifacts::stream(workspace, request, artifacts::archive_piece).await.map(Response::new)
@@ -160,7 +162,7 @@ impl ToolExecutor for Service {
         &self,
         request: Request<pb::ListToolsRequest>,
     ) -> Result<Response<pb::ListToolsResponse>, Status> {
-        self.tenant(request.metadata())?;
+        self.tenant(&request)?;
         let tools = self.parser.registry().list(&request.into_inner().toolsets);
         let tools = tools.map_err(|error| crate::pb::codec::invalid_argument("toolsets", &error.to_string()))?;
         Ok(Response::new(pb::ListToolsResponse { tools: tools.into_iter().map(render::tool).collect() }))
@@ -170,9 +172,10 @@ impl ToolExecutor for Service {
         &self,
         request: Request<pb::GetStatusRequest>,
     ) -> Result<Response<pb::GetStatusResponse>, Status> {
-        self.tenant(request.metadata())?;
+        let caller = self.caller(&request)?;
         let pools = self.scheduler.status().await;
-        let counts = self.directory.counts();
+        let counts =
+            if caller.is_operator { self.directory.counts() } else { self.directory.counts_of(&caller.tenant) };
         Ok(Response::new(pb::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: Some(render::timestamp(self.started_at)),
@@ -191,7 +194,7 @@ impl ToolExecutor for Service {
         &self,
         request: Request<pb::ListTrajectoriesRequest>,
     ) -> Result<Response<pb::ListTrajectoriesResponse>, Status> {
-        let tenant = self.tenant(request.metadata())?;
+        let tenant = self.tenant(&request)?;
         let request = request.into_inner();
         let labels: BTreeMap<String, String> = request.labels.into_iter().collect();
         let after = match request.page_token.as_str() {
@@ -213,8 +216,13 @@ impl ToolExecutor for Service {
 }
 
 impl Service {
-    fn tenant(&self, metadata: &MetadataMap) -> Result<Tenant, Status> {
-        self.access.tenant(metadata.as_ref()).map_err(status::refused)
+    fn caller<T>(&self, request: &Request<T>) -> Result<Arc<Caller>, Status> {
+        let caller = self.access.caller(request.metadata().as_ref(), request.extensions());
+        caller.map_err(|refused| status::refused(&refused))
+    }
+
+    fn tenant<T>(&self, request: &Request<T>) -> Result<Tenant, Status> {
+        self.caller(request).map(|caller| caller.tenant.clone())
     }
 
     async fn workspace(&self, key: &TrajectoryKey) -> Result<Workspace, Status> {

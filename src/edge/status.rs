@@ -37,7 +37,9 @@ fn open(error: &OpenError) -> Status {
         OpenError::OutOfRange { .. } => Status::out_of_range(text),
         OpenError::Releasing => retry(Code::Unavailable, text, SOON),
         OpenError::Draining | OpenError::HandedOver => retry(Code::Unavailable, text, LATER),
-        OpenError::TooMany { .. } | OpenError::DiskFull => retry(Code::ResourceExhausted, text, LATER),
+        OpenError::TooMany { .. } | OpenError::TooManyOfTenant { .. } | OpenError::DiskFull => {
+            retry(Code::ResourceExhausted, text, LATER)
+        }
     }
 }
 
@@ -75,9 +77,13 @@ pub(super) fn transfer(failure: &Failure) -> Status {
     }
 }
 
-pub(super) fn refused(refused: Refused) -> Status {
+pub(super) fn refused(refused: &Refused) -> Status {
+    let text = refused.to_string();
     match refused {
-        Refused::NoToken | Refused::NotBearer | Refused::WrongToken => Status::unauthenticated(refused.to_string()),
+        Refused::NoToken | Refused::NotBearer | Refused::WrongToken | Refused::Nameless | Refused::BadName(_) => {
+            Status::unauthenticated(text)
+        }
+        Refused::Label { .. } | Refused::NoOperator(_) => Status::permission_denied(text),
     }
 }
 

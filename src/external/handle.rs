@@ -28,6 +28,7 @@ pub(super) struct Source {
 /// One call, on its way.
 #[derive(Debug, Clone)]
 pub struct Request {
+    /// As servers are told it: `ID`, or `TENANT#ID`, because two tenants may use the same one.
     pub trajectory_id: String,
     pub call_id: CallId,
     pub call: ExternalCall,

@@ -14,6 +14,12 @@ pub(super) const GROUPS: &[Group] = &[
             ),
             ("insecure_listen", "To listen beyond loopback without a token or mutual TLS is meant"),
             ("token", "The bearer token that callers must send"),
+            ("tokens_file", "A file of tenants, each with tokens, labels and a quota of its own (docs/access.md)"),
+            (
+                "open_endpoints",
+                "What needs no token: none, or some of health,status,reflection,metrics. Unset: health,status; health \
+                 alone where there are tenants",
+            ),
             ("state_dir", "Sockets, workspaces, and what a restart needs; one executor at a time"),
             ("executor_id", "Tells this executor's containers from another's; unset: the machine's name"),
             ("worker_threads", "Threads that carry calls to and fro; unset: half as many as there are processors"),

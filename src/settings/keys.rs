@@ -78,6 +78,10 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("listen", "127.0.0.1:9001"),
     Key::new("insecure_listen", "false"),
     Key::secret("token"),
+    // A table for each tenant.
+    Key::unset("tokens_file"),
+    // Unset: health and status, as in the old system; health alone where there are tenants.
+    Key::unset("open_endpoints"),
     // /var/lib/tool-executor for root, else below XDG_STATE_HOME or the home.
     Key::unset("state_dir"),
     // The machine's name.

@@ -6,6 +6,7 @@
 //! get. Loading is pure ([`load`]): every mistake of a start is found at once, with the place where it was made.
 
 mod about;
+mod access;
 mod connections;
 mod convert;
 mod example;
@@ -21,7 +22,9 @@ mod render;
 mod rules;
 mod sandbox;
 mod sources;
+mod tenants;
 
+pub use access::{AccessSettings, OpenEndpoints};
 pub use connections::{ClientAuth, ConnectionSettings, KeepAlive, TlsSettings};
 pub use example::{example, overview};
 pub use flags::ServeFlags;
@@ -35,6 +38,7 @@ pub use pools::PoolSettings;
 pub use render::render;
 pub use sandbox::SandboxSettings;
 pub use sources::{FileSource, Machine, Sources, read};
+pub use tenants::{TenantSettings, tenants};
 
 /// Settings that a service can start with.
 #[derive(Debug, Clone)]

@@ -10,7 +10,8 @@ use std::{
 };
 
 use super::{
-    ConnectionSettings, Machine, NomadSettings, PoolSettings, SandboxSettings, connections, convert,
+    AccessSettings, ConnectionSettings, Machine, NomadSettings, PoolSettings, SandboxSettings, access, connections,
+    convert,
     mcp::{self, McpServerSettings},
     nomad, pools,
     reader::Reader,
@@ -27,6 +28,7 @@ pub struct Settings {
     pub insecure_listen: bool,
     /// The bearer token that callers must have, if any.
     pub token: Option<Secret>,
+    pub access: AccessSettings,
     /// Absolute. Holds sockets, workspaces and what a restart needs.
     pub state_dir: PathBuf,
     /// Tells this executor's containers from another's.
@@ -179,10 +181,12 @@ impl fmt::Debug for Secret {
 
 /// Reads all settings, each on its own. Whether they go together is for [`super::rules`].
 pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
+    let connections = connections::build(r);
     Settings {
         listen: r.optional("listen", convert::address).unwrap_or((Ipv4Addr::LOCALHOST, 0).into()),
         insecure_listen: r.value("insecure_listen", convert::boolean),
         token: r.optional("token", secret),
+        access: access::build(r, &connections),
         state_dir: state_dir(r, machine),
         executor_id: r.optional("executor_id", name).unwrap_or_else(|| host_name(machine)),
         worker_threads: r.optional("worker_threads", worker_threads).unwrap_or_else(|| (machine.processors / 2).max(1)),
@@ -207,7 +211,7 @@ pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
             disabled: r.value("disabled_toolsets", convert::list),
         },
         limits: limits(r),
-        connections: connections::build(r),
+        connections,
         log: LogSettings { format: r.value("log.format", log_format), filter: r.value("log.filter", convert::string) },
         nomad: nomad::build(r),
         secret: r.optional("secret", secret),

@@ -48,6 +48,7 @@ pub fn render(loaded: &Loaded) -> String {
         "state_dir" => Some(settings.state_dir.display().to_string()),
         "executor_id" => Some(settings.executor_id.clone()),
         "worker_threads" => Some(settings.worker_threads.to_string()),
+        "open_endpoints" => Some(settings.access.open.to_string()),
         "allow_network" => Some(settings.sandbox.network.to_string()),
         _ => None,
     };

@@ -1,6 +1,6 @@
 //! Whether settings go together.
 
-use super::{Mistake, Settings, TlsSettings, reader::Reader};
+use super::{Mistake, Settings, reader::Reader};
 use crate::{backend::AgentDelivery, tool::Registry};
 
 /// Settings that keep to every rule, if there are no mistakes: those found before, and those found here.
@@ -72,7 +72,7 @@ fn ordered(settings: &Settings, reader: &mut Reader<'_>) {
 /// Whoever comes without a certificate must still be somebody, and get what it came for.
 fn client_certificates(settings: &Settings, reader: &mut Reader<'_>) {
     let Some(tls) = settings.connections.tls.as_ref().filter(|tls| tls.client_ca.is_some()) else { return };
-    if !tls.mutual() && settings.token.is_none() && reader.sound(&["token"]) {
+    if !tls.mutual() && !settings.has_tokens() && reader.sound(&["token", "tokens_file"]) {
         reader.tell(
             &["tls.client_auth"],
             "where a client's certificate is optional, those without need a token: set one, or required",
@@ -91,9 +91,8 @@ fn client_certificates(settings: &Settings, reader: &mut Reader<'_>) {
 /// A model must not drive the executor, nor a stranger: without a token or mutual TLS, slots have no network, through
 /// which they would reach the executor's own port, and nobody beyond this machine may call.
 fn exposure(settings: &mut Settings, reader: &mut Reader<'_>, warnings: &mut Vec<String>) {
-    const PROOFS: [&str; 3] = ["token", "tls.client_ca", "tls.client_auth"];
-    let mutual = settings.connections.tls.as_ref().is_some_and(TlsSettings::mutual);
-    let known = settings.token.is_some() || mutual || !reader.sound(&PROOFS);
+    const PROOFS: [&str; 4] = ["token", "tokens_file", "tls.client_ca", "tls.client_auth"];
+    let known = settings.knows_callers() || !reader.sound(&PROOFS);
     if !settings.listen.ip().is_loopback() && !known && !settings.insecure_listen && reader.sound(&["listen"]) {
         reader.tell(
             &["listen"],

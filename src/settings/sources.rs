@@ -10,7 +10,7 @@ use std::{
 use super::{
     Loaded, Mistake, Mistakes, ServeFlags,
     keys::{KEYS, PREFIX},
-    load,
+    load, tenants,
 };
 
 /// Looked for in the working directory where no `--config` is given.
@@ -63,11 +63,21 @@ pub fn read(flags: ServeFlags) -> Result<Loaded, Mistakes> {
         machine: Machine::this(),
         flags,
     };
-    match load(&sources) {
+    match load(&sources).and_then(with_tenants) {
         Ok(loaded) if mistakes.is_empty() => Ok(loaded),
         Ok(_) => Err(Mistakes(mistakes)),
         Err(Mistakes(others)) => Err(Mistakes(mistakes.into_iter().chain(others).collect())),
     }
+}
+
+/// With what the file of tenants says, if there is one.
+fn with_tenants(mut loaded: Loaded) -> Result<Loaded, Mistakes> {
+    let settings = &mut loaded.settings;
+    if let Some(path) = &settings.access.tokens_file {
+        settings.access.tenants = tenants::tenants(path, settings.token.as_ref()).map_err(Mistakes)?;
+        loaded.warnings.extend(tenants::warning(path));
+    }
+    Ok(loaded)
 }
 
 fn must_read(path: &Path, mistakes: &mut Vec<Mistake>) -> Option<String> {

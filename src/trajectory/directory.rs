@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, info_span};
 
 use super::{
+    accounts::{Account, Accounts, Quota},
     command::{Answer, Command, OpenCommand},
     connection::Responses,
     driver::Driver,
@@ -52,6 +53,7 @@ pub(super) struct Shared {
     pub(super) observer: Arc<dyn Observer>,
     trajectories: Mutex<HashMap<TrajectoryKey, mpsc::Sender<Command>>>,
     totals: Totals,
+    pub(super) accounts: Accounts,
     /// All results together fill the memory for them: whoever has some that have been sent lets go of them, one
     /// trajectory at a time, and first the one to which nothing has happened for the longest time.
     pub(super) pressure: Notify,
@@ -96,6 +98,7 @@ impl Directory {
                 observer,
                 trajectories: Mutex::default(),
                 totals: Totals::default(),
+                accounts: Accounts::default(),
                 pressure: Notify::new(),
                 tasks: TaskTracker::new(),
                 draining: AtomicBool::new(false),
@@ -241,6 +244,17 @@ impl Directory {
         self.shared.totals.get()
     }
 
+    /// The tenant's part of them.
+    pub fn counts_of(&self, tenant: &Tenant) -> Counts {
+        self.shared.accounts.counts(tenant)
+    }
+
+    /// From now on tenants are held to these, and those that are not among them to none of their own. Nobody loses what
+    /// it has.
+    pub fn set_quotas(&self, quotas: &HashMap<Tenant, Quota>) {
+        self.shared.accounts.set_quotas(quotas);
+    }
+
     pub fn is_draining(&self) -> bool {
         self.shared.draining.load(Ordering::Relaxed)
     }
@@ -301,7 +315,11 @@ impl Directory {
                 if self.shared.journal.is_full() {
                     return Err(OpenError::DiskFull);
                 }
-                let state = State::new(self.shared.limits.clone(), options, self.shared.moment(&Part::default()));
+                let at = self.shared.moment(&self.shared.accounts.of(&key.tenant), &Part::default());
+                if let Some(max) = at.tenant.trajectories_exhausted() {
+                    return Err(OpenError::TooManyOfTenant { max });
+                }
+                let state = State::new(self.shared.limits.clone(), options, at);
                 let journal = self.shared.journal.begin(key.clone());
                 let sender = self.start(Start { key: key.clone(), state, journal, reclaim: None });
                 entry.insert_entry(sender.clone());
@@ -312,7 +330,7 @@ impl Directory {
 
     fn start(&self, start: Start) -> mpsc::Sender<Command> {
         let (sender, commands) = mpsc::channel(COMMANDS);
-        let span = info_span!("trajectory", trajectory = %start.key.id);
+        let span = info_span!("trajectory", tenant = start.key.tenant.name(), trajectory = %start.key.id);
         self.shared.tasks.spawn(Driver::new(start, self.shared.clone(), commands).run().instrument(span));
         sender
     }
@@ -324,10 +342,15 @@ impl Directory {
 }
 
 impl Shared {
-    /// Now, and what all trajectories hold but the one that has this part.
-    pub(super) fn moment(&self, own: &Part) -> Moment {
-        let others = self.totals.get().without(own);
-        Moment { now: Instant::now().into_std(), wall: SystemTime::now(), others, can_record: !self.journal.is_full() }
+    /// Now, and what all trajectories hold but the one that has this part; and those of its tenant.
+    pub(super) fn moment(&self, account: &Account, own: &Part) -> Moment {
+        Moment {
+            now: Instant::now().into_std(),
+            wall: SystemTime::now(),
+            others: self.totals.get().without(own),
+            tenant: account.allowance(own),
+            can_record: !self.journal.is_full(),
+        }
     }
 
     /// One trajectory's part has changed from `before`.

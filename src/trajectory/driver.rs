@@ -21,6 +21,7 @@ use self::{
     reclaiming::Reclaiming,
 };
 use super::{
+    accounts::Account,
     command::{Answer, Command, OpenCommand},
     connection::{Connection, Heard},
     directory::Shared,
@@ -41,6 +42,8 @@ use crate::{
 pub(super) struct Driver {
     key: TrajectoryKey,
     shared: Arc<Shared>,
+    /// Its tenant's.
+    account: Arc<Account>,
     state: State,
     /// None once it is over.
     journal: Option<Entry>,
@@ -82,7 +85,8 @@ impl Driver {
     pub(super) fn new(start: Start, shared: Arc<Shared>, commands: mpsc::Receiver<Command>) -> Self {
         let Start { key, state, journal, reclaim } = start;
         let reclaiming = reclaim.map(Reclaiming::new);
-        Self {
+        let mut driver = Self {
+            account: shared.accounts.of(&key.tenant),
             key,
             shared,
             state,
@@ -101,12 +105,14 @@ impl Driver {
             transfers: JoinSet::new(),
             spans: CallSpans::default(),
             counted: Part::default(),
-        }
+        };
+        // At once: whoever finds it finds it counted.
+        driver.count();
+        driver
     }
 
     /// Runs until only a ledger was left and its time is over, too, or the service ends.
     pub(super) async fn run(mut self) {
-        self.count();
         self.carry_out().await;
         loop {
             let receipt = match self.next().await {
@@ -210,7 +216,7 @@ impl Driver {
     }
 
     fn moment(&self) -> Moment {
-        self.shared.moment(&self.counted)
+        self.shared.moment(&self.account, &self.counted)
     }
 
     fn on_command(&mut self, command: Command) -> Option<Receipt> {

@@ -1,5 +1,6 @@
 //! One episode of an agent: the order of its calls, its ledger, its stream, its lease.
 
+mod accounts;
 mod command;
 mod connection;
 mod directory;
@@ -12,6 +13,7 @@ mod state;
 mod totals;
 mod transfer;
 
+pub use accounts::Quota;
 pub use command::Answer;
 pub use connection::Responses;
 pub use directory::{Directory, DirectoryError, Listed};

@@ -181,6 +181,8 @@ pub enum OpenError {
     HandedOver,
     #[error("the service has {max} trajectories, the most that it takes")]
     TooMany { max: usize },
+    #[error("the tenant has {max} trajectories open, the most that it may have")]
+    TooManyOfTenant { max: usize },
     #[error("the disk of the service's state directory is full, and what it accepts must be remembered there")]
     DiskFull,
 }

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tracing::error;
 
 use super::{
+    accounts::Allowance,
     request::Limits,
     state::{Moment, State},
     totals::Holdings,
@@ -32,7 +33,13 @@ pub struct Start {
 /// Makes trajectories of their records, and a claim of each slot that one of them had.
 pub fn restore(recovered: Vec<Recovered>, limits: &Arc<Limits>) -> (Vec<Start>, Vec<Claim>) {
     let mut claims = Vec::new();
-    let at = Moment { now: Instant::now(), wall: SystemTime::now(), others: Holdings::default(), can_record: true };
+    let at = Moment {
+        now: Instant::now(),
+        wall: SystemTime::now(),
+        others: Holdings::default(),
+        tenant: Allowance::default(),
+        can_record: true,
+    };
     let restored = recovered.into_iter().filter_map(|Recovered { key, entry, records }| {
         let Some(state) = State::restore(limits.clone(), records, at) else {
             error!(trajectory = %key, "the journal does not have the beginning of a trajectory: it is forgotten");

@@ -44,7 +44,7 @@ const RESTRICTED: [(&str, &[&str]); 5] = [
 const CONFINED: [(&str, &[&str]); 5] = [
     ("pb", &[]),
     // Names of toolsets, and plain data that people set as it is.
-    ("settings", &["tool", "backend", "journal"]),
+    ("settings", &["tool", "backend", "journal", "id"]),
     ("telemetry", &[]),
     ("sandbox::slot", &["tool", "id"]),
     ("sandbox::session", &["pb"]),

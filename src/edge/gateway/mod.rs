@@ -23,7 +23,7 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::{Request, State},
-    http::{HeaderMap, header::CONTENT_TYPE},
+    http::{HeaderMap, header::CONTENT_TYPE, request::Parts},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -74,9 +74,9 @@ impl Gateway {
             .fallback(not_found)
     }
 
-    /// Lets a request in that has the token, and reads its body, in this order.
+    /// Lets a request in whose sender may call, and reads its body, in this order.
     async fn admit(&self, request: Request) -> Result<(Tenant, Box<RawValue>), Refusal> {
-        let tenant = self.access.tenant(request.headers())?;
+        let tenant = self.access.caller(request.headers(), request.extensions())?.tenant.clone();
         let body = body::read(request, self.max_request_bytes).await?;
         Ok((tenant, body))
     }
@@ -87,12 +87,9 @@ async fn root() -> Json<serde_json::Value> {
     Json(json!({"message": "Atropos-Agent Tool Executor"}))
 }
 
-async fn health(State(gateway): State<Gateway>) -> Response {
-    if *gateway.serving.borrow() {
-        Json(json!({"status": "ok"})).into_response()
-    } else {
-        Refusal::NotServing.into_response()
-    }
+async fn health(State(gateway): State<Gateway>, request: Parts) -> Result<Json<serde_json::Value>, Refusal> {
+    gateway.access.onlooker(|unasked| unasked.health, &request.headers, &request.extensions)?;
+    if *gateway.serving.borrow() { Ok(Json(json!({"status": "ok"}))) } else { Err(Refusal::NotServing) }
 }
 
 /// An unknown path: a gRPC client asked for a service that is not here, anybody else for a page.

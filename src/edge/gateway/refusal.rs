@@ -23,7 +23,7 @@ use crate::{
 /// Why a request is not answered with what it asks for.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// The caller does not show who it is.
+    /// The caller does not show who it is, or may not have what it asks for.
     Access(access::Refused),
     NotFound,
     MethodNotAllowed,
@@ -88,18 +88,22 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let detail = |code: StatusCode, text: &str| (code, Json(json!({ "detail": text }))).into_response();
         match self {
-            Self::Access(refused) => match refused {
-                access::Refused::NoToken | access::Refused::NotBearer => {
-                    let text = match refused {
-                        access::Refused::NoToken => "Missing Authorization header",
-                        _ => "Invalid Authorization header",
-                    };
+            Self::Access(refused) => {
+                let unauthorized = |text: &str| {
                     let mut response = detail(StatusCode::UNAUTHORIZED, text);
                     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
                     response
+                };
+                match refused {
+                    access::Refused::NoToken => unauthorized("Missing Authorization header"),
+                    access::Refused::NotBearer => unauthorized("Invalid Authorization header"),
+                    access::Refused::Nameless | access::Refused::BadName(_) => unauthorized(&refused.to_string()),
+                    access::Refused::WrongToken => detail(StatusCode::FORBIDDEN, "Invalid token"),
+                    access::Refused::Label { .. } | access::Refused::NoOperator(_) => {
+                        detail(StatusCode::FORBIDDEN, &refused.to_string())
+                    }
                 }
-                access::Refused::WrongToken => detail(StatusCode::FORBIDDEN, "Invalid token"),
-            },
+            }
             Self::NotFound => detail(StatusCode::NOT_FOUND, "Not Found"),
             Self::MethodNotAllowed => detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
             Self::Unreadable => detail(StatusCode::BAD_REQUEST, "There was an error parsing the body"),
@@ -175,6 +179,7 @@ mod tests {
             (OpenError::HandedOver.into(), 503, Some("5")),
             (OpenError::Releasing.into(), 503, Some("1")),
             (OpenError::TooMany { max: 1 }.into(), 503, Some("5")),
+            (OpenError::TooManyOfTenant { max: 1 }.into(), 503, Some("5")),
             (OpenError::DiskFull.into(), 503, Some("5")),
             (DirectoryError::Failed, 500, None),
         ] {

@@ -1,10 +1,10 @@
-//! `GET /metrics`, which the old system did not have: for whoever has the token, where there is one.
+//! `GET /metrics`, which the old system did not have: for whoever may look at the whole service.
 
 use axum::{
     extract::State,
     http::{
-        HeaderMap,
         header::{CACHE_CONTROL, CONTENT_TYPE},
+        request::Parts,
     },
     response::IntoResponse,
 };
@@ -20,8 +20,10 @@ pub trait Exporter: Send + Sync {
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub(super) async fn scrape(State(gateway): State<Gateway>, headers: HeaderMap) -> Result<impl IntoResponse, Refusal> {
-    gateway.access.tenant(&headers)?;
+pub(super) async fn scrape(State(gateway): State<Gateway>, request: Parts) -> Result<impl IntoResponse, Refusal> {
+    if let Some(caller) = gateway.access.onlooker(|unasked| unasked.metrics, &request.headers, &request.extensions)? {
+        caller.must_be_operator()?;
+    }
     let headers = [(CONTENT_TYPE, OPEN_METRICS), (CACHE_CONTROL, "no-store")];
     Ok((headers, gateway.exporter.export().await))
 }

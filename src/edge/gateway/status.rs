@@ -1,10 +1,10 @@
 //! `GET /status`: how much there is to do, and with what.
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, http::request::Parts};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::Gateway;
+use super::{Gateway, Refusal};
 use crate::scheduler::PoolStatus;
 
 #[derive(Serialize)]
@@ -28,15 +28,19 @@ struct Pool {
     started: bool,
 }
 
-pub(super) async fn status(State(gateway): State<Gateway>) -> Json<Status> {
+pub(super) async fn status(State(gateway): State<Gateway>, request: Parts) -> Result<Json<Status>, Refusal> {
+    let caller = gateway.access.onlooker(|unasked| unasked.status, &request.headers, &request.extensions)?;
     let pools = gateway.scheduler.status().await;
-    let counts = gateway.directory.counts();
-    Json(Status {
+    let counts = match caller {
+        Some(caller) if !caller.is_operator => gateway.directory.counts_of(&caller.tenant),
+        _ => gateway.directory.counts(),
+    };
+    Ok(Json(Status {
         queue_size: counts.waiting_calls,
         total_requests: counts.answers,
         total_errors: counts.unsuccessful_answers,
         pool: pool(&pools),
-    })
+    }))
 }
 
 fn pool(pools: &[PoolStatus]) -> Pool {

@@ -4,7 +4,7 @@ use super::Driver;
 use crate::trajectory::totals::Part;
 
 impl Driver {
-    /// Brings the service's totals up to date with this trajectory.
+    /// Brings the service's totals, and its tenant's, up to date with this trajectory.
     pub(super) fn count(&mut self) {
         for answered in self.state.take_answered() {
             self.shared.observer.answered(&answered);
@@ -16,6 +16,7 @@ impl Driver {
     fn recount(&mut self, now: Part) {
         let before = std::mem::replace(&mut self.counted, now);
         if before != now {
+            self.account.totals.change(&before, &now);
             self.shared.count(&before, &now);
         }
     }

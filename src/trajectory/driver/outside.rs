@@ -49,7 +49,7 @@ impl Outside {
     pub(super) fn run(&mut self, key: &TrajectoryKey, number: CallNumber, outgoing: Outgoing) {
         let Some(room) = self.rooms.remove(&number) else { return };
         let Outgoing { id, call, timeout } = outgoing;
-        let request = Request { trajectory_id: key.id.to_string(), call_id: id, call, timeout };
+        let request = Request { trajectory_id: key.to_string(), call_id: id, call, timeout };
         let handle = self.tasks.spawn(async move { OutsideEvent::Ended(number, room.run(request).await) });
         self.handles.insert(number, handle);
     }

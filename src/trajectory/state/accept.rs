@@ -157,6 +157,10 @@ impl State {
             format!("the trajectory has {} calls waiting or running", self.live.len())
         } else if total_calls >= limits.max_total_calls_in_flight {
             format!("the service has {total_calls} calls waiting or running")
+        } else if let Some(max) = at.tenant.calls_exhausted(self.live.len()) {
+            format!("the tenant has {max} calls waiting or running, the most that it may have")
+        } else if let Some(max) = at.tenant.trajectories_exhausted().filter(|_| !self.is_open()) {
+            format!("the tenant has {max} trajectories open, the most that it may have")
         } else if own.call_bytes + bytes > limits.max_call_bytes_in_flight {
             format!("the trajectory's waiting and running calls have {} bytes", own.call_bytes)
         } else if own.call_bytes + others.call_bytes + bytes > limits.max_total_call_bytes_in_flight {

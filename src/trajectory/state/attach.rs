@@ -19,7 +19,7 @@ use crate::{
 impl State {
     /// A stream asks to be the trajectory's. On success [`Effect::Attach`] comes before anything that is sent to it.
     pub(in crate::trajectory) fn on_open(&mut self, open: Open, at: Moment) -> Result<(), OpenError> {
-        let resumed = self.resumes(&open)?;
+        let resumed = self.resumes(&open, at)?;
         self.untouched = false;
         if self.stream.is_some() {
             self.send(Response::Notice(Notice::TakenOver));
@@ -52,7 +52,7 @@ impl State {
     }
 
     /// Whether the stream goes on with the life that there is.
-    fn resumes(&self, open: &Open) -> Result<bool, OpenError> {
+    fn resumes(&self, open: &Open, at: Moment) -> Result<bool, OpenError> {
         if self.releasing.is_some() {
             return Err(OpenError::Releasing);
         }
@@ -61,7 +61,11 @@ impl State {
             Phase::Released | Phase::Expired if must_exist => return Err(OpenError::NotFound),
             Phase::Open if self.untouched => return if must_exist { Err(OpenError::NotFound) } else { Ok(false) },
             Phase::Released | Phase::Expired => {
-                return if self.draining { Err(OpenError::Draining) } else { Ok(false) };
+                return match at.tenant.trajectories_exhausted() {
+                    _ if self.draining => Err(OpenError::Draining),
+                    Some(max) => Err(OpenError::TooManyOfTenant { max }),
+                    None => Ok(false),
+                };
             }
             Phase::Open => {}
         }

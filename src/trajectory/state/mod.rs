@@ -41,6 +41,7 @@ use self::{
 };
 pub(super) use self::{outside::Outgoing, slot::Place};
 use super::{
+    accounts::Allowance,
     ledger::{Ledger, Phase},
     observer::Answered,
     request::{Limits, Output, ReleaseCause, Response, StreamError},
@@ -58,6 +59,8 @@ pub(super) struct Moment {
     pub(super) now: Instant,
     pub(super) wall: SystemTime,
     pub(super) others: Holdings,
+    /// And of its tenant alone.
+    pub(super) tenant: Allowance,
     /// There is room to remember new calls.
     pub(super) can_record: bool,
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::*;
+use crate::trajectory::accounts::Allowance;
 use crate::{
     id::{CallId, ContainerId},
     tool::{
@@ -87,7 +88,13 @@ fn place() -> Place {
 }
 
 fn moment(start: Instant, at: Duration) -> Moment {
-    Moment { now: start + at, wall: SystemTime::UNIX_EPOCH + at, others: Holdings::default(), can_record: true }
+    Moment {
+        now: start + at,
+        wall: SystemTime::UNIX_EPOCH + at,
+        others: Holdings::default(),
+        tenant: Allowance::default(),
+        can_record: true,
+    }
 }
 
 /// A state and the clock that it is shown.

@@ -11,7 +11,7 @@ use super::{
 };
 
 fn assign(owner: &str, generation: u64) -> Asked {
-    Asked::Assign { slot: 0, owner: format!("/{owner}"), generation }
+    Asked::Assign { slot: 0, owner: owner.to_owned(), generation }
 }
 
 const RELEASE: Asked = Asked::Release { slot: 0, keep: false };

@@ -1,5 +1,6 @@
 //! The real binary, driven over its public protocol.
 
+mod access;
 mod artifacts;
 mod background;
 mod bad_input;

@@ -33,7 +33,16 @@ impl Stream {
     }
 
     /// Over a connection of the caller's.
-    pub(crate) async fn over(mut client: ToolExecutorClient<Channel>, open: Open) -> Result<Self, Status> {
+    pub(crate) async fn over(client: ToolExecutorClient<Channel>, open: Open) -> Result<Self, Status> {
+        Self::bearing(client, None, open).await
+    }
+
+    /// The same, with a token.
+    pub(crate) async fn bearing(
+        mut client: ToolExecutorClient<Channel>,
+        token: Option<&str>,
+        open: Open,
+    ) -> Result<Self, Status> {
         let (requests, receiver) = mpsc::channel(16);
         let id = MetadataValue::try_from(&open.trajectory_id).unwrap_or_else(|_| MetadataValue::from_static("odd"));
         let first = TrajectoryRequest { message: Some(trajectory_request::Message::Open(open)) };
@@ -41,6 +50,9 @@ impl Stream {
         let mut request = Request::new(ReceiverStream::new(receiver));
         // By which a proxy finds the executor that has the trajectory.
         request.metadata_mut().insert("x-trajectory-id", id);
+        if let Some(token) = token {
+            bear(&mut request, token);
+        }
         let responses = client.trajectory(request).await?.into_inner();
         let mut stream = Self { requests: Some(requests), responses, opened: Opened::default() };
         match stream.next().await? {
@@ -119,6 +131,12 @@ impl Stream {
         self.batch(vec![bash(id, command)]).await;
         self.result().await
     }
+}
+
+/// Sends the token with the request.
+pub(crate) fn bear<T>(request: &mut Request<T>, token: &str) {
+    let header = format!("Bearer {token}").parse().expect("it can be sent");
+    request.metadata_mut().insert("authorization", header);
 }
 
 pub(crate) fn open(id: &str) -> Open {
