@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::Arc,
     time::{Duration, Instant},
@@ -30,6 +30,17 @@ use crate::support::{
 /// A server that has this certificate, and these settings beside.
 fn serve(identity: &Identity, settings: &[(&str, &str)]) -> Server {
     Server::with(&[&identity.settings(), settings].concat())
+}
+
+/// The same, with its log.
+fn serve_and_log(identity: &Identity, settings: &[(&str, &str)]) -> (Server, PathBuf) {
+    let state = TempDir::new().expect("a directory");
+    let log = state.path().join("log");
+    let mut command = Server::command(&state);
+    command.stderr(File::create(&log).expect("a log"));
+    let settings = [&identity.settings(), settings].concat();
+    command.envs(settings.iter().map(|(name, value)| (format!("TOOL_EXECUTOR_{name}"), value)));
+    (Server::run(command, state), log)
 }
 
 async fn connect(server: &Server, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
@@ -96,7 +107,7 @@ async fn one_port_speaks_grpc_and_http_over_tls() {
 async fn mutual_tls_lets_in_whom_the_authority_knows() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let ca = theirs.file();
-    let server = serve(&ours.server("executor"), &[("TLS_CLIENT_CA", text(&ca))]);
+    let (server, log) = serve_and_log(&ours.server("executor"), &[("TLS_CLIENT_CA", text(&ca))]);
     let known = theirs.client(Some("trainer"), &[]);
     let channel = server.private_channel(ours.trusted_by_tonic(Some(&known))).await.expect("it is let in");
     assert!(works(channel).await.expect("it runs"));
@@ -118,6 +129,9 @@ async fn mutual_tls_lets_in_whom_the_authority_knows() {
         };
         assert!(refused, "{shown:?}");
     }
+    // For whoever runs it, who may be asked why.
+    said(&log, "a connection was refused").await;
+    said(&log, "peer sent no certificates").await;
 }
 
 #[tokio::test]
@@ -199,12 +213,7 @@ pub(super) async fn said(log: &Path, what: &str) {
 async fn certificates_are_read_again_and_no_stream_is_dropped() {
     let authority = Authority::new();
     let (identity, next) = (authority.server("first"), authority.server("second"));
-    let state = TempDir::new().expect("a directory");
-    let log = state.path().join("log");
-    let mut command = Server::command(&state);
-    command.stderr(File::create(&log).expect("a log"));
-    command.envs(identity.settings().map(|(name, value)| (format!("TOOL_EXECUTOR_{name}"), value)));
-    let server = Server::run(command, state);
+    let (server, log) = serve_and_log(&identity, &[]);
     said(&log, "certificate of first").await;
     let channel = server.private_channel(authority.trusted_by_tonic(None)).await.expect("it is trusted");
     let mut stream = Stream::over(ToolExecutorClient::new(channel), open("lasting")).await.expect("it opens");
