@@ -21,7 +21,7 @@ use super::{
     state_dir::StateDir,
 };
 use crate::{
-    edge::{Access, Edge, Keepalive},
+    edge::{Access, Edge, History, Keepalive},
     external,
     journal::Journal,
     sandbox::client::LinkOptions,
@@ -96,7 +96,8 @@ async fn serve(settings: Settings) -> Done {
     let defaults = limits.default_options.clone();
     let max_trajectories = settings.limits.max_trajectories;
     let metrics = Arc::new(Metrics::new(backend.name()));
-    let counter = Arc::new(Counter(metrics.clone()));
+    let history = Arc::new(History::default());
+    let counter = Arc::new(Counter { metrics: metrics.clone(), history: history.clone() });
     let directory = Directory::new(limits, max_trajectories, scheduler.clone(), tools, journal, counter, restored);
     let (serving, is_serving) = watch::channel(true);
     let edge = Edge {
@@ -115,6 +116,7 @@ async fn serve(settings: Settings) -> Done {
             directory: directory.clone(),
             backend: backend.clone(),
         }),
+        history,
         program,
     };
     let closing = CancellationToken::new();

@@ -5,6 +5,7 @@ mod access;
 mod artifacts;
 mod gateway;
 mod json;
+mod page;
 mod parse;
 mod program;
 mod render;
@@ -25,7 +26,7 @@ use tonic::{
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::warn;
 
-pub use self::{access::Access, gateway::Exporter, program::AgentProgram, render::PublicLimits};
+pub use self::{access::Access, gateway::Exporter, page::History, program::AgentProgram, render::PublicLimits};
 use self::{gateway::Gateway, parse::Parser, service::Service};
 use crate::{
     pb::toolexecutor::{FILE_DESCRIPTOR_SET, tool_executor_server::ToolExecutorServer},
@@ -50,6 +51,8 @@ pub struct Edge {
     pub serving: watch::Receiver<bool>,
     /// Says how the service does.
     pub exporter: Arc<dyn Exporter>,
+    /// What the status page remembers.
+    pub history: Arc<History>,
     /// What containers elsewhere download.
     pub program: Option<AgentProgram>,
 }
@@ -80,7 +83,7 @@ impl Edge {
         let keepalive = self.keepalive;
         let (health, health_service) = tonic_health::server::health_reporter();
         let watched = tokio::spawn(report_health(health, self.serving.clone()));
-        let routes = self.routes(health_service);
+        let routes = self.routes(health_service, shutdown.clone());
         let served = Server::builder()
             .accept_http1(true)
             .initial_stream_window_size(STREAM_WINDOW)
@@ -101,6 +104,7 @@ impl Edge {
     fn routes(
         self,
         health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
+        closing: CancellationToken,
     ) -> Routes {
         let max_request_bytes = self.limits.max_request_bytes as usize;
         let access = self.access.clone();
@@ -119,9 +123,18 @@ impl Edge {
             serving: self.serving,
             exporter: self.exporter,
         };
+        let page = page::router(
+            self.access.clone(),
+            self.directory.clone(),
+            self.scheduler.clone(),
+            self.history,
+            self.backend,
+            closing,
+        );
+        let router = gateway.router().merge(page);
         let router = match self.program {
-            Some(program) => gateway.router().merge(program.router()),
-            None => gateway.router(),
+            Some(program) => router.merge(program.router()),
+            None => router,
         };
         let service = Service {
             access: self.access,
