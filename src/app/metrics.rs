@@ -4,7 +4,8 @@ use std::sync::{Arc, LazyLock};
 
 use crate::{
     backend::Backend,
-    edge::{ConnectionCounts, Exporter, Tls},
+    edge::{ConnectionCounts, Exporter, History, Tls},
+    id::TrajectoryKey,
     scheduler::{self, ContainerState, PoolStatus},
     telemetry::{Answer, Metrics, Pool, Snapshot},
     tool::ToolLabel,
@@ -12,10 +13,14 @@ use crate::{
 };
 
 /// Counts answers.
-pub(super) struct Counter(pub(super) Arc<Metrics>);
+pub(super) struct Counter {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) history: Arc<History>,
+}
 
 impl Observer for Counter {
-    fn answered(&self, answered: &Answered) {
+    fn answered(&self, trajectory: &TrajectoryKey, answered: &Answered) {
+        self.history.record(trajectory, answered);
         static COMMAND: LazyLock<Arc<str>> = LazyLock::new(|| ToolLabel::Command.as_str().into());
         static UNKNOWN: LazyLock<Arc<str>> = LazyLock::new(|| ToolLabel::Unknown.as_str().into());
         let tool = match &answered.tool {
@@ -23,7 +28,7 @@ impl Observer for Counter {
             ToolLabel::Command => &COMMAND,
             ToolLabel::Unknown => &UNKNOWN,
         };
-        self.0.answered(&Answer {
+        self.metrics.answered(&Answer {
             tool,
             outcome: answered.outcome.label(),
             reason: answered.reason.map_or("", |reason| reason.label()),

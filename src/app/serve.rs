@@ -23,7 +23,7 @@ use super::{
     tenants,
 };
 use crate::{
-    edge::{ConnectionCounts, Edge},
+    edge::{ConnectionCounts, Edge, History},
     external,
     journal::Journal,
     sandbox::client::LinkOptions,
@@ -106,7 +106,8 @@ async fn serve(settings: Settings) -> Done {
     let defaults = limits.default_options.clone();
     let max_trajectories = settings.limits.max_trajectories;
     let metrics = Arc::new(Metrics::new(backend.name()));
-    let counter = Arc::new(Counter(metrics.clone()));
+    let history = Arc::new(History::default());
+    let counter = Arc::new(Counter { metrics: metrics.clone(), history: history.clone() });
     let directory = Directory::new(limits, max_trajectories, scheduler.clone(), tools, journal, counter, restored);
     let access = tenants::access(&settings, &directory);
     reloads.extend(tenants::reload(&settings, &access, &directory));
@@ -133,6 +134,7 @@ async fn serve(settings: Settings) -> Done {
             max_connections: connections.max_connections as u64,
             tls,
         }),
+        history,
         program,
     };
     refreshing.spawn(hangups.answer(reloads));

@@ -5,6 +5,7 @@ mod access;
 mod artifacts;
 mod gateway;
 mod json;
+mod page;
 mod parse;
 mod peer;
 mod port;
@@ -24,6 +25,7 @@ use tracing::warn;
 pub use self::{
     access::{Access, Caller, Holder, TokenDigest, Unasked},
     gateway::Exporter,
+    page::History,
     peer::Peer,
     port::{ConnectionCounts, ConnectionLimits, Keepalive, Tls, TlsError, TlsFiles},
     program::AgentProgram,
@@ -56,6 +58,8 @@ pub struct Edge {
     pub serving: watch::Receiver<bool>,
     /// Says how the service does.
     pub exporter: Arc<dyn Exporter>,
+    /// What the status page remembers.
+    pub history: Arc<History>,
     /// What containers elsewhere download.
     pub program: Option<AgentProgram>,
 }
@@ -66,7 +70,7 @@ impl Edge {
         let (tls, limits, counts) = (self.tls.clone(), self.connections, self.counts.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         let watched = tokio::spawn(report_health(health, self.serving.clone()));
-        let routes = self.routes(health_service).into_axum_router();
+        let routes = self.routes(health_service, shutdown.clone()).into_axum_router();
         Port { listener, tls, limits, counts, routes }.serve(shutdown).await;
         watched.abort();
     }
@@ -74,6 +78,7 @@ impl Edge {
     fn routes(
         self,
         health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
+        closing: CancellationToken,
     ) -> Routes {
         let max_request_bytes = self.limits.max_request_bytes as usize;
         let access = self.access.clone();
@@ -92,9 +97,18 @@ impl Edge {
             serving: self.serving,
             exporter: self.exporter,
         };
+        let page = page::router(
+            self.access.clone(),
+            self.directory.clone(),
+            self.scheduler.clone(),
+            self.history,
+            self.backend,
+            closing,
+        );
+        let router = gateway.router().merge(page);
         let router = match self.program {
-            Some(program) => gateway.router().merge(program.router()),
-            None => gateway.router(),
+            Some(program) => router.merge(program.router()),
+            None => router,
         };
         let service = Service {
             access: self.access,

@@ -24,7 +24,7 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
-pub use self::containers::{ContainerCounts, ContainerState, SlotCounts};
+pub use self::containers::{ContainerCounts, ContainerState, SlotCounts, SlotState};
 use self::{
     containers::Slot,
     owners::{Owners, Place},
@@ -278,6 +278,12 @@ impl Core {
     /// The slots of a container; `None` if it is gone.
     pub fn slot_counts(&self, container: ContainerKey) -> Option<SlotCounts> {
         self.pools.get(usize::from(container.pool.0))?.containers.slot_counts_of(container)
+    }
+
+    /// The slots of a container in their order, each with the trajectory whose it is; none if it is gone or starts.
+    pub fn slots(&self, container: ContainerKey) -> impl Iterator<Item = (SlotState, Option<OwnerId>)> + '_ {
+        let pool = self.pools.get(usize::from(container.pool.0));
+        pool.into_iter().flat_map(move |pool| pool.containers.slots_of(container)).map(|(_, slot)| slot.state())
     }
 
     /// How many containers a pool has.

@@ -184,6 +184,7 @@ impl Driver {
             Command::Return { slot, owner, how } => self.tell(Event::Return { slot, owner, how }),
             // Whoever does not wait for it any more needs no answer.
             Command::Status(reply) => drop(reply.send(self.status())),
+            Command::Overview(tenant, extent, reply) => drop(reply.send(self.overview(&tenant, extent))),
             Command::HandOver(reply) => self.hand_over(reply),
             Command::ShutDown(reply) => {
                 self.closing.push(reply);

@@ -15,10 +15,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     core::{OwnerId, PoolKey, Return, SlotKey},
     lease::Grant,
-    status::PoolStatus,
+    status::{Extent, PoolOverview, PoolStatus},
 };
 use crate::{
-    id::{PoolName, TrajectoryKey},
+    id::{PoolName, Tenant, TrajectoryKey},
     tool::Evidence,
 };
 
@@ -41,6 +41,7 @@ pub(super) enum Command {
         how: Return,
     },
     Status(oneshot::Sender<Vec<PoolStatus>>),
+    Overview(Tenant, Extent, oneshot::Sender<Vec<PoolOverview>>),
     HandOver(oneshot::Sender<()>),
     ShutDown(oneshot::Sender<()>),
 }
@@ -99,6 +100,13 @@ impl Handle {
         let (reply, status) = oneshot::channel();
         let _ = self.commands.send(Command::Status(reply));
         status.await.unwrap_or_default()
+    }
+
+    /// What there is now, in detail, as one tenant may see it; empty after the end.
+    pub async fn overview(&self, tenant: &Tenant, extent: Extent) -> Vec<PoolOverview> {
+        let (reply, overview) = oneshot::channel();
+        let _ = self.commands.send(Command::Overview(tenant.clone(), extent, reply));
+        overview.await.unwrap_or_default()
     }
 
     /// Leaves everything as it is, for an executor to come: no container is stopped, no slot that is given back is wiped,

@@ -24,8 +24,9 @@ mod supervisor;
 pub use self::{
     claim::{Claim, Reclaimed},
     config::PoolConfig,
+    core::SlotState,
     driver::spawn,
     handle::{Handle, WaitEvent, WaitFailure, Waiting},
     lease::{Grant, Lease},
-    status::{ContainerState, ContainerStatus, PoolStatus},
+    status::{ContainerState, ContainerStatus, Extent, PoolOverview, PoolStatus, SlotStatus, WaitingStatus},
 };

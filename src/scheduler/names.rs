@@ -83,6 +83,11 @@ impl Names {
         self.named.get_mut(number.0 as usize)?.as_mut().map(|named| &mut named.wait)
     }
 
+    /// How long it has waited, if it waits.
+    pub(super) fn waited(&self, number: OwnerId) -> Option<Duration> {
+        self.named.get(number.0 as usize)?.as_ref()?.wait.as_ref().map(Wait::waited)
+    }
+
     /// The number may be given to another.
     pub(super) fn forget(&mut self, number: OwnerId) {
         if let Some(named) = self.named.get_mut(number.0 as usize).and_then(Option::take) {

@@ -1,9 +1,10 @@
 //! What there is, for people and monitors.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use super::core::SlotState;
 use crate::{
-    id::{ContainerId, PoolName},
+    id::{ContainerId, PoolName, TrajectoryId},
     tool::limit::SlotLimit,
 };
 
@@ -54,4 +55,42 @@ pub enum ContainerState {
     Ready,
     /// Gives nothing new; or is being stopped.
     Draining,
+}
+
+/// How much of each pool an overview shows.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    /// Containers whose slots are told one by one: the first that have not more than this together.
+    pub slots: usize,
+    /// Of those who wait, the next first.
+    pub waiting: usize,
+}
+
+/// One pool at one moment, in detail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolOverview {
+    pub status: PoolStatus,
+    /// Of each of its containers, in their order, as far as there is room for them; none of one that starts.
+    pub slots: Vec<Vec<SlotStatus>>,
+    /// Why trajectories wait, if any does.
+    pub shortage: Option<String>,
+    /// Those of the tenant.
+    pub waiting: Vec<WaitingStatus>,
+}
+
+/// One slot at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotStatus {
+    pub state: SlotState,
+    /// Whose it is, if that is one of the tenant's.
+    pub trajectory: Option<TrajectoryId>,
+}
+
+/// One trajectory that waits for a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingStatus {
+    pub trajectory: TrajectoryId,
+    /// 1 is next, of all tenants.
+    pub position: u32,
+    pub waited: Duration,
 }

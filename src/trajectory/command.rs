@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::{
     connection::Responses,
     request::{Call, Open, OpenError, Requests},
-    state::Description,
+    state::{Description, Inspection},
     transfer::{NoWorkspace, Workspace},
 };
 use crate::tool::CallResult;
@@ -39,6 +39,8 @@ pub(super) enum Command {
         reply: oneshot::Sender<Option<usize>>,
     },
     Describe(oneshot::Sender<Description>),
+    /// With at most so many calls that have ended, and that have not.
+    Inspect(usize, oneshot::Sender<Inspection>),
     /// Answered with the way to the files of the present workspace.
     Files(oneshot::Sender<Result<Workspace, NoWorkspace>>),
     Drain {

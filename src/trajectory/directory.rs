@@ -24,7 +24,7 @@ use super::{
     observer::Observer,
     request::{Call, Limits, Open, OpenError, Requests},
     start::Start,
-    state::{Description, Moment, State},
+    state::{Description, Inspection, Moment, State},
     totals::{Counts, Part, Totals},
     transfer::{NoWorkspace, Workspace},
 };
@@ -238,6 +238,15 @@ impl Directory {
             }
         }
         listed
+    }
+
+    /// One trajectory, open or not, with at most `limit` of its calls that have ended, and that have not.
+    pub async fn inspect(&self, key: &TrajectoryKey, limit: usize) -> Option<Inspection> {
+        let sender = self.find(key, None).ok()?;
+        let (reply, answer) = oneshot::channel();
+        sender.send(Command::Inspect(limit, reply)).await.ok()?;
+        // An error means that it has retired in the meantime.
+        answer.await.ok()
     }
 
     pub fn counts(&self) -> Counts {

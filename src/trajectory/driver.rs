@@ -246,6 +246,7 @@ impl Driver {
             }
             Command::Files(reply) => self.on_files(reply, at),
             Command::Describe(reply) => drop(reply.send(self.state.describe())),
+            Command::Inspect(limit, reply) => drop(reply.send(self.state.inspect(limit, at))),
             Command::Drain { remaining } => self.state.on_drain(remaining, at),
             Command::DrainDeadline => self.state.on_drain_deadline(at),
             // It ends the task.

@@ -34,7 +34,10 @@ use tonic::Status;
 
 use self::refusal::Refusal;
 pub use self::scrape::Exporter;
-use super::{access::Access, parse::Parser};
+use super::{
+    access::{self, Access},
+    parse::Parser,
+};
 use crate::{
     id::{Tenant, TrajectoryId, TrajectoryKey},
     scheduler,
@@ -58,7 +61,6 @@ pub(super) struct Gateway {
 impl Gateway {
     pub(super) fn router(self) -> Router {
         Router::new()
-            .route("/", get(root))
             .route("/health", get(health))
             .route("/status", get(status::status))
             .route("/metrics", get(scrape::scrape))
@@ -70,7 +72,7 @@ impl Gateway {
             .route("/openapi.json", get(docs::openapi))
             .route("/docs", get(docs::page))
             .with_state(self)
-            .method_not_allowed_fallback(async || Refusal::MethodNotAllowed)
+            .method_not_allowed_fallback(method_not_allowed)
             .fallback(not_found)
     }
 
@@ -82,8 +84,17 @@ impl Gateway {
     }
 }
 
+/// What a caller is told who does not show who it is.
+pub(super) fn refused(refused: access::Refused) -> Response {
+    Refusal::Access(refused).into_response()
+}
+
+pub(super) async fn method_not_allowed() -> Response {
+    Refusal::MethodNotAllowed.into_response()
+}
+
 /// The old system's greeting, which its clients know it by.
-async fn root() -> Json<serde_json::Value> {
+pub(super) async fn greeting() -> Json<serde_json::Value> {
     Json(json!({"message": "Atropos-Agent Tool Executor"}))
 }
 

@@ -39,6 +39,31 @@ pub(super) enum Slot {
     Quarantined,
 }
 
+/// What a slot is good for just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotState {
+    Clean,
+    Leased,
+    /// Being wiped, or about to be kept.
+    Resetting,
+    /// Free, with its last owner's files.
+    Kept,
+    Quarantined,
+}
+
+impl Slot {
+    /// With the trajectory whose slot it is, if it is anybody's.
+    pub(super) fn state(self) -> (SlotState, Option<OwnerId>) {
+        match self {
+            Self::Clean => (SlotState::Clean, None),
+            Self::Leased { owner, .. } => (SlotState::Leased, Some(owner)),
+            Self::Wiping | Self::Left | Self::Keeping(_) => (SlotState::Resetting, None),
+            Self::Kept(owner) => (SlotState::Kept, Some(owner)),
+            Self::Quarantined => (SlotState::Quarantined, None),
+        }
+    }
+}
+
 /// Where a container is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerState {

@@ -57,7 +57,7 @@ impl Driver {
     }
 
     /// Why somebody waits for a slot of the pool.
-    fn reason(&self, pool: PoolKey) -> Option<String> {
+    pub(super) fn reason(&self, pool: PoolKey) -> Option<String> {
         let Pool { config, last_start_failure } = self.pool(pool)?;
         match self.core.shortage(pool, Instant::now().into_std())? {
             Shortage::Resetting => Some("slots are being emptied".to_owned()),

@@ -7,7 +7,7 @@ impl Driver {
     /// Brings the service's totals, and its tenant's, up to date with this trajectory.
     pub(super) fn count(&mut self) {
         for answered in self.state.take_answered() {
-            self.shared.observer.answered(&answered);
+            self.shared.observer.answered(&self.key, &answered);
             self.spans.end(&answered);
         }
         self.recount(self.state.part());

@@ -26,7 +26,7 @@ impl CallSpans {
     }
 
     pub(super) fn end(&mut self, answered: &Answered) {
-        let Answered { call, tool, outcome, reason, timings } = answered;
+        let Answered { call, tool, outcome, reason, timings, failure: _ } = answered;
         // A call that was refused has no other, and one from before a restart has a new one.
         let span = timings.and_then(|_| self.0.remove(call)).unwrap_or_else(|| span(call));
         let reason = reason.map(|reason| reason.label());

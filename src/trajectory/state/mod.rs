@@ -33,7 +33,7 @@ use std::{
 
 use bytes::Bytes;
 
-pub use self::description::Description;
+pub use self::description::{Description, Inspection, LiveCall};
 use self::{
     output::Printed,
     outside::Outside,
@@ -43,7 +43,7 @@ pub(super) use self::{outside::Outgoing, slot::Place};
 use super::{
     accounts::Allowance,
     ledger::{Ledger, Phase},
-    observer::Answered,
+    observer::{Answered, Failed},
     request::{Limits, Output, ReleaseCause, Response, StreamError},
     totals::{Holdings, Part},
 };
@@ -346,7 +346,17 @@ impl State {
         self.answers += 1;
         self.unsuccessful += u64::from(result.outcome != Outcome::Succeeded);
         let timings = (result.sequence > Sequence(0)).then_some(result.timings);
+        let failed = || {
+            Box::new(Failed {
+                attribution: result.attribution,
+                error: result.error.clone(),
+                evidence: result.fault.as_ref().and_then(|fault| fault.evidence.clone()),
+                place: self.location().cloned(),
+            })
+        };
+        let failure = (result.outcome != Outcome::Succeeded).then(failed);
         self.answered.push(Answered {
+            failure,
             call: result.call_id.clone(),
             tool,
             outcome: result.outcome,
