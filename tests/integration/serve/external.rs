@@ -2,9 +2,10 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
+use rustix::process::Signal;
 use serde_json::json;
 use tool_executor::pb::toolexecutor::{
-    Call, CallResult, Cancel, Executed, ListToolsRequest, Outcome, Reason, ReleaseTrajectory, ToolRoute,
+    Attribution, Call, CallResult, Cancel, Executed, ListToolsRequest, Outcome, Reason, ReleaseTrajectory, ToolRoute,
     trajectory_request::Message as Request,
 };
 
@@ -169,28 +170,50 @@ async fn toolsets_choose_among_tools_elsewhere_too() {
     assert_eq!(result.reason(), Reason::UnknownTool);
 }
 
-#[tokio::test]
-async fn a_call_that_was_handed_over_when_the_executor_died_is_never_repeated() {
-    let tools = ToolServer::start();
-    let mut server = with(&tools, &[("MAX_EXTERNAL_CALLS_PER_SOURCE", "1")]);
-    let stream = Stream::open(&server, "killed").await;
-    let calls = || vec![call("ran", "slow", "20000"), call("waited", "echo", "late")];
-    stream.batch(calls()).await;
-    asked(&tools, "ran").await;
-    server.kill_and_start_again();
-
-    let mut stream =
-        Stream::try_open(&server, tool_executor::pb::toolexecutor::Open { require_existing: true, ..open("killed") })
-            .await
-            .expect("it resumes");
+/// Of an executor that has ended while it had two calls elsewhere: one that was sent, and one that was not.
+async fn one_is_in_doubt_and_the_other_runs_once(server: &Server, tools: &ToolServer, calls: Vec<Call>) {
+    let resumed = tool_executor::pb::toolexecutor::Open { require_existing: true, ..open("ended") };
+    let mut stream = Stream::try_open(server, resumed).await.expect("it resumes");
     let mut results = stream.results(2).await;
     results.sort_by_key(|result| result.call_id.clone());
     let [ran, waited] = &results[..] else { unreachable!("there are two") };
     assert_eq!((ran.outcome(), ran.executed()), (Outcome::Internal, Executed::Unknown), "{ran:?}");
+    assert_eq!(ran.attribution(), Attribution::Infrastructure);
+    let fault = ran.fault.clone().expect("it has a fault");
+    let cause = "the executor ended before it heard how the external call did";
+    assert_eq!((&*ran.error, fault.retryable), (&*format!("Internal error: {cause}"), false));
+    assert_eq!(fault.evidence.expect("it has evidence").cause, cause);
     assert!(waited.success && waited.output == "late", "it had not been sent: {waited:?}");
-    stream.batch(calls()).await;
+    stream.batch(calls).await;
     assert!(stream.results(2).await.iter().all(|result| result.replayed));
     assert_eq!((tools.runs("ran"), tools.runs("waited")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_call_that_was_handed_over_when_the_executor_died_is_never_repeated() {
+    let tools = ToolServer::start();
+    let mut server = with(&tools, &[("MAX_EXTERNAL_CALLS_PER_SOURCE", "1")]);
+    let stream = Stream::open(&server, "ended").await;
+    let calls = || vec![call("ran", "slow", "20000"), call("waited", "echo", "late")];
+    stream.batch(calls()).await;
+    asked(&tools, "ran").await;
+    server.kill_and_start_again();
+    one_is_in_doubt_and_the_other_runs_once(&server, &tools, calls()).await;
+}
+
+#[tokio::test]
+async fn a_call_that_was_sent_when_the_executor_handed_over_is_never_repeated() {
+    let tools = ToolServer::start();
+    let mut server = with(&tools, &[("MAX_EXTERNAL_CALLS_PER_SOURCE", "1"), ("ON_SHUTDOWN", "hand_over")]);
+    let mut stream = Stream::open(&server, "ended").await;
+    let calls = || vec![call("ran", "slow", "20000"), call("waited", "echo", "late")];
+    stream.batch(calls()).await;
+    asked(&tools, "ran").await;
+    server.signal(Signal::TERM);
+    let ended = stream.end().await.expect_err("its executor goes");
+    assert_eq!(ended.code(), tonic::Code::Unavailable, "{ended:?}");
+    server.start_again();
+    one_is_in_doubt_and_the_other_runs_once(&server, &tools, calls()).await;
 }
 
 #[tokio::test]
