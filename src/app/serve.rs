@@ -31,7 +31,8 @@ use crate::{
     trajectory::{self, Directory},
 };
 
-/// How long connections may take to be done with what they have been sent, at the end.
+/// How long connections may take to be done with what they have been sent, and sources of tools to hear that they are
+/// left, at the end.
 const CLOSING: Duration = Duration::from_secs(2);
 /// How long containers may take to end once it is to be at once.
 const HURRY: Duration = Duration::from_secs(2);
@@ -97,7 +98,8 @@ async fn serve(settings: Settings) -> Done {
     let max_trajectories = settings.limits.max_trajectories;
     let metrics = Arc::new(Metrics::new(backend.name()));
     let counter = Arc::new(Counter(metrics.clone()));
-    let directory = Directory::new(limits, max_trajectories, scheduler.clone(), tools, journal, counter, restored);
+    let directory =
+        Directory::new(limits, max_trajectories, scheduler.clone(), tools.clone(), journal, counter, restored);
     let (serving, is_serving) = watch::channel(true);
     let edge = Edge {
         access: Access::new(settings.token.as_ref().map(settings::Secret::reveal)),
@@ -106,6 +108,7 @@ async fn serve(settings: Settings) -> Done {
         limits: rooms::public_limits(&settings),
         directory: directory.clone(),
         scheduler: scheduler.clone(),
+        tools: tools.clone(),
         backend: backend.name(),
         keepalive: Keepalive { interval: settings.keepalive.interval, timeout: settings.keepalive.timeout },
         serving: is_serving,
@@ -145,6 +148,8 @@ async fn serve(settings: Settings) -> Done {
         // The agents first: what they say from here on is for the executor after this one.
         scheduler.hand_over().await;
         directory.hand_over().await;
+        refreshing.shutdown().await;
+        tools.close(CLOSING).await;
         closing.cancel();
         // What was sent still reaches those who read it.
         let _ = timeout(CLOSING, &mut served).await;
@@ -162,6 +167,9 @@ async fn serve(settings: Settings) -> Done {
             true
         }
     };
+    // No call is under way any more.
+    refreshing.shutdown().await;
+    let leaving = tokio::spawn(async move { tools.close(CLOSING).await });
     let patience = async {
         if !hurry {
             signals.next().await;
@@ -179,6 +187,7 @@ async fn serve(settings: Settings) -> Done {
         () = sleep(CLOSING) => info!("some connections did not close in {CLOSING:?}"),
         () = signals.next() => {}
     }
+    leaving.await?;
     info!("ended");
     Ok(ExitCode::SUCCESS)
 }

@@ -28,6 +28,7 @@ use tracing::warn;
 pub use self::{access::Access, gateway::Exporter, program::AgentProgram, render::PublicLimits};
 use self::{gateway::Gateway, parse::Parser, service::Service};
 use crate::{
+    external,
     pb::toolexecutor::{FILE_DESCRIPTOR_SET, tool_executor_server::ToolExecutorServer},
     scheduler,
     tool::Registry,
@@ -43,6 +44,8 @@ pub struct Edge {
     pub limits: PublicLimits,
     pub directory: Directory,
     pub scheduler: scheduler::Handle,
+    /// Those that are elsewhere.
+    pub tools: external::Handle,
     /// The backend's name, for status.
     pub backend: &'static str,
     pub keepalive: Keepalive,
@@ -129,6 +132,7 @@ impl Edge {
             limits: Arc::new(self.limits),
             directory: self.directory,
             scheduler: self.scheduler,
+            tools: self.tools,
             backend: self.backend,
             started_at: SystemTime::now(),
         };

@@ -26,16 +26,27 @@ struct Message {
     error: Option<ErrorData>,
 }
 
-/// The answer to the request of that id; none if the message is no answer at all.
-pub(super) fn of(message: &[u8], id: u64) -> Result<Option<Answer>, Unanswered> {
+/// What a server may say.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// To the request of the id.
+    Answer(Answer),
+    ToolsChanged,
+    /// How something goes, or what it asks: of no concern here.
+    Other,
+}
+
+/// What a message says; `id`: of the request whose answer is waited for, if any is.
+pub(super) fn heard(message: &[u8], id: Option<u64>) -> Result<Heard, Unanswered> {
     let message: Message = parse(message)?;
-    if message.method.is_some() {
-        return Ok(None);
+    if let Some(method) = message.method {
+        let changed = method == "notifications/tools/list_changed";
+        return Ok(if changed { Heard::ToolsChanged } else { Heard::Other });
     }
-    let its = message.id == Some(json!(id));
+    let its = id.is_some() && message.id == Some(json!(id));
     match (message.result, message.error) {
-        (Some(result), None) if its => Ok(Some(Ok(result))),
-        (None, Some(error)) if its => Ok(Some(Err(error))),
+        (Some(result), None) if its => Ok(Heard::Answer(Ok(result))),
+        (None, Some(error)) if its => Ok(Heard::Answer(Err(error))),
         // It could not read whose answer it is.
         (None, Some(error)) if message.id.is_none_or(|id| id.is_null()) => {
             Err(Unanswered::protocol(format!("it answered {}", said(&error))))

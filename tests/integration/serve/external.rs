@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tool_executor::pb::toolexecutor::{
     Attribution, Call, CallResult, Cancel, Executed, ListToolsRequest, Outcome, Reason, ReleaseTrajectory, ToolRoute,
-    trajectory_request::Message as Request,
+    ToolSourceKind, ToolSourceStatus, trajectory_request::Message as Request,
 };
 
 use crate::support::{
@@ -229,6 +229,44 @@ async fn a_connection_that_ends_leaves_doubt_and_is_not_tried_again() {
     assert_eq!((result.outcome(), result.executed()), (Outcome::ExternalUnavailable, Executed::Unknown), "{result:?}");
     assert!(!result.fault.expect("it has a fault").retryable);
     assert_eq!(seen.bodies.lock().expect("whole").len(), 1);
+}
+
+#[tokio::test]
+async fn status_says_how_a_source_does() {
+    let tools = ToolServer::start();
+    let server = with(&tools, &[]);
+    let source = async |server: &Server| server.status().await.tool_sources.first().expect("there is one").clone();
+    let good = ToolSourceStatus {
+        name: "tool_server".to_owned(),
+        kind: ToolSourceKind::ToolServer.into(),
+        reachable: true,
+        tools: 8,
+        ..ToolSourceStatus::default()
+    };
+    assert_eq!(source(&server).await, good);
+    assert_eq!(execute(&server, "t", call("crash", "crash", "x")).await.outcome(), Outcome::ExternalUnavailable);
+    let crashed = source(&server).await;
+    assert_eq!(
+        (crashed.reachable, &*crashed.last_error),
+        (true, "it answered 500 Internal Server Error: it fell over")
+    );
+    let address = tools.address;
+    drop(tools);
+    // It is asked every second.
+    let began = std::time::Instant::now();
+    while source(&server).await.reachable {
+        assert!(began.elapsed() < PATIENCE, "it should be known to be gone");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let gone = source(&server).await;
+    assert!(gone.last_error.contains("refused") && gone.tools == 8, "{gone:?}");
+    assert!(gone.last_error_at.is_some() && gone.last_error_at != crashed.last_error_at);
+    let _tools = ToolServer::at(address);
+    let began = std::time::Instant::now();
+    while !source(&server).await.reachable {
+        assert!(began.elapsed() < PATIENCE, "it should be known to be back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
