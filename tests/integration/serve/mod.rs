@@ -11,6 +11,7 @@ mod deaths;
 mod drain;
 mod endings;
 mod external;
+mod external_tls;
 mod faults;
 mod gateway;
 mod http;

@@ -210,6 +210,7 @@ async fn call(message: &Value) -> Response {
             let result = json!({"content": content, "structuredContent": {"n": 1}, "isError": text == "bad"});
             Json(json!({"jsonrpc": "2.0", "id": id, "result": result})).into_response()
         }
+        "away" => (StatusCode::TEMPORARY_REDIRECT, [("location", text.to_owned())]).into_response(),
         name => (StatusCode::NOT_FOUND, name.to_owned()).into_response(),
     }
 }
