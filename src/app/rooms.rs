@@ -90,6 +90,7 @@ pub(super) fn external_config(settings: &Settings) -> external::Config {
         token: token.map(|token| external::Token::new(token.reveal())),
         max_calls: server.max_calls_per_source,
         max_answer_bytes: server.max_answer_bytes,
+        ca_cert: server.ca_cert.clone(),
     };
     let tool_server =
         server.url.iter().map(|url| source(external::Protocol::ToolServer, TOOL_SERVER, url, server.token.as_ref()));

@@ -33,7 +33,8 @@ use crate::{
     trajectory::{self, Directory},
 };
 
-/// How long connections may take to be done with what they have been sent, at the end.
+/// How long connections may take to be done with what they have been sent, and sources of tools to hear that they are
+/// left, at the end.
 const CLOSING: Duration = Duration::from_secs(2);
 /// How long containers may take to end once it is to be at once.
 const HURRY: Duration = Duration::from_secs(2);
@@ -108,7 +109,8 @@ async fn serve(settings: Settings) -> Done {
     let metrics = Arc::new(Metrics::new(backend.name()));
     let history = Arc::new(History::default());
     let counter = Arc::new(Counter { metrics: metrics.clone(), history: history.clone() });
-    let directory = Directory::new(limits, max_trajectories, scheduler.clone(), tools, journal, counter, restored);
+    let directory =
+        Directory::new(limits, max_trajectories, scheduler.clone(), tools.clone(), journal, counter, restored);
     let access = tenants::access(&settings, &directory);
     reloads.extend(tenants::reload(&settings, &access, &directory));
     let (serving, is_serving) = watch::channel(true);
@@ -120,6 +122,7 @@ async fn serve(settings: Settings) -> Done {
         limits: rooms::public_limits(&settings),
         directory: directory.clone(),
         scheduler: scheduler.clone(),
+        tools: tools.clone(),
         backend: backend.name(),
         connections,
         counts: counts.clone(),
@@ -166,6 +169,8 @@ async fn serve(settings: Settings) -> Done {
         // The agents first: what they say from here on is for the executor after this one.
         scheduler.hand_over().await;
         directory.hand_over().await;
+        refreshing.shutdown().await;
+        tools.close(CLOSING).await;
         closing.cancel();
         // What was sent still reaches those who read it.
         let _ = timeout(CLOSING, &mut served).await;
@@ -183,6 +188,9 @@ async fn serve(settings: Settings) -> Done {
             true
         }
     };
+    // No call is under way any more.
+    refreshing.shutdown().await;
+    let leaving = tokio::spawn(async move { tools.close(CLOSING).await });
     let patience = async {
         if !hurry {
             signals.next().await;
@@ -200,6 +208,7 @@ async fn serve(settings: Settings) -> Done {
         () = sleep(CLOSING) => info!("some connections did not close in {CLOSING:?}"),
         () = signals.next() => {}
     }
+    leaving.await?;
     info!("ended");
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use super::{Failure, connect, json, run::print, table::table};
-use crate::pb::toolexecutor::{ContainerState, ContainerStatus, GetStatusRequest, GetStatusResponse, PoolStatus};
+use crate::pb::toolexecutor::{
+    ContainerState, ContainerStatus, GetStatusRequest, GetStatusResponse, PoolStatus, ToolSourceKind, ToolSourceStatus,
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -34,7 +36,27 @@ fn in_words(status: &GetStatusResponse) -> String {
     for pool in &status.pools {
         let _ = write!(text, "\n{}", pool_in_words(pool));
     }
+    if !status.tool_sources.is_empty() {
+        let rows: Vec<_> = status.tool_sources.iter().map(tool_source).collect();
+        text += "\n";
+        text += &table(["TOOLS ELSEWHERE", "KIND", "REACHABLE", "TOOLS", "LAST ERROR"], &rows);
+    }
     text
+}
+
+fn tool_source(source: &ToolSourceStatus) -> [String; 5] {
+    let kind = match source.kind() {
+        ToolSourceKind::Unspecified => "unknown",
+        ToolSourceKind::ToolServer => "ToolServer",
+        ToolSourceKind::Mcp => "MCP",
+    };
+    let error = match source.last_error_at {
+        // It came with the answer of whoever is asked: one line, whatever it has.
+        Some(at) => format!("{at}: {}", source.last_error.split_whitespace().collect::<Vec<_>>().join(" ")),
+        None => "-".to_owned(),
+    };
+    let reachable = if source.reachable { "yes" } else { "no" };
+    [source.name.clone(), kind.to_owned(), reachable.to_owned(), source.tools.to_string(), error]
 }
 
 fn pool_in_words(pool: &PoolStatus) -> String {
@@ -113,7 +135,16 @@ mod tests {
             last_start_failure: "no image".to_owned(),
             ..PoolStatus::default()
         };
+        let tools = ToolSourceStatus {
+            name: "search".to_owned(),
+            kind: ToolSourceKind::Mcp.into(),
+            tools: 3,
+            last_error: "it answered 500:\n no".to_owned(),
+            last_error_at: Some(prost_types::Timestamp { seconds: 60, nanos: 0 }),
+            ..ToolSourceStatus::default()
+        };
         let status = GetStatusResponse {
+            tool_sources: vec![tools],
             version: "1.2".to_owned(),
             backend: "local".to_owned(),
             draining: true,
@@ -130,6 +161,9 @@ the last container that was started failed: no image
 CONTAINER  STATE    ISOLATION  SLOTS  FREE  NODE
 c1         ready    L0         4      3     here
 -          unknown  -          0      0     -
+
+TOOLS ELSEWHERE  KIND  REACHABLE  TOOLS  LAST ERROR
+search           MCP   no         3      1970-01-01T00:01:00Z: it answered 500: no
 ";
         assert_eq!(in_words(&status), expected);
     }

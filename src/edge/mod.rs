@@ -33,6 +33,7 @@ pub use self::{
 };
 use self::{gateway::Gateway, parse::Parser, port::Port, service::Service};
 use crate::{
+    external,
     pb::toolexecutor::{FILE_DESCRIPTOR_SET, tool_executor_server::ToolExecutorServer},
     scheduler,
     tool::Registry,
@@ -48,6 +49,8 @@ pub struct Edge {
     pub limits: PublicLimits,
     pub directory: Directory,
     pub scheduler: scheduler::Handle,
+    /// Those that are elsewhere.
+    pub tools: external::Handle,
     /// The backend's name, for status.
     pub backend: &'static str,
     pub connections: ConnectionLimits,
@@ -116,6 +119,7 @@ impl Edge {
             limits: Arc::new(self.limits),
             directory: self.directory,
             scheduler: self.scheduler,
+            tools: self.tools,
             backend: self.backend,
             started_at: SystemTime::now(),
         };

@@ -6,6 +6,7 @@ use prost_types::Timestamp;
 
 use super::json;
 use crate::{
+    external::{Protocol, SourceStatus},
     pb::toolexecutor as pb,
     scheduler::{ContainerState, ContainerStatus, PoolStatus},
     tool::{
@@ -279,6 +280,22 @@ pub(super) fn pool(pool: &PoolStatus) -> pb::PoolStatus {
         max_containers: pool.max_containers,
         containers: pool.containers.iter().map(container).collect(),
         last_start_failure: pool.last_start_failure.clone().unwrap_or_default(),
+    }
+}
+
+pub(super) fn tool_source(source: SourceStatus) -> pb::ToolSourceStatus {
+    let kind = match source.protocol {
+        Protocol::ToolServer => pb::ToolSourceKind::ToolServer,
+        Protocol::Mcp => pb::ToolSourceKind::Mcp,
+    };
+    let last_error_at = source.health.last_error.as_ref().map(|error| timestamp(error.at));
+    pb::ToolSourceStatus {
+        name: source.name.to_string(),
+        kind: kind.into(),
+        reachable: source.health.is_reachable,
+        tools: count(source.health.tools),
+        last_error: source.health.last_error.map(|error| error.cause).unwrap_or_default(),
+        last_error_at,
     }
 }
 

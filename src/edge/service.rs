@@ -14,6 +14,7 @@ use super::{
     status,
 };
 use crate::{
+    external,
     id::{Tenant, TrajectoryId, TrajectoryKey},
     pb::toolexecutor::{self as pb, tool_executor_server::ToolExecutor},
     scheduler,
@@ -31,6 +32,7 @@ pub(super) struct Service {
     pub(super) limits: Arc<PublicLimits>,
     pub(super) directory: Directory,
     pub(super) scheduler: scheduler::Handle,
+    pub(super) tools: external::Handle,
     pub(super) backend: &'static str,
     pub(super) started_at: SystemTime,
 }
@@ -187,6 +189,7 @@ impl ToolExecutor for Service {
             total_requests: counts.answers,
             total_errors: counts.unsuccessful_answers,
             pools: pools.iter().map(render::pool).collect(),
+            tool_sources: self.tools.status().into_iter().map(render::tool_source).collect(),
         }))
     }
 

@@ -1,6 +1,8 @@
 //! What is to be known of the places that have tools.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use rustls::pki_types::pem;
 
 /// All of them, and what bounds them together.
 #[derive(Debug, Clone)]
@@ -33,6 +35,8 @@ pub struct SourceConfig {
     pub max_calls: usize,
     /// Of one answer, in bytes.
     pub max_answer_bytes: usize,
+    /// A file of certificates (PEM) that may have signed its own, beside those of the machine.
+    pub ca_cert: Option<PathBuf>,
 }
 
 /// Text that is never printed.
@@ -68,6 +72,22 @@ pub enum SourceError {
         #[source]
         source: rustls::Error,
     },
+    #[error("{name}: could not read certificates from {}", path.display())]
+    Certificates {
+        name: Arc<str>,
+        path: PathBuf,
+        #[source]
+        source: pem::Error,
+    },
+    #[error("{name}: a certificate of {} cannot be trusted", path.display())]
+    Untrusted {
+        name: Arc<str>,
+        path: PathBuf,
+        #[source]
+        source: rustls::Error,
+    },
+    #[error("{name}: there is no certificate in {}", path.display())]
+    NoCertificate { name: Arc<str>, path: PathBuf },
     #[error("{name}: could not make a client")]
     Client {
         name: Arc<str>,

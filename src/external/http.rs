@@ -9,7 +9,11 @@ use reqwest::{
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
     redirect, retry,
 };
-use rustls::{ClientConfig as TlsConfig, RootCertStore, crypto::ring};
+use rustls::{
+    ClientConfig as TlsConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 use tokio::time::{Instant, sleep};
 
 use super::config::{SourceConfig, SourceError};
@@ -53,11 +57,7 @@ pub(super) fn client(config: &SourceConfig) -> Result<Client, SourceError> {
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
     }
-    let mut roots = RootCertStore::empty();
-    if config.url.starts_with("https") {
-        // A machine's list may hold some that cannot be read: those are not trusted.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
+    let roots = if config.url.starts_with("https") { roots(config)? } else { RootCertStore::empty() };
     let tls = TlsConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|source| SourceError::Tls { name: name(), source })?
@@ -77,6 +77,25 @@ pub(super) fn client(config: &SourceConfig) -> Result<Client, SourceError> {
         .default_headers(headers)
         .build()
         .map_err(|source| SourceError::Client { name: name(), source })
+}
+
+/// Who may have signed a server's certificate.
+fn roots(config: &SourceConfig) -> Result<RootCertStore, SourceError> {
+    let mut roots = RootCertStore::empty();
+    // A machine's list may hold some that cannot be read: those are not trusted.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let Some(path) = &config.ca_cert else { return Ok(roots) };
+    let (name, path) = (|| config.name.clone(), || path.clone());
+    let unread = |source| SourceError::Certificates { name: name(), path: path(), source };
+    let machines = roots.len();
+    for certificate in CertificateDer::pem_file_iter(path()).map_err(unread)? {
+        let untrusted = |source| SourceError::Untrusted { name: name(), path: path(), source };
+        roots.add(certificate.map_err(unread)?).map_err(untrusted)?;
+    }
+    if roots.len() == machines {
+        return Err(SourceError::NoCertificate { name: name(), path: path() });
+    }
+    Ok(roots)
 }
 
 /// A call's tries: another for as long as it surely was not sent. Tries that do not reach the source are dispatch; they

@@ -2,12 +2,16 @@
 //!
 //! ```text
 //! initialize --> session --> tools/list, tools/call   ... 404: forgotten, not run --> initialize
+//!                   |------> GET: tools/list_changed
+//!                   `--DELETE, with the last call in it
 //! ```
 //!
 //! The messages' types are rmcp's. Their carriage is our own: rmcp's client does not say whether a request that failed
 //! had been sent, and does not bound an answer, and both are promised of a call.
 
 mod answer;
+mod events;
+mod listen;
 mod session;
 
 use std::sync::Arc;
@@ -16,9 +20,10 @@ use rmcp::model::{ClientCapabilities, Implementation, InitializeRequestParams, I
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
-    sync::Mutex,
+    sync::{Mutex, Notify},
     time::{Instant, timeout, timeout_at},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use self::session::{Post, Session};
 use super::{
@@ -35,7 +40,13 @@ const MAX_PAGES: usize = 32;
 pub(super) struct McpServer {
     post: Arc<Post>,
     /// Held while one is being made, so that it is made once.
-    session: Mutex<Option<Arc<Session>>>,
+    session: Mutex<Option<Open>>,
+}
+
+/// A session, and whoever listens in it, who ends with it.
+struct Open {
+    session: Arc<Session>,
+    _listening: Option<AbortOnDropHandle<()>>,
 }
 
 #[derive(Deserialize)]
@@ -50,7 +61,8 @@ impl McpServer {
     pub(super) fn new(config: &SourceConfig) -> Result<Self, SourceError> {
         let address = |_| SourceError::Address { name: config.name.clone(), url: config.url.clone() };
         let url = reqwest::Url::parse(&config.url).map_err(address)?;
-        let post = Post { http: http::client(config)?, url, max_answer_bytes: config.max_answer_bytes };
+        let (http, max_answer_bytes) = (http::client(config)?, config.max_answer_bytes);
+        let post = Post { http, url, max_answer_bytes, changed: Notify::new() };
         Ok(Self { post: Arc::new(post), session: Mutex::new(None) })
     }
 
@@ -66,6 +78,19 @@ impl McpServer {
         match timeout(LIST_TIMEOUT, asked).await {
             Ok(answer) => answer.map_err(|unanswered| unanswered.cause),
             Err(_) => Err(format!("no answer within {LIST_TIMEOUT:?}")),
+        }
+    }
+
+    /// Once it has said that its tools are others.
+    pub(super) async fn changed(&self) {
+        self.post.changed.notified().await;
+    }
+
+    /// Nothing will be asked any more.
+    pub(super) async fn close(&self) {
+        if let Some(Open { session, _listening }) = self.session.lock().await.take() {
+            drop(_listening);
+            session.end().await;
         }
     }
 
@@ -125,10 +150,10 @@ impl McpServer {
 
     /// One request. A session that is forgotten is so here, too: whatever was asked in it did not run.
     async fn ask(&self, session: &Arc<Session>, method: &str, params: Value) -> Result<answer::Answer, Unanswered> {
-        let asked = session.ask(&self.post, method, params).await;
+        let asked = session.ask(method, params).await;
         if asked.as_ref().is_err_and(|unanswered| unanswered.unsent && unanswered.failure == Failure::Protocol) {
             let mut current = self.session.lock().await;
-            if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
+            if current.as_ref().is_some_and(|current| Arc::ptr_eq(&current.session, session)) {
                 *current = None;
             }
         }
@@ -138,7 +163,7 @@ impl McpServer {
     /// The one there is, or a new one. Until there is one, nothing that is asked is sent.
     async fn session(&self) -> Result<Arc<Session>, Unanswered> {
         let mut current = self.session.lock().await;
-        if let Some(session) = &*current {
+        if let Some(Open { session, .. }) = &*current {
             return Ok(session.clone());
         }
         let made = match timeout(LIST_TIMEOUT, self.initialize()).await {
@@ -149,7 +174,11 @@ impl McpServer {
             }
         };
         let session = Arc::new(made?);
-        *current = Some(session.clone());
+        // Where no session is kept, there is nobody whom the server could tell anything.
+        let listening = session.is_kept().then(|| {
+            AbortOnDropHandle::new(tokio::spawn(listen::listen(self.post.clone(), session.headers().clone())))
+        });
+        *current = Some(Open { session: session.clone(), _listening: listening });
         Ok(session)
     }
 
@@ -167,8 +196,8 @@ impl McpServer {
         if !ProtocolVersion::KNOWN_VERSIONS.contains(&version) || !version.has_initialize() {
             return Err(Unanswered::protocol(format!("it speaks a version that is not known: {version}")));
         }
-        let session = Session::new(id, &version)?;
-        session.notify(&self.post, "notifications/initialized", json!({})).await?;
+        let session = Session::new(self.post.clone(), id, &version)?;
+        session.notify("notifications/initialized", json!({})).await?;
         Ok(session)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ToolServer --GET /tools,  now and then--> refresh --Registry--> edge
-//! MCP server --tools/list, now and then--> refresh
+//! MCP server --tools/list, now and then, and when it says so--> refresh
 //! trajectory --Handle::room--> Room --run: POST /execute--> ToolServer
 //!                                        --tools/call----> MCP server
 //! ```
@@ -12,6 +12,7 @@
 
 mod config;
 mod handle;
+mod health;
 mod http;
 mod mcp;
 mod refresh;
@@ -21,5 +22,6 @@ mod tool_server;
 pub use self::{
     config::{Config, Protocol, SourceConfig, SourceError, Token},
     handle::{Handle, Request, Room},
+    health::{Health, LastError, SourceStatus},
     refresh::{inspect, open},
 };

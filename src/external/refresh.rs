@@ -1,13 +1,19 @@
-//! What tools there are: asked of every source at the start, and again and again. Calls under way are not touched by it.
+//! What tools there are: asked of every source at the start, again and again, and when it says that they have changed.
+//! Each is asked by a task of its own: none waits for another. Calls under way are not touched by it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinSet, time::timeout};
+use serde_json::Value;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tracing::{info, warn};
 
 use super::{
-    config::{Config, SourceConfig, SourceError},
-    handle::Handle,
+    config::{Config, SourceError},
+    handle::{Handle, Source},
 };
 use crate::tool::{Listing, Registry, UnknownToolset};
 
@@ -15,6 +21,14 @@ use crate::tool::{Listing, Registry, UnknownToolset};
 const FIRST: Duration = Duration::from_secs(3);
 /// A source that has not answered is asked sooner than one that has.
 const SOON: Duration = Duration::from_secs(2);
+/// Between two questions to one source, however often it says that its tools have changed.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// So long a source is taken leave of that was asked once.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// The index of a source, and what it has said.
+type Said = (usize, Result<Vec<Value>, String>);
 
 /// What each source says of its tools: how many it has, or why that is not known. For people, before a start.
 ///
@@ -23,11 +37,10 @@ const SOON: Duration = Duration::from_secs(2);
 pub async fn inspect(config: &Config) -> Result<Vec<(Arc<str>, Result<usize, String>)>, SourceError> {
     let handle = Handle::new(config)?;
     let mut said = Vec::new();
-    for SourceConfig { name, .. } in &config.sources {
-        if let Some(source) = handle.source(name) {
-            said.push((name.clone(), source.server.list().await.map(|tools| tools.len())));
-        }
+    for source in handle.sources() {
+        said.push((source.name.clone(), source.server.list().await.map(|tools| tools.len())));
     }
+    handle.close(CLOSING).await;
     Ok(said)
 }
 
@@ -54,12 +67,43 @@ pub async fn open(
     let handle = Handle::new(&config)?;
     let mut catalogue = Catalogue::new(&config, enabled, disabled)?;
     let receiver = catalogue.registry.subscribe();
-    if !config.sources.is_empty() {
-        // Those that say it at once are there when the service begins.
-        let _ = timeout(FIRST, catalogue.refresh(&config, &handle)).await;
-        tasks.spawn(catalogue.keep(config, handle.clone()));
+    let (said, mut hearing) = mpsc::channel(1);
+    for (index, source) in handle.sources().iter().enumerate() {
+        tasks.spawn(ask(index, source.clone(), config.refresh, said.clone()));
     }
+    drop(said);
+    let mut silent: BTreeSet<usize> = (0..config.sources.len()).collect();
+    // Those that say it at once are there when the service begins.
+    let first = async {
+        while !silent.is_empty() {
+            let Some((index, tools)) = hearing.recv().await else { return };
+            silent.remove(&index);
+            catalogue.heard(index, tools);
+        }
+    };
+    let _ = timeout(FIRST, first).await;
+    tasks.spawn(async move {
+        while let Some((index, tools)) = hearing.recv().await {
+            catalogue.heard(index, tools);
+        }
+    });
     Ok((handle, receiver))
+}
+
+/// Ends with whoever hears it.
+async fn ask(index: usize, source: Arc<Source>, interval: Duration, said: mpsc::Sender<Said>) {
+    let mut has_answered = false;
+    loop {
+        let tools = source.server.list().await;
+        source.note(|health, at| health.listed(&tools, at));
+        has_answered |= tools.is_ok();
+        if said.send((index, tools)).await.is_err() {
+            return;
+        }
+        let pause = if has_answered { interval } else { SOON.min(interval) };
+        sleep(MIN_PAUSE.min(pause)).await;
+        let _ = timeout(pause.saturating_sub(MIN_PAUSE), source.server.changed()).await;
+    }
 }
 
 impl Catalogue {
@@ -70,32 +114,7 @@ impl Catalogue {
         Ok(Self { enabled, disabled, listings, faults: Vec::new(), registry: watch::Sender::new(Arc::new(registry)) })
     }
 
-    /// Never returns.
-    async fn keep(mut self, config: Config, handle: Handle) {
-        loop {
-            let heard = self.listings.iter().all(|listing| listing.tools.is_ok());
-            tokio::time::sleep(if heard { config.refresh } else { SOON.min(config.refresh) }).await;
-            self.refresh(&config, &handle).await;
-        }
-    }
-
-    /// Asks all of them, one beside the other, and makes known what each says as it comes.
-    async fn refresh(&mut self, config: &Config, handle: &Handle) {
-        let mut asked = JoinSet::new();
-        for (index, source) in config.sources.iter().enumerate() {
-            if let Some(source) = handle.source(&source.name) {
-                let server = source.server.clone();
-                asked.spawn(async move { (index, server.list().await) });
-            }
-        }
-        while let Some(answer) = asked.join_next().await {
-            if let Ok((index, tools)) = answer {
-                self.heard(index, tools);
-            }
-        }
-    }
-
-    pub(super) fn heard(&mut self, index: usize, tools: Result<Vec<serde_json::Value>, String>) {
+    pub(super) fn heard(&mut self, index: usize, tools: Result<Vec<Value>, String>) {
         let Some(Listing { source, tools: known }) = self.listings.get_mut(index) else { return };
         if *known == tools {
             return;

@@ -1,5 +1,7 @@
 //! A source, whatever it speaks.
 
+use std::future::pending;
+
 use serde_json::Value;
 
 use super::{
@@ -37,6 +39,22 @@ impl Client {
         match self {
             Self::ToolServer(server) => server.execute(request).await,
             Self::Mcp(server) => server.execute(request).await,
+        }
+    }
+
+    /// Once it has said that its tools are others; never, where it cannot.
+    pub(super) async fn changed(&self) {
+        match self {
+            Self::ToolServer(_) => pending().await,
+            Self::Mcp(server) => server.changed().await,
+        }
+    }
+
+    /// Nothing will be asked of it any more.
+    pub(super) async fn close(&self) {
+        match self {
+            Self::ToolServer(_) => {}
+            Self::Mcp(server) => server.close().await,
         }
     }
 }

@@ -123,6 +123,7 @@ pub(super) const GROUPS: &[Group] = &[
             ("max_external_calls", "Calls of such tools that run at a time"),
             ("max_external_calls_per_source", "And at one server"),
             ("max_external_answer_bytes", "Of one answer"),
+            ("external_ca_cert", "A file of certificates (PEM) to trust of servers with https, beside the machine's"),
         ],
     ),
     (

@@ -275,6 +275,8 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("max_external_calls_per_source", "128"),
     // Above what a result may have of it.
     Key::new("max_external_answer_bytes", "4MiB"),
+    // Beside the machine's own: one server is behind a company's authority, and the next behind a public one.
+    Key::unset("external_ca_cert"),
 ];
 
 /// The setting of that name.

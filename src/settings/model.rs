@@ -156,6 +156,8 @@ pub struct ToolServerSettings {
     pub max_calls_per_source: usize,
     /// Of one answer.
     pub max_answer_bytes: usize,
+    /// Whom to trust beside those whom the machine trusts.
+    pub ca_cert: Option<PathBuf>,
 }
 
 /// Text that is never printed.
@@ -225,6 +227,7 @@ pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
             max_calls: number(r, "max_external_calls", 1..=100_000),
             max_calls_per_source: number(r, "max_external_calls_per_source", 1..=100_000),
             max_answer_bytes: size(r, "max_external_answer_bytes", 1024..=256 * MIB),
+            ca_cert: r.optional("external_ca_cert", convert::path),
         },
     }
 }

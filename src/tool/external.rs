@@ -118,7 +118,13 @@ impl Verdict {
 
     /// The executor ended while the call was under way.
     pub fn external_forgotten() -> Self {
-        Self::internal(Executed::Unknown, "the executor ended before it heard how the external call did")
+        Self::external_broken(Executed::Unknown, "the executor ended before it heard how the external call did")
+    }
+
+    /// A fault of the executor while it had the call.
+    pub fn external_broken(executed: Executed, cause: &str) -> Self {
+        let evidence = Evidence { cause: cause.to_owned(), ..Evidence::default() };
+        Self::internal(executed, cause).with_fault(executed == Executed::No, None, Some(Arc::new(evidence)))
     }
 }
 

@@ -8,7 +8,7 @@ import socket
 import sys
 
 import uvicorn
-from mcp.server.mcpserver import Image, MCPServer
+from mcp.server.mcpserver import Context, Image, MCPServer
 from starlette.responses import JSONResponse
 
 TOKEN = sys.argv[1]
@@ -16,6 +16,7 @@ PORT = int(sys.argv[2]) if len(sys.argv) > 2 else 0
 
 server = MCPServer("tests")
 cancelled: list[str] = []
+ended: list[bytes] = []
 
 
 @server.tool()
@@ -59,6 +60,20 @@ def picture() -> Image:
     return Image(data=b"\x89PNG", format="png")
 
 
+@server.tool()
+async def grow(ctx: Context) -> str:
+    """Adds a tool, and says so to whoever listens."""
+    server.add_tool(lambda: "new", name="grown")
+    await ctx.request_context.session.send_tool_list_changed()
+    return "grown"
+
+
+@server.tool()
+def ended_sessions() -> str:
+    """How many sessions their clients have ended."""
+    return str(len(ended))
+
+
 class Guarded:
     """Lets nobody in without the token."""
 
@@ -68,6 +83,8 @@ class Guarded:
     async def __call__(self, scope, receive, send):
         if scope["type"] == "http" and dict(scope["headers"]).get(b"authorization") != f"Bearer {TOKEN}".encode():
             return await JSONResponse({"error": "invalid_token"}, 401)(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "DELETE":
+            ended.append(dict(scope["headers"])[b"mcp-session-id"])
         await self.app(scope, receive, send)
 
 

@@ -7,7 +7,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tracing::error;
 
 use super::Driver;
 use crate::{
@@ -28,6 +29,8 @@ pub(super) struct Outside {
 pub(super) enum OutsideEvent {
     Room(CallNumber, Room),
     Ended(CallNumber, ExternalEnding),
+    /// Its task has panicked, and says with what.
+    Broken(CallNumber, String),
 }
 
 impl Outside {
@@ -64,9 +67,16 @@ impl Outside {
     /// Never, while there is nothing.
     pub(super) async fn next(&mut self) -> OutsideEvent {
         while let Some(ended) = self.tasks.join_next().await {
-            // Those that were given up end with an error.
-            if let Ok(event) = ended {
-                return event;
+            match ended {
+                Ok(event) => return event,
+                Err(error) => {
+                    let has_it =
+                        |(number, handle): (&CallNumber, &AbortHandle)| (handle.id() == error.id()).then_some(*number);
+                    // Of those that were given up nobody waits for an end.
+                    if let Some(number) = self.handles.iter().find_map(has_it) {
+                        return OutsideEvent::Broken(number, said(error));
+                    }
+                }
             }
         }
         pending().await
@@ -84,6 +94,18 @@ impl Outside {
     }
 }
 
+/// Why a task did not come to its end. Its place in the source is in the log already.
+fn said(error: JoinError) -> String {
+    let text = error.try_into_panic().ok().and_then(|panic| {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        text.or_else(|| panic.downcast_ref::<String>().cloned())
+    });
+    match text {
+        Some(text) => format!("the task that had the external call panicked: {text}"),
+        None => "the task that had the external call did not come to its end".to_owned(),
+    }
+}
+
 impl Driver {
     pub(super) fn on_outside(&mut self, event: OutsideEvent) {
         let at = self.moment();
@@ -96,6 +118,29 @@ impl Driver {
                 self.outside.ended(call);
                 self.state.on_external_ended(call, ending, at);
             }
+            OutsideEvent::Broken(call, cause) => {
+                error!(trajectory = %self.key.id, cause, "an external call is answered without its end");
+                self.outside.ended(call);
+                self.state.on_outside_broken(call, &cause, at);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_told_with_its_call_and_what_was_given_up_is_not() {
+        let mut outside = Outside::default();
+        let given_up = CallNumber(1);
+        outside.handles.insert(given_up, outside.tasks.spawn(pending()));
+        outside.give_up(given_up);
+        let broken = CallNumber(2);
+        outside.handles.insert(broken, outside.tasks.spawn(async { panic!("at {}", "noon") }));
+        let OutsideEvent::Broken(number, cause) = outside.next().await else { panic!("it has no other end") };
+        assert_eq!(number, broken);
+        assert!(cause.ends_with("panicked: at noon"), "{cause}");
     }
 }

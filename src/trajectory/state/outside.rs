@@ -16,7 +16,7 @@ use super::{Effect, Moment, Stage, State, output::Printed};
 use crate::{
     id::{CallId, CallNumber},
     journal::{Errand, Record},
-    tool::{ExternalCall, ExternalEnding, Verdict, job::Phases},
+    tool::{Executed, ExternalCall, ExternalEnding, Verdict, job::Phases},
 };
 
 /// The calls that are not a slot's.
@@ -94,6 +94,16 @@ impl State {
             self.end_run(number, ending.end.judge(), ending.phases, at);
             self.settle(at);
         }
+    }
+
+    /// The task that had the call has panicked.
+    pub(in crate::trajectory) fn on_outside_broken(&mut self, number: CallNumber, cause: &str, at: Moment) {
+        if self.outside.running.contains(&number) {
+            self.end_run(number, Verdict::external_broken(Executed::Unknown, cause), Phases::default(), at);
+        } else if self.outside.asked.contains(&number) {
+            self.end_waiting(number, Verdict::external_broken(Executed::No, cause), at);
+        }
+        self.settle(at);
     }
 
     /// Whoever had handed calls over is gone, and with it the connection on which their answers would have come.

@@ -2,10 +2,11 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
+use rustix::process::Signal;
 use serde_json::json;
 use tool_executor::pb::toolexecutor::{
-    Call, CallResult, Cancel, Executed, ListToolsRequest, Outcome, Reason, ReleaseTrajectory, ToolRoute,
-    trajectory_request::Message as Request,
+    Attribution, Call, CallResult, Cancel, Executed, ListToolsRequest, Outcome, Reason, ReleaseTrajectory, ToolRoute,
+    ToolSourceKind, ToolSourceStatus, trajectory_request::Message as Request,
 };
 
 use crate::support::{
@@ -169,28 +170,50 @@ async fn toolsets_choose_among_tools_elsewhere_too() {
     assert_eq!(result.reason(), Reason::UnknownTool);
 }
 
-#[tokio::test]
-async fn a_call_that_was_handed_over_when_the_executor_died_is_never_repeated() {
-    let tools = ToolServer::start();
-    let mut server = with(&tools, &[("MAX_EXTERNAL_CALLS_PER_SOURCE", "1")]);
-    let stream = Stream::open(&server, "killed").await;
-    let calls = || vec![call("ran", "slow", "20000"), call("waited", "echo", "late")];
-    stream.batch(calls()).await;
-    asked(&tools, "ran").await;
-    server.kill_and_start_again();
-
-    let mut stream =
-        Stream::try_open(&server, tool_executor::pb::toolexecutor::Open { require_existing: true, ..open("killed") })
-            .await
-            .expect("it resumes");
+/// Of an executor that has ended while it had two calls elsewhere: one that was sent, and one that was not.
+async fn one_is_in_doubt_and_the_other_runs_once(server: &Server, tools: &ToolServer, calls: Vec<Call>) {
+    let resumed = tool_executor::pb::toolexecutor::Open { require_existing: true, ..open("ended") };
+    let mut stream = Stream::try_open(server, resumed).await.expect("it resumes");
     let mut results = stream.results(2).await;
     results.sort_by_key(|result| result.call_id.clone());
     let [ran, waited] = &results[..] else { unreachable!("there are two") };
     assert_eq!((ran.outcome(), ran.executed()), (Outcome::Internal, Executed::Unknown), "{ran:?}");
+    assert_eq!(ran.attribution(), Attribution::Infrastructure);
+    let fault = ran.fault.clone().expect("it has a fault");
+    let cause = "the executor ended before it heard how the external call did";
+    assert_eq!((&*ran.error, fault.retryable), (&*format!("Internal error: {cause}"), false));
+    assert_eq!(fault.evidence.expect("it has evidence").cause, cause);
     assert!(waited.success && waited.output == "late", "it had not been sent: {waited:?}");
-    stream.batch(calls()).await;
+    stream.batch(calls).await;
     assert!(stream.results(2).await.iter().all(|result| result.replayed));
     assert_eq!((tools.runs("ran"), tools.runs("waited")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_call_that_was_handed_over_when_the_executor_died_is_never_repeated() {
+    let tools = ToolServer::start();
+    let mut server = with(&tools, &[("MAX_EXTERNAL_CALLS_PER_SOURCE", "1")]);
+    let stream = Stream::open(&server, "ended").await;
+    let calls = || vec![call("ran", "slow", "20000"), call("waited", "echo", "late")];
+    stream.batch(calls()).await;
+    asked(&tools, "ran").await;
+    server.kill_and_start_again();
+    one_is_in_doubt_and_the_other_runs_once(&server, &tools, calls()).await;
+}
+
+#[tokio::test]
+async fn a_call_that_was_sent_when_the_executor_handed_over_is_never_repeated() {
+    let tools = ToolServer::start();
+    let mut server = with(&tools, &[("MAX_EXTERNAL_CALLS_PER_SOURCE", "1"), ("ON_SHUTDOWN", "hand_over")]);
+    let mut stream = Stream::open(&server, "ended").await;
+    let calls = || vec![call("ran", "slow", "20000"), call("waited", "echo", "late")];
+    stream.batch(calls()).await;
+    asked(&tools, "ran").await;
+    server.signal(Signal::TERM);
+    let ended = stream.end().await.expect_err("its executor goes");
+    assert_eq!(ended.code(), tonic::Code::Unavailable, "{ended:?}");
+    server.start_again();
+    one_is_in_doubt_and_the_other_runs_once(&server, &tools, calls()).await;
 }
 
 #[tokio::test]
@@ -206,6 +229,44 @@ async fn a_connection_that_ends_leaves_doubt_and_is_not_tried_again() {
     assert_eq!((result.outcome(), result.executed()), (Outcome::ExternalUnavailable, Executed::Unknown), "{result:?}");
     assert!(!result.fault.expect("it has a fault").retryable);
     assert_eq!(seen.bodies.lock().expect("whole").len(), 1);
+}
+
+#[tokio::test]
+async fn status_says_how_a_source_does() {
+    let tools = ToolServer::start();
+    let server = with(&tools, &[]);
+    let source = async |server: &Server| server.status().await.tool_sources.first().expect("there is one").clone();
+    let good = ToolSourceStatus {
+        name: "tool_server".to_owned(),
+        kind: ToolSourceKind::ToolServer.into(),
+        reachable: true,
+        tools: 8,
+        ..ToolSourceStatus::default()
+    };
+    assert_eq!(source(&server).await, good);
+    assert_eq!(execute(&server, "t", call("crash", "crash", "x")).await.outcome(), Outcome::ExternalUnavailable);
+    let crashed = source(&server).await;
+    assert_eq!(
+        (crashed.reachable, &*crashed.last_error),
+        (true, "it answered 500 Internal Server Error: it fell over")
+    );
+    let address = tools.address;
+    drop(tools);
+    // It is asked every second.
+    let began = std::time::Instant::now();
+    while source(&server).await.reachable {
+        assert!(began.elapsed() < PATIENCE, "it should be known to be gone");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let gone = source(&server).await;
+    assert!(gone.last_error.contains("refused") && gone.tools == 8, "{gone:?}");
+    assert!(gone.last_error_at.is_some() && gone.last_error_at != crashed.last_error_at);
+    let _tools = ToolServer::at(address);
+    let began = std::time::Instant::now();
+    while !source(&server).await.reachable {
+        assert!(began.elapsed() < PATIENCE, "it should be known to be back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]

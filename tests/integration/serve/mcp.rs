@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::json;
 use tool_executor::pb::toolexecutor::{
     Call, CallResult, Cancel, Executed, ListToolsRequest, Outcome, Reason, trajectory_request::Message as Request,
@@ -36,6 +37,18 @@ async fn until(what: &str, mut there: impl FnMut() -> bool) {
     while !there() {
         assert!(began.elapsed() < PATIENCE, "{what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn until_listed(server: &Server, name: &str) {
+    let (mut client, began) = (server.client().await, Instant::now());
+    loop {
+        let listed = client.list_tools(ListToolsRequest::default()).await.expect("it lists them").into_inner();
+        if listed.tools.iter().any(|tool| tool.name == name) {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{name} should be listed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -112,6 +125,41 @@ async fn a_session_that_is_forgotten_is_begun_again_and_its_call_runs_once() {
 }
 
 #[tokio::test]
+async fn what_it_says_of_its_tools_is_heard_at_once() {
+    let mcp = McpServer::start();
+    let server = with(&mcp, &[]);
+    for name in ["fresh", "fresher"] {
+        mcp.seen.more.lock().expect("whole").push(name);
+        mcp.seen.changed.notify_one();
+        // It is asked again in a minute otherwise.
+        until_listed(&server, name).await;
+    }
+    assert_eq!(mcp.asked("initialize").len(), 1);
+}
+
+#[tokio::test]
+async fn sessions_are_ended_when_they_are_of_no_use_any_more() {
+    let mcp = McpServer::start();
+    let mut server = with(&mcp, &[]);
+    assert!(execute(&server, "t", call("before", "echo", "x")).await.success);
+    let ended = || mcp.seen.ended.lock().expect("whole").clone();
+    assert!(ended().is_empty());
+    // Whoever waits in a session that is forgotten for others is not cut off with it.
+    let mut stream = Stream::open(&server, "slow").await;
+    stream.batch(vec![call("slow", "slow", "1000")]).await;
+    until("it is asked", || mcp.asked("tools/call").len() == 2).await;
+    *mcp.seen.forgetful.lock().expect("whole") = Some("tools/call");
+    assert!(execute(&server, "t", call("after", "echo", "x")).await.success);
+    assert!(ended().is_empty(), "a call still runs in it");
+    assert!(stream.result().await.success);
+    until("the first is ended", || ended() == ["session-1"]).await;
+    drop(stream);
+    server.signal(Signal::TERM);
+    assert!(server.wait().success());
+    assert_eq!(ended(), ["session-1", "session-2"]);
+}
+
+#[tokio::test]
 async fn who_does_not_wait_for_an_answer_says_so() {
     let mcp = McpServer::start();
     let server = with(&mcp, &[]);
@@ -147,8 +195,8 @@ async fn a_server_of_the_official_sdk_is_called_and_may_be_started_again() {
     let script = "tests/python/mcp_server.py";
     let Some((child, port)) = python_server(script, "mcp, uvicorn", &["s3cret"]) else { return };
     let servers = format!("sdk=http://127.0.0.1:{port}/mcp");
-    let settings = [("MCP_SERVERS", servers.as_str()), ("MCP_TOKENS", "sdk=s3cret"), ("TOOL_SERVER_REFRESH", "1s")];
-    let server = Server::with(&settings);
+    let settings = [("MCP_SERVERS", servers.as_str()), ("MCP_TOKENS", "sdk=s3cret"), ("TOOL_SERVER_REFRESH", "60s")];
+    let mut server = Server::with(&settings);
     let began = Instant::now();
     let sum = loop {
         let result = execute(&server, "sdk", tool("sum", "add", json!({"a": 1, "b": 2.5}))).await;
@@ -179,6 +227,16 @@ async fn a_server_of_the_official_sdk_is_called_and_may_be_started_again() {
         }
         assert!(began.elapsed() < PATIENCE, "the tool should have been told to stop: {stopped:?}");
     }
+
+    // A tool that adds one says so, and that is there long before the minute that the next list would take.
+    let grown = execute(&server, "sdk", tool("grow", "grow", json!({}))).await;
+    assert!(grown.success, "{grown:?}");
+    until_listed(&server, "grown").await;
+    // It is told of an executor that leaves.
+    server.signal(Signal::TERM);
+    server.start_again();
+    let sessions = execute(&server, "sdk", tool("ended", "ended_sessions", json!({}))).await;
+    assert_eq!(&*sessions.output, "1", "{sessions:?}");
 
     // Started again, it knows nothing of the session, in which the call is asked first.
     drop(child);

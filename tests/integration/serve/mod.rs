@@ -12,6 +12,7 @@ mod deaths;
 mod drain;
 mod endings;
 mod external;
+mod external_tls;
 mod faults;
 mod gateway;
 mod http;

@@ -15,10 +15,10 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
     response::{IntoResponse as _, Response},
-    routing::post,
+    routing::{delete, post},
 };
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Notify};
 
 /// What reached it.
 #[derive(Default)]
@@ -29,6 +29,12 @@ pub(crate) struct Seen {
     sessions: AtomicUsize,
     /// The next message of this method is of a session that it has forgotten.
     pub(crate) forgetful: Mutex<Option<&'static str>>,
+    /// Sessions that it was told are over, in their order.
+    pub(crate) ended: Mutex<Vec<String>>,
+    /// Beside those of [`TOOLS`], on the last page.
+    pub(crate) more: Mutex<Vec<&'static str>>,
+    /// Told, whoever listens hears that the tools have changed.
+    pub(crate) changed: Notify,
 }
 
 /// Ends with all its connections once dropped.
@@ -59,7 +65,8 @@ impl McpServer {
         let seen = Arc::new(Seen::default());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
-        let router = Router::new().route("/mcp", post(message)).with_state(seen.clone());
+        let router =
+            Router::new().route("/mcp", post(message).merge(delete(ended)).get(listened)).with_state(seen.clone());
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("it can listen");
         let address = listener.local_addr().expect("it has an address");
         listener.set_nonblocking(true).expect("it can be set");
@@ -116,11 +123,45 @@ async fn message(State(seen): State<Arc<Seen>>, headers: HeaderMap, Json(message
             let page = message["params"]["cursor"].as_str().map_or(0, |cursor| cursor.parse().expect("a page"));
             let next = (page + 1 < TOOLS.len()).then(|| (page + 1).to_string());
             let schema = json!({"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]});
-            good(json!({"tools": [{"name": TOOLS[page], "inputSchema": schema}], "nextCursor": next})).into_response()
+            let mut names = vec![TOOLS[page]];
+            if next.is_none() {
+                names.extend(seen.more.lock().expect("whole").iter());
+            }
+            let tools: Vec<_> = names.iter().map(|name| json!({"name": name, "inputSchema": schema})).collect();
+            good(json!({"tools": tools, "nextCursor": next})).into_response()
         }
         "tools/call" => call(&message).await,
         _ => StatusCode::ACCEPTED.into_response(),
     }
+}
+
+async fn ended(State(seen): State<Arc<Seen>>, headers: HeaderMap) -> StatusCode {
+    let session = headers["mcp-session-id"].to_str().expect("text").to_owned();
+    seen.ended.lock().expect("whole").push(session);
+    StatusCode::NO_CONTENT
+}
+
+async fn listened(State(seen): State<Arc<Seen>>, headers: HeaderMap) -> Response {
+    assert!(headers["accept"] == "text/event-stream" && headers["mcp-protocol-version"] == "2025-06-18");
+    if headers["mcp-session-id"] != *session(&seen) {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    events(Body::from_stream(changes(seen)))
+}
+
+/// A message each time that the tools have changed.
+fn changes(seen: Arc<Seen>) -> impl tokio_stream::Stream<Item = Result<String, std::io::Error>> {
+    let (parts, receiver) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        let message = json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"});
+        loop {
+            seen.changed.notified().await;
+            if parts.send(Ok(format!("data: {message}\n\n"))).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio_stream::wrappers::ReceiverStream::new(receiver)
 }
 
 fn events(body: impl Into<Body>) -> Response {
@@ -169,6 +210,7 @@ async fn call(message: &Value) -> Response {
             let result = json!({"content": content, "structuredContent": {"n": 1}, "isError": text == "bad"});
             Json(json!({"jsonrpc": "2.0", "id": id, "result": result})).into_response()
         }
+        "away" => (StatusCode::TEMPORARY_REDIRECT, [("location", text.to_owned())]).into_response(),
         name => (StatusCode::NOT_FOUND, name.to_owned()).into_response(),
     }
 }

@@ -133,6 +133,7 @@ async fn answer(body: &Value) -> Response {
             let parts = tokio_stream::wrappers::ReceiverStream::new(receiver);
             Body::from_stream(parts).into_response()
         }
+        "redirect" => (StatusCode::TEMPORARY_REDIRECT, [("location", text.to_owned())]).into_response(),
         "other_id" => Json(json!({"success": true, "output": "", "uniq_id": "another"})).into_response(),
         name => (StatusCode::NOT_FOUND, name.to_owned()).into_response(),
     }

@@ -97,3 +97,23 @@ fn after_a_restart_what_was_handed_over_is_in_doubt_and_what_was_not_goes_on() {
     assert_eq!(asked(&state.take_effects()), [2]);
     assert_eq!(state.load(), (1, 0));
 }
+
+#[test]
+fn a_call_whose_task_broke_is_answered_and_says_why() {
+    let mut world = World::attached();
+    world.batch(vec![external("runs"), external("asked"), external("next")]);
+    room(&mut world, 1);
+    world.take();
+    for call in [1, 2, 2] {
+        world.act(|state, at| state.on_outside_broken(CallNumber(call), "it panicked", at));
+    }
+    assert_eq!(asked(&world.effects), [3], "its place is another's");
+    let results = world.results();
+    let told: Vec<_> =
+        results.iter().map(|result| (result.call_id.as_str(), result.outcome, result.executed)).collect();
+    assert_eq!(told, [("runs", Outcome::Internal, Executed::Unknown), ("asked", Outcome::Internal, Executed::No)]);
+    for result in results {
+        let evidence = result.fault.as_ref().and_then(|fault| fault.evidence.clone()).expect("it has evidence");
+        assert_eq!(evidence.cause, "it panicked");
+    }
+}
