@@ -205,6 +205,7 @@ fn the_network_needs_a_token() {
         |variables: &[(&str, &str)]| load(&environment(variables)).map(|loaded| loaded.settings.sandbox.network);
     assert_eq!(network(&[]), Ok(false));
     assert_eq!(network(&[("TOKEN", "t")]), Ok(true));
+    assert_eq!(network(&[("TOKENS_FILE", "tokens.toml")]), Ok(true));
     assert_eq!(network(&[("TOKEN", "t"), ("ALLOW_NETWORK", "false")]), Ok(false));
     assert_eq!(network(&[("TOKEN", "t"), ("ALLOW_NETWORK", "true")]), Ok(true));
     assert_eq!(network(&[("ALLOW_NETWORK", "off")]), Ok(false));
@@ -220,6 +221,7 @@ fn listening_beyond_loopback_is_on_purpose() {
     };
     assert!(!listen(&[]));
     assert!(listen(&[("TOKEN", "t")]));
+    assert!(listen(&[("TOKENS_FILE", "tokens.toml")]));
     assert!(listen(&[("INSECURE_LISTEN", "true")]));
     assert!(load(&environment(&[("LISTEN", "[::1]:9001")])).is_ok());
 }
@@ -489,4 +491,17 @@ fn mcp_servers_have_names_and_tokens_of_their_own() {
         let mistakes = load(&environment(&[("MCP_SERVERS", servers), ("MCP_TOKENS", tokens)])).unwrap_err().to_string();
         assert!(mistakes.contains(mistake) && !mistakes.contains("s3cret"), "{mistakes}");
     }
+}
+
+#[test]
+fn what_needs_no_token() {
+    let open = |variables: &[(&str, &str)]| settings(&environment(variables)).access.open.to_string();
+    assert_eq!(open(&[]), "health,status");
+    assert_eq!(open(&[("TOKENS_FILE", "tokens.toml")]), "health");
+    assert_eq!(open(&[("TOKENS_FILE", "tokens.toml"), ("OPEN_ENDPOINTS", "metrics, status")]), "status,metrics");
+    assert_eq!(open(&[("OPEN_ENDPOINTS", "none")]), "none");
+    assert_eq!(open(&[("OPEN_ENDPOINTS", " ")]), "health,status");
+    assert!(only_mistake(&environment(&[("OPEN_ENDPOINTS", "health,docs")])).1.contains("has \"docs\""));
+    let asks = |variables: &[(&str, &str)]| settings(&environment(variables)).asks_callers();
+    assert_eq!((asks(&[]), asks(&[("TOKEN", "t")]), asks(&[("TOKENS_FILE", "t")])), (false, true, true));
 }

@@ -201,7 +201,7 @@ async fn shown(server: &Server, authority: &Authority) -> Vec<u8> {
     connection.get_ref().1.peer_certificates().expect("it has one")[0].to_vec()
 }
 
-async fn said(log: &Path, what: &str) {
+pub(super) async fn said(log: &Path, what: &str) {
     let asked = Instant::now();
     while !fs::read_to_string(log).expect("a log").contains(what) {
         assert!(asked.elapsed() < PATIENCE, "{what:?} is not in {}", fs::read_to_string(log).expect("a log"));

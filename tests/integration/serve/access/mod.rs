@@ -6,14 +6,16 @@ mod quotas;
 mod reload;
 mod tenants;
 
-use std::{fs, path::Path};
+use std::fs::{self, File};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tonic::{Request, Response, Status};
 use tool_executor::pb::toolexecutor::{
     CallResult, ExecuteRequest, GetStatusRequest, GetStatusResponse, ListTrajectoriesRequest, Open, TrajectoryOptions,
 };
 
+use super::tls::said;
 use crate::support::{
     client::{Stream, bash, bear},
     server::Server,
@@ -29,13 +31,19 @@ impl Guarded {
     fn with(tenants: &str, settings: &[(&str, &str)]) -> Self {
         let directory = TempDir::new().expect("a directory");
         fs::write(directory.path().join("tokens.toml"), tenants).expect("a file");
-        let file = directory.path().join("tokens.toml").display().to_string();
-        let server = Server::with(&[&[("TOKENS_FILE", &*file)], settings].concat());
-        Self { server, directory }
+        let state = TempDir::new().expect("a directory for the state");
+        let mut command = Server::command(&state);
+        command.stderr(File::create(directory.path().join("log")).expect("a log"));
+        command.env("TOOL_EXECUTOR_TOKENS_FILE", directory.path().join("tokens.toml"));
+        command.envs(settings.iter().map(|(name, value)| (format!("TOOL_EXECUTOR_{name}"), value)));
+        Self { server: Server::run(command, state), directory }
     }
 
-    fn file(&self) -> std::path::PathBuf {
-        self.directory.path().join("tokens.toml")
+    /// Has it read these; once it has said this.
+    async fn reload(&self, tenants: &str, told: &str) {
+        fs::write(self.directory.path().join("tokens.toml"), tenants).expect("a file");
+        self.server.signal(Signal::HUP);
+        said(&self.directory.path().join("log"), told).await;
     }
 
     async fn open(&self, token: &str, open: Open) -> Result<Stream, Status> {
@@ -83,8 +91,4 @@ fn execute(trajectory: &str, command: &str) -> ExecuteRequest {
 fn labelled(labels: &[(&str, &str)]) -> Option<TrajectoryOptions> {
     let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     Some(TrajectoryOptions { labels, ..TrajectoryOptions::default() })
-}
-
-fn put(file: &Path, tenants: &str) {
-    fs::write(file, tenants).expect("a file");
 }

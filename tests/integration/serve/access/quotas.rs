@@ -38,7 +38,7 @@ async fn trajectories_have_a_quota() {
     guarded.execute("r", "third", "true").await.expect("there is room now");
     // One that has ended begins again only if there is room.
     let reopened = guarded.execute("r", "second", "true").await.expect("it answers");
-    assert_eq!((reopened.reason, &*reopened.error), (i32::from(Reason::QueueFull), text));
+    assert_eq!((reopened.reason, reopened.error), (i32::from(Reason::QueueFull), format!("No capacity: {text}")));
     let refused = guarded.open("r", open("second")).await.err().expect("it is refused");
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert_eq!(guarded.list("r").await, ["first", "third"]);
@@ -76,7 +76,7 @@ async fn calls_in_flight_have_a_quota() {
     .await;
     two.batch(vec![bash("a", "sleep 60"), bash("b", "true")]).await;
     let refused = two.result().await;
-    let text = "the tenant has 3 calls waiting or running, the most that it may have";
+    let text = "No capacity: the tenant has 3 calls waiting or running, the most that it may have";
     assert_eq!((&*refused.call_id, refused.reason, &*refused.error), ("b", i32::from(Reason::QueueFull), text));
     assert!(refused.fault.expect("it has a fault").retry_after.is_some());
     let status = guarded.status("r").await;

@@ -1,34 +1,24 @@
 //! Tenants come and go with a SIGHUP, and no stream is dropped.
 
-use std::time::Duration;
-
-use rustix::process::Signal;
 use tonic::{Code, Status};
 use tool_executor::pb::toolexecutor::CallResult;
 
-use super::{Guarded, put};
-use crate::support::client::{PATIENCE, open};
-
-/// What comes of a call, once it is as the test waits for it to be.
-async fn until(
-    guarded: &Guarded,
-    token: &str,
-    trajectory: &str,
-    done: impl Fn(&Result<CallResult, Status>) -> bool,
-) -> Result<CallResult, Status> {
-    let asked = std::time::Instant::now();
-    loop {
-        let answer = guarded.execute(token, trajectory, "echo hi").await;
-        if done(&answer) {
-            return answer;
-        }
-        assert!(asked.elapsed() < PATIENCE, "{answer:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
+use super::Guarded;
+use crate::support::client::{Stream, bash, open};
 
 fn code(answer: &Result<CallResult, Status>) -> Code {
     answer.as_ref().map_or_else(Status::code, |_| Code::Ok)
+}
+
+/// What it prints: the stream hears of calls that came another way, too.
+async fn echo(stream: &mut Stream, text: &str) -> String {
+    stream.batch(vec![bash(text, &format!("echo {text}"))]).await;
+    loop {
+        let result = stream.result().await;
+        if result.call_id == text {
+            return result.output;
+        }
+    }
 }
 
 #[tokio::test]
@@ -38,32 +28,29 @@ async fn tenants_are_read_again_and_no_stream_is_dropped() {
     let mut blue = guarded.open("b", open("lasting")).await.expect("it opens");
     assert_eq!(code(&guarded.execute("new", "t", "true").await), Code::Unauthenticated);
 
-    put(&guarded.file(), "[red]\ntoken = \"new\"\nmax_trajectories = 1\n[green]\ntoken = \"g\"\n");
-    assert_eq!(code(&guarded.execute("old", "lasting", "true").await), Code::Ok, "nobody has told it yet");
-    guarded.server.signal(Signal::HUP);
-    until(&guarded, "green-not", "t", |answer| code(answer) == Code::Unauthenticated).await.expect_err("it is unknown");
-    until(&guarded, "new", "lasting", |answer| code(answer) == Code::Ok).await.expect("it has a new token");
+    let tenants = "[red]\ntoken = [\"new\", \"newer\"]\nmax_trajectories = 1\n[green]\ntoken = \"g\"\n";
+    guarded.reload(tenants, "2 tenants with 3 tokens").await;
     for gone in ["old", "b"] {
         assert_eq!(code(&guarded.execute(gone, "lasting", "true").await), Code::Unauthenticated, "{gone}");
     }
+    assert_eq!(code(&guarded.execute("new", "lasting", "true").await), Code::Ok);
     assert_eq!(code(&guarded.execute("new", "another", "true").await), Code::ResourceExhausted, "it has a quota now");
     assert_eq!(guarded.execute("g", "lasting", "echo green").await.expect("it is new").output, "green");
     for stream in [&mut red, &mut blue] {
-        assert_eq!(stream.bash("a", "echo on").await.output, "on", "streams from before go on");
+        assert_eq!(echo(stream, "on").await, "on", "streams from before go on");
     }
 
-    // What is wrong changes nothing.
-    for wrong in ["[red]\ntoken = new\n", "[red]\ntoken = \"\"\n", "[red]\ntoken = \"x\"\n[green]\ntoken = \"x\"\n"] {
-        put(&guarded.file(), wrong);
-        guarded.server.signal(Signal::HUP);
-        assert_eq!(code(&guarded.execute("new", "lasting", "true").await), Code::Ok, "{wrong}");
+    for (wrong, told) in [
+        ("[red]\ntoken = new\n", "is not TOML: see line 2"),
+        ("[red]\ntoken = \"\"\n", "red: token must be"),
+        ("[red]\ntoken = \"x\"\n[green]\ntoken = \"x\"\n", "red: has a token of green"),
+    ] {
+        guarded.reload(wrong, told).await;
+        assert_eq!(code(&guarded.execute("new", "lasting", "true").await), Code::Ok, "what is wrong changes nothing");
+        assert_eq!(code(&guarded.execute("x", "lasting", "true").await), Code::Unauthenticated);
     }
-    std::fs::remove_file(guarded.file()).expect("it is there");
-    guarded.server.signal(Signal::HUP);
-    assert_eq!(code(&guarded.execute("new", "lasting", "true").await), Code::Ok);
-    put(&guarded.file(), "[red]\ntoken = \"new\"\n");
-    guarded.server.signal(Signal::HUP);
-    until(&guarded, "new", "another", |answer| code(answer) == Code::Ok).await.expect("its quota is gone");
+    guarded.reload("[red]\ntoken = \"new\"\n", "1 tenants with 1 tokens").await;
+    assert_eq!(code(&guarded.execute("new", "another", "true").await), Code::Ok, "its quota is gone");
     assert_eq!(code(&guarded.execute("g", "lasting", "true").await), Code::Unauthenticated);
-    assert_eq!(red.bash("b", "echo still").await.output, "still");
+    assert_eq!(echo(&mut red, "still").await, "still");
 }

@@ -56,7 +56,7 @@ async fn what_is_not_ones_own_is_not_there() {
     let read = ReadArtifactRequest { trajectory_id: "secret".into(), path: "file".into(), ..Default::default() };
     let refused =
         guarded.ask("blue-token", read.clone(), async |mut client, request| client.read_artifact(request).await);
-    assert_eq!(refused.await.err().expect("it is refused").code(), Code::NotFound);
+    assert_eq!(refused.await.expect_err("it is refused").code(), Code::NotFound);
     guarded
         .ask("red-token", read, async |mut client, request| client.read_artifact(request).await)
         .await
