@@ -117,8 +117,11 @@ impl Edge {
                 .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
+        // Before its message, which a stranger may never send.
+        let known = guard(|_| false);
+        let service = ToolExecutorServer::new(service).max_decoding_message_size(max_request_bytes);
         let routes = Routes::from(router)
-            .add_service(ToolExecutorServer::new(service).max_decoding_message_size(max_request_bytes))
+            .add_service(InterceptedService::new(service, known))
             .add_service(InterceptedService::new(health, guard(|unasked| unasked.health)));
         // The descriptors are this build's own, so that they always decode; without them calls work all the same.
         let routes = match reflection().build_v1() {

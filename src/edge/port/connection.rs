@@ -1,6 +1,6 @@
 //! One connection, from its first byte to its last.
 
-use std::{convert::Infallible, error::Error, future::Future, io, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, io, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -15,7 +15,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
@@ -44,7 +44,29 @@ const MAX_PENDING_RESETS: usize = 256;
 /// Streams that were ended for a client's mistakes, before it is sent away.
 const MAX_FAULTY_STREAMS: usize = 1024;
 
-pub(super) type Broken = Box<dyn Error + Send + Sync>;
+/// For a client that is refused to go by itself.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Why a connection has ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error("the TLS handshake failed")]
+    Handshake(#[source] io::Error),
+    #[error("it broke before it had said what it wants")]
+    Opening(#[source] io::Error),
+    #[error("it took too long to say what it wants")]
+    Silent,
+    #[error("its HTTP broke")]
+    Http(#[from] hyper::Error),
+}
+
+impl Broken {
+    /// Whether one side did not like what the other has shown: somebody may look for the reason.
+    pub(super) fn is_refusal(&self) -> bool {
+        let Self::Handshake(error) = self else { return false };
+        error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+    }
+}
 
 /// Serves the connection until either side ends it. After `shutdown` it ends as soon as nothing is under way.
 pub(super) async fn serve(
@@ -57,14 +79,22 @@ pub(super) async fn serve(
     let deadline = Instant::now() + limits.handshake_timeout;
     match tls {
         None => {
-            let opened = open(opening::read(stream), deadline, shutdown).await?;
+            let opened = async { opening::read(stream).await.map_err(Broken::Opening) };
+            let opened = open(opened, deadline, shutdown).await?;
             speak(opened.flatten(), limits, routes, None, shutdown).await
         }
         Some(config) => {
             let opened = async {
-                let stream = TlsAcceptor::from(config).accept(stream).await?;
+                let stream = match TlsAcceptor::from(config).accept(stream).into_fallible().await {
+                    Ok(stream) => stream,
+                    Err((error, stream)) => {
+                        linger(stream).await;
+                        return Err(Broken::Handshake(error));
+                    }
+                };
                 let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(Peer::of);
-                Ok(opening::read(stream).await?.map(|opened| (opened, peer)))
+                let opened = opening::read(stream).await.map_err(Broken::Opening)?;
+                Ok(opened.map(|opened| (opened, peer)))
             };
             match open(opened, deadline, shutdown).await?.flatten() {
                 Some((opened, peer)) => speak(Some(opened), limits, routes, peer, shutdown).await,
@@ -74,16 +104,25 @@ pub(super) async fn serve(
     }
 }
 
+/// Lets the client read why it is refused: what is closed while there is something to read loses what it has said.
+async fn linger(mut stream: TcpStream) {
+    let gone = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    let _ = timeout(LINGER, gone).await;
+}
+
 /// What opens the connection, in its time. None if the end has come.
 async fn open<T>(
-    opened: impl Future<Output = io::Result<T>>,
+    opened: impl Future<Output = Result<T, Broken>>,
     deadline: Instant,
     shutdown: &CancellationToken,
 ) -> Result<Option<T>, Broken> {
     tokio::select! {
         opened = timeout_at(deadline, opened) => match opened {
             Ok(opened) => Ok(Some(opened?)),
-            Err(_) => Err("it took too long to say what it wants".into()),
+            Err(_) => Err(Broken::Silent),
         },
         () = shutdown.cancelled() => Ok(None),
     }
@@ -158,5 +197,5 @@ async fn answer(
 }
 
 fn expired(patience: Duration) -> Response<Body> {
-    Status::deadline_exceeded(format!("the client waits {patience:?} for an answer, and they are over")).into_http()
+    Status::deadline_exceeded(format!("there was no answer within the client's {patience:?}")).into_http()
 }

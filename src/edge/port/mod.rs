@@ -14,8 +14,9 @@ mod tls;
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -31,6 +32,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
+use self::connection::Broken;
 pub use self::tls::{Tls, TlsError, TlsFiles};
 
 /// What connections may be and take.
@@ -122,13 +124,14 @@ impl Port {
         let connections = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(limits.max_connections));
         let (mut full, mut failing) = (Complaint::default(), Complaint::default());
+        let refusals = Arc::new(Mutex::new(Complaint::default()));
         loop {
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => break,
                 accepted = listener.accept() => accepted,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, client) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) if is_of_the_client(&error) => continue,
                 Err(error) => {
                     if let Some(times) = failing.tell() {
@@ -149,10 +152,10 @@ impl Port {
             let place = Place::new(counts.clone(), permit);
             prepare(&stream, limits.keepalive);
             let tls = tls.as_ref().map(Tls::current);
-            let (routes, shutdown) = (routes.clone(), shutdown.child_token());
+            let (routes, shutdown, refusals) = (routes.clone(), shutdown.child_token(), refusals.clone());
             connections.spawn(async move {
-                if let Err(error) = connection::serve(stream, tls, &limits, routes, &shutdown).await {
-                    debug!(error = &*error as &dyn std::error::Error, "a connection has ended");
+                if let Err(broken) = connection::serve(stream, tls, &limits, routes, &shutdown).await {
+                    tell(&broken, client, &refusals);
                 }
                 drop(place);
             });
@@ -161,6 +164,16 @@ impl Port {
         drop(listener);
         connections.close();
         connections.wait().await;
+    }
+}
+
+/// A client that is refused, or refuses, may not know why; of others that come to nothing there are many.
+fn tell(broken: &Broken, client: SocketAddr, refusals: &Mutex<Complaint>) {
+    let error = broken as &dyn std::error::Error;
+    let times = broken.is_refusal().then(|| refusals.lock().unwrap_or_else(PoisonError::into_inner).tell()).flatten();
+    match times {
+        Some(times) => warn!(error, %client, times, "a connection was refused"),
+        None => debug!(error, %client, "a connection has ended"),
     }
 }
 

@@ -192,6 +192,28 @@ async fn a_trainer_may_take_many_requests_back() {
 }
 
 #[tokio::test]
+async fn nobody_waits_for_what_a_stranger_has_to_say() {
+    let watched = Watched::with(|command| {
+        command.env("TOOL_EXECUTOR_TOKEN", "s3cret");
+    });
+    let mut stranger = begin(&watched).await;
+    // Calls that never come.
+    for number in 0..100_u32 {
+        let request = framed(HEADERS, END_HEADERS, 2 * number + 1, &request_headers());
+        stranger.write_all(&request).await.expect("it reads");
+    }
+    const END_STREAM: u8 = 1;
+    let mut said = Vec::new();
+    let refused = async {
+        while frames(&said).filter(|frame| frame.kind == HEADERS && frame.flags & END_STREAM != 0).count() < 100 {
+            assert!(stranger.read_buf(&mut said).await.expect("it is open") > 0, "it is closed");
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("each is refused at once");
+    watched.no_panics();
+}
+
+#[tokio::test]
 async fn streams_of_a_connection_are_bounded() {
     const MAX_CONCURRENT_STREAMS: u16 = 3;
     let watched = impatient(&[("MAX_STREAMS_PER_CONNECTION", "7")]);
@@ -299,6 +321,7 @@ fn request_headers() -> Vec<u8> {
 
 struct Frame<'a> {
     kind: u8,
+    flags: u8,
     stream: u32,
     payload: &'a [u8],
 }
@@ -310,7 +333,7 @@ fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
         let length = number(&[&[0], &head[..3]].concat()) as usize;
         let (payload, rest) = rest.split_at_checked(length)?;
         bytes = rest;
-        Some(Frame { kind: head[3], stream: number(&head[5..9]), payload })
+        Some(Frame { kind: head[3], flags: head[4], stream: number(&head[5..9]), payload })
     })
 }
 

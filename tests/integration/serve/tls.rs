@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,12 +23,24 @@ use tool_executor::pb::toolexecutor::{ExecuteRequest, GetStatusRequest, tool_exe
 use crate::support::{
     authority::{Authority, Identity, text},
     client::{PATIENCE, Stream, bash, open},
+    nomad::Nomad,
     server::Server,
 };
 
 /// A server that has this certificate, and these settings beside.
 fn serve(identity: &Identity, settings: &[(&str, &str)]) -> Server {
     Server::with(&[&identity.settings(), settings].concat())
+}
+
+/// The same, with its log.
+fn serve_and_log(identity: &Identity, settings: &[(&str, &str)]) -> (Server, PathBuf) {
+    let state = TempDir::new().expect("a directory");
+    let log = state.path().join("log");
+    let mut command = Server::command(&state);
+    command.stderr(File::create(&log).expect("a log"));
+    let settings = [&identity.settings(), settings].concat();
+    command.envs(settings.iter().map(|(name, value)| (format!("TOOL_EXECUTOR_{name}"), value)));
+    (Server::run(command, state), log)
 }
 
 async fn connect(server: &Server, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
@@ -95,7 +107,7 @@ async fn one_port_speaks_grpc_and_http_over_tls() {
 async fn mutual_tls_lets_in_whom_the_authority_knows() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let ca = theirs.file();
-    let server = serve(&ours.server("executor"), &[("TLS_CLIENT_CA", text(&ca))]);
+    let (server, log) = serve_and_log(&ours.server("executor"), &[("TLS_CLIENT_CA", text(&ca))]);
     let known = theirs.client(Some("trainer"), &[]);
     let channel = server.private_channel(ours.trusted_by_tonic(Some(&known))).await.expect("it is let in");
     assert!(works(channel).await.expect("it runs"));
@@ -117,6 +129,9 @@ async fn mutual_tls_lets_in_whom_the_authority_knows() {
         };
         assert!(refused, "{shown:?}");
     }
+    // For whoever runs it, who may be asked why.
+    said(&log, "a connection was refused").await;
+    said(&log, "peer sent no certificates").await;
 }
 
 #[tokio::test]
@@ -144,7 +159,43 @@ async fn where_a_certificate_is_optional_a_token_does() {
     assert!(refused.await.is_err());
 }
 
-/// The names in the certificate that a new connection is shown.
+#[tokio::test]
+async fn nodes_of_a_cluster_download_the_agent_without_certificate_and_token() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let (identity, ca) = (ours.server("executor"), theirs.file());
+    let more =
+        [("TLS_CLIENT_CA", text(&ca)), ("TLS_CLIENT_AUTH", "optional"), ("TOKEN", "s3cret"), ("AGENT", "artifact")];
+    let nomad = Nomad::start();
+    let server = Server::on(&nomad, &[&identity.settings(), &more[..]].concat());
+    let channel = server.private_channel(ours.trusted_by_tonic(None)).await.expect("it is let in");
+    let mut client = ToolExecutorClient::new(channel);
+    // The stand-in downloads nothing over https, and says what it was told to.
+    let asked = Instant::now();
+    let told = loop {
+        let mut request = Request::new(GetStatusRequest {});
+        request.metadata_mut().insert("authorization", "Bearer s3cret".parse().expect("it is ASCII"));
+        let status = client.get_status(request).await.expect("it has a status").into_inner();
+        let failure = format!("{:?}", status.pools[0].last_start_failure);
+        if failure.contains("failed to download artifact") {
+            break failure;
+        }
+        assert!(asked.elapsed() < PATIENCE, "{failure}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let begin = format!("https://{}/agent/", server.address);
+    let rest = told.split_once(&begin).unwrap_or_else(|| panic!("{told}")).1;
+    let path = format!("/agent/{}/tool-executor", rest.split('/').next().expect("a checksum"));
+    let mut node = connect(&server, ours.trusted(None, &["http/1.1"])).await.expect("it is trusted");
+    node.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.expect("it reads");
+    let mut answer = Vec::new();
+    while !answer.windows(4).any(|bytes| bytes == b"\x7fELF") {
+        let read = timeout(PATIENCE, node.read_buf(&mut answer)).await.expect("an answer in time").expect("it answers");
+        assert!(read > 0 && answer.len() < 1 << 20, "it is no program");
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
+}
+
+/// The certificate that a new connection is shown.
 async fn shown(server: &Server, authority: &Authority) -> Vec<u8> {
     let connection = connect(server, authority.trusted(None, &["h2"])).await.expect("it is trusted");
     connection.get_ref().1.peer_certificates().expect("it has one")[0].to_vec()
@@ -162,12 +213,7 @@ pub(super) async fn said(log: &Path, what: &str) {
 async fn certificates_are_read_again_and_no_stream_is_dropped() {
     let authority = Authority::new();
     let (identity, next) = (authority.server("first"), authority.server("second"));
-    let state = TempDir::new().expect("a directory");
-    let log = state.path().join("log");
-    let mut command = Server::command(&state);
-    command.stderr(File::create(&log).expect("a log"));
-    command.envs(identity.settings().map(|(name, value)| (format!("TOOL_EXECUTOR_{name}"), value)));
-    let server = Server::run(command, state);
+    let (server, log) = serve_and_log(&identity, &[]);
     said(&log, "certificate of first").await;
     let channel = server.private_channel(authority.trusted_by_tonic(None)).await.expect("it is trusted");
     let mut stream = Stream::over(ToolExecutorClient::new(channel), open("lasting")).await.expect("it opens");
