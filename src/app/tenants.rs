@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, path::Path, sync::Arc};
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::reload::Reload;
 use crate::{
@@ -32,6 +32,9 @@ pub(super) fn reload(settings: &Settings, access: &Access, directory: &Directory
     Some(Box::new(move || {
         let tenants = settings::tenants(&path, own.as_ref())
             .map_err(|mistakes| format!("the tenants stay as they were: {}", Mistakes(mistakes)))?;
+        if let Some(warning) = settings::tenants_warning(&path) {
+            warn!("{warning}");
+        }
         directory.set_quotas(&quotas(&tenants));
         access.replace(holders(own.as_ref(), &tenants));
         Ok(told(&path, &tenants))
@@ -41,7 +44,7 @@ pub(super) fn reload(settings: &Settings, access: &Access, directory: &Directory
 /// How many there are, in words.
 pub(super) fn told(path: &Path, tenants: &[TenantSettings]) -> String {
     let tokens: usize = tenants.iter().map(|tenant| tenant.tokens.len()).sum();
-    format!("{} tenants with {tokens} tokens, of {}", tenants.len(), path.display())
+    format!("tenants: {}, tokens: {tokens}, of {}", tenants.len(), path.display())
 }
 
 fn quotas(tenants: &[TenantSettings]) -> HashMap<Tenant, Quota> {

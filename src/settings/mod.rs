@@ -38,7 +38,7 @@ pub use pools::PoolSettings;
 pub use render::render;
 pub use sandbox::SandboxSettings;
 pub use sources::{FileSource, Machine, Sources, read};
-pub use tenants::{TenantSettings, tenants};
+pub use tenants::{TenantSettings, tenants, warning as tenants_warning};
 
 /// Settings that a service can start with.
 #[derive(Debug, Clone)]

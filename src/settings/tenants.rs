@@ -38,7 +38,7 @@ pub fn tenants(path: &Path, own: Option<&Secret>) -> Result<Vec<TenantSettings>,
 }
 
 /// What is to be said of a file that people other than its owner can read.
-pub(super) fn warning(path: &Path) -> Option<String> {
+pub fn warning(path: &Path) -> Option<String> {
     let mode = fs::metadata(path).ok()?.permissions().mode();
     (mode & 0o004 != 0).then(|| {
         format!("{} can be read by everybody on this machine, models' commands among them: chmod 600", path.display())

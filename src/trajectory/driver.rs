@@ -155,6 +155,8 @@ impl Driver {
                     None
                 }
             };
+            // Before anything is waited for: others judge by it how much there is room for.
+            self.recount(self.state.part());
             self.record().await;
             // The agent may forget the event only now that its record is kept.
             drop(receipt);

@@ -13,7 +13,7 @@ impl Driver {
         self.recount(self.state.part());
     }
 
-    fn recount(&mut self, now: Part) {
+    pub(super) fn recount(&mut self, now: Part) {
         let before = std::mem::replace(&mut self.counted, now);
         if before != now {
             self.account.totals.change(&before, &now);

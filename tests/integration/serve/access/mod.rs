@@ -4,6 +4,7 @@ mod certificates;
 mod open;
 mod quotas;
 mod reload;
+mod start;
 mod tenants;
 
 use std::fs::{self, File};

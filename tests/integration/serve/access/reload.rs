@@ -29,7 +29,7 @@ async fn tenants_are_read_again_and_no_stream_is_dropped() {
     assert_eq!(code(&guarded.execute("new", "t", "true").await), Code::Unauthenticated);
 
     let tenants = "[red]\ntoken = [\"new\", \"newer\"]\nmax_trajectories = 1\n[green]\ntoken = \"g\"\n";
-    guarded.reload(tenants, "2 tenants with 3 tokens").await;
+    guarded.reload(tenants, "tenants: 2, tokens: 3").await;
     for gone in ["old", "b"] {
         assert_eq!(code(&guarded.execute(gone, "lasting", "true").await), Code::Unauthenticated, "{gone}");
     }
@@ -49,7 +49,7 @@ async fn tenants_are_read_again_and_no_stream_is_dropped() {
         assert_eq!(code(&guarded.execute("new", "lasting", "true").await), Code::Ok, "what is wrong changes nothing");
         assert_eq!(code(&guarded.execute("x", "lasting", "true").await), Code::Unauthenticated);
     }
-    guarded.reload("[red]\ntoken = \"new\"\n", "1 tenants with 1 tokens").await;
+    guarded.reload("[red]\ntoken = \"new\"\n", "tenants: 1, tokens: 1").await;
     assert_eq!(code(&guarded.execute("new", "another", "true").await), Code::Ok, "its quota is gone");
     assert_eq!(code(&guarded.execute("g", "lasting", "true").await), Code::Unauthenticated);
     assert_eq!(echo(&mut red, "still").await, "still");

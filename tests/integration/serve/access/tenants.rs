@@ -73,6 +73,19 @@ async fn what_is_not_ones_own_is_not_there() {
 }
 
 #[tokio::test]
+async fn a_restart_finds_each_its_own() {
+    let mut guarded = Guarded::with(TWO, &[]);
+    for token in ["red-token", "blue-token"] {
+        guarded.execute(token, "same", &format!("echo {token} > file")).await.expect("it runs");
+    }
+    guarded.server.kill_and_start_again();
+    for token in ["red-token", "blue-token"] {
+        assert_eq!(guarded.execute(token, "same", "cat file").await.expect("it runs").output, token);
+        assert_eq!(guarded.list(token).await, ["same"]);
+    }
+}
+
+#[tokio::test]
 async fn the_old_api_has_tenants_too() {
     let guarded = Guarded::with(TWO, &[]);
     let address = &guarded.server.address;
