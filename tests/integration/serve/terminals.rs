@@ -125,6 +125,22 @@ async fn a_timeout_interrupts_and_the_shell_lives() {
 }
 
 #[tokio::test]
+async fn a_script_that_waits_for_another_has_its_time_still() {
+    let server = Server::start();
+    let mut agent = Agent::open(&server, "beside").await;
+    agent.output("true").await;
+    let beside = |id: &str, arguments| Call { concurrent: true, ..tool(id, "terminal_stateful", arguments) };
+    let calls =
+        [("slow", json!({"command": "sleep 2; echo one"})), ("quick", json!({"command": "echo two", "timeout": 1}))];
+    agent.stream.batch(calls.map(|(id, arguments)| beside(id, arguments)).to_vec()).await;
+    assert_eq!(agent.stream.result().await.output, "one");
+    let quick = agent.stream.result().await;
+    assert_eq!((quick.outcome(), &*quick.output), (Outcome::Succeeded, "two"), "{quick:?}");
+    let execution = quick.timings.and_then(|timings| timings.execution).expect("it ran");
+    assert!(execution.seconds == 0, "{execution:?}");
+}
+
+#[tokio::test]
 async fn a_cancel_interrupts() {
     let server = Server::start();
     let mut agent = Agent::open(&server, "cancel").await;
