@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tool_executor::pb::toolexecutor::{
-    Call, CallResult, Cancel, Input, Outcome, OutputStream, Reason, ReleaseTrajectory,
+    Call, CallResult, Cancel, Input, Open, Outcome, OutputStream, Reason, ReleaseTrajectory,
     trajectory_request::Message as Request, trajectory_response::Message as Response,
 };
 
 use crate::support::{
-    client::{Stream, tool},
+    client::{Stream, open, tool},
     server::Server,
 };
 
@@ -125,6 +125,22 @@ async fn a_timeout_interrupts_and_the_shell_lives() {
 }
 
 #[tokio::test]
+async fn a_script_that_waits_for_another_has_its_time_still() {
+    let server = Server::start();
+    let mut agent = Agent::open(&server, "beside").await;
+    agent.output("true").await;
+    let beside = |id: &str, arguments| Call { concurrent: true, ..tool(id, "terminal_stateful", arguments) };
+    let calls =
+        [("slow", json!({"command": "sleep 2; echo one"})), ("quick", json!({"command": "echo two", "timeout": 1}))];
+    agent.stream.batch(calls.map(|(id, arguments)| beside(id, arguments)).to_vec()).await;
+    assert_eq!(agent.stream.result().await.output, "one");
+    let quick = agent.stream.result().await;
+    assert_eq!((quick.outcome(), &*quick.output), (Outcome::Succeeded, "two"), "{quick:?}");
+    let execution = quick.timings.and_then(|timings| timings.execution).expect("it ran");
+    assert!(execution.seconds == 0, "{execution:?}");
+}
+
+#[tokio::test]
 async fn a_cancel_interrupts() {
     let server = Server::start();
     let mut agent = Agent::open(&server, "cancel").await;
@@ -205,6 +221,22 @@ async fn input_that_comes_before_its_call_has_begun_is_kept() {
     let refused = agent.stream.result().await;
     assert_eq!((&*refused.call_id, refused.reason()), (&*id, Reason::InputLimit), "{refused:?}");
     assert!(agent.stream.result().await.success);
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_holds_nothing_up() {
+    let server = Server::start();
+    let mut stream = Stream::open(&server, "gone").await;
+    let much =
+        tool("much", "terminal_stateful", json!({"command": "head -c 20000000 /dev/zero | tr '\\0' a; echo end"}));
+    stream.batch(vec![Call { stream_output: true, ..much }]).await;
+    stream.until(|message| matches!(message, Response::Output(_)).then_some(())).await;
+    drop(stream);
+    let mut stream = Stream::try_open(&server, Open { take_over: true, ..open("gone") }).await.expect("it resumes");
+    let asked = Instant::now();
+    let result = stream.result().await;
+    assert_eq!(result.stdout.map(|stdout| stdout.total_bytes), Some(20_000_004), "all of it was read");
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
 }
 
 /// What came live of the next call to end, and its result.

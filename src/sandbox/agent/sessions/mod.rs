@@ -83,10 +83,9 @@ impl Sessions {
         mut runner: Option<Runner>,
         mut control: mpsc::UnboundedReceiver<Control>,
     ) -> Option<Runner> {
-        let began = Instant::now();
-        let dispatch = began.duration_since(call.arrived);
+        let mut began = Instant::now();
         let end = match request {
-            Request::Run { command, input } => self.run(&call, command, input, &mut runner, control).await,
+            Request::Run { command, input } => self.run(&call, command, input, &mut runner, control, &mut began).await,
             Request::Background { command } => self.begin(&call, command, &mut runner),
             Request::Tmux(action) => tokio::select! {
                 // The keys come before what is typed meanwhile.
@@ -100,6 +99,7 @@ impl Sessions {
                 () = cancelled(&mut control) => stopped(Stop::Cancelled),
             },
         };
+        let dispatch = began.duration_since(call.arrived);
         let phases = Phases { dispatch, execution: began.elapsed(), ..Phases::default() };
         let ended = wire::from_ending(call.slot, call.number, Ending { end, phases });
         call.events.push(Event { event: Some(event::Event::Ended(ended)) });
@@ -190,6 +190,7 @@ impl Sessions {
         input: Input,
         runner: &mut Option<Runner>,
         mut control: mpsc::UnboundedReceiver<Control>,
+        began: &mut Instant,
     ) -> End {
         let shell = lock(&self.shell).words();
         let shell = match (shell, runner.take()) {
@@ -208,6 +209,7 @@ impl Sessions {
             },
         };
         let (done, ended) = oneshot::channel();
+        let (begun, begins) = oneshot::channel();
         // A shell that has ended meanwhile drops `done`.
         let before = lock(&self.shell).take_loss();
         let _ = shell.send(Word::Run(Run {
@@ -218,12 +220,13 @@ impl Sessions {
             typed: input.0.into(),
             max_typed: call.max_pending_input,
             feed: call.stream_output.then(|| Feed::new(call)),
+            begun,
             done,
         }));
         let tell = |what| _ = shell.send(Word::ToCall { call: call.number, what });
         let timer = sleep(call.timeout);
-        tokio::pin!(timer, ended);
-        let mut timed_out = false;
+        tokio::pin!(timer, ended, begins);
+        let (mut runs, mut timed_out) = (false, false);
         loop {
             // Each fails only where the shell is gone, which `ended` tells.
             tokio::select! {
@@ -238,7 +241,13 @@ impl Sessions {
                     Control::Grant(bytes) => ToCall::Grant(bytes),
                     Control::Anew => ToCall::Anew,
                 }),
-                () = &mut timer, if !timed_out => {
+                // Until then it waits for the shell, or for another script.
+                _ = &mut begins, if !runs => {
+                    runs = true;
+                    *began = Instant::now();
+                    timer.as_mut().reset(tokio::time::Instant::now() + call.timeout);
+                }
+                () = &mut timer, if runs && !timed_out => {
                     timed_out = true;
                     tell(ToCall::Stop(Stop::TimedOut));
                 }

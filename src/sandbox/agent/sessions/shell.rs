@@ -47,7 +47,7 @@ use crate::{
     sandbox::slot::{DEATH, Runner, RunnerEnd, SlotError, Terminal},
     tool::{
         Executed, chain,
-        job::{End, OutputLimits, Process, Program, Stop},
+        job::{End, Process, Program, Stop},
     },
 };
 
@@ -137,7 +137,7 @@ impl Shell {
         };
         // It has waited until the terminal is as it is to stay: it goes back to what it has found.
         shell.say("\n");
-        shell.start(PREPARE, Current::new(0, OutputLimits { head: 0, tail: 0 }, None, None));
+        shell.start(PREPARE, Current::preparing());
         Ok((shell, sender))
     }
 
@@ -294,7 +294,8 @@ impl Shell {
         if self.current.is_some() {
             return;
         }
-        let Some(Run { call, command, limits, before, typed, max_typed, feed, done }) = self.waiting.pop_front() else {
+        let Some(Run { call, command, limits, before, typed, max_typed, feed, begun, done }) = self.waiting.pop_front()
+        else {
             return;
         };
         self.sequence += 1;
@@ -312,6 +313,8 @@ impl Shell {
             let notice = format!("[this is a new shell: the one before {how}; its variables and jobs are gone]\n");
             current.print(notice.as_bytes());
         }
+        // Whoever asked may be gone.
+        let _ = begun.send(());
         let script = format!("times >&7; command eval {} <&8 >&8 2>&8 7>&- 8>&-", quoted(&command));
         self.start(&script, current);
     }

@@ -14,6 +14,9 @@ use crate::tool::job::{Captured, End, Exit, OutputLimits, Stop, Usage};
 /// How long the mark may take to arrive: the terminal may be held up.
 const MARK_PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long a shell may take until it runs scripts, on the busiest machine.
+const PREPARATION: Duration = Duration::from_secs(30);
+
 /// Whoever has the script run.
 pub(super) struct Asker {
     pub(super) call: u64,
@@ -66,6 +69,12 @@ impl Current {
             next_step: 0,
             due: None,
         }
+    }
+
+    /// Nobody's. It is ended, and the shell with it, if it takes too long: scripts wait for it.
+    pub(super) fn preparing() -> Self {
+        let due = Some(Instant::now() + PREPARATION);
+        Self { due, ..Self::new(0, OutputLimits { head: 0, tail: 0 }, None, None) }
     }
 
     pub(super) fn is_of(&self, call: u64) -> bool {

@@ -20,6 +20,8 @@ pub(in super::super) struct Run {
     pub(in super::super) max_typed: usize,
     /// For whoever reads its output live.
     pub(in super::super) feed: Option<Feed>,
+    /// Told when its turn comes.
+    pub(in super::super) begun: oneshot::Sender<()>,
     pub(in super::super) done: oneshot::Sender<End>,
 }
 
