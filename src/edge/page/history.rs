@@ -1,7 +1,8 @@
 //! What the status page remembers of the last minutes: how calls ended, how long their phases took, and the latest
-//! faults with what is known of them. Bounded whatever the load: a ring of steps, and a few faults of each kind.
+//! faults with what is known of them. Bounded whatever the load: a ring of steps, and a few faults of each cause.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,8 +22,8 @@ use crate::{
 pub(super) const STEP: Duration = Duration::from_secs(5);
 /// Steps that are remembered: ten minutes.
 pub(super) const STEPS: usize = 120;
-/// Faults that are remembered of each [`Whose`].
-const FAULTS: usize = 40;
+/// Faults that are remembered of each cause: so many of one never hide another, and there are at most a hundred causes.
+const FAULTS: usize = 16;
 /// Of a text of a fault, in bytes.
 const TEXT: usize = 1_000;
 /// Of a container's last words, in bytes.
@@ -188,8 +189,8 @@ impl Step {
 struct Ring {
     /// Those in which calls were answered.
     steps: VecDeque<Step>,
-    /// By [`Whose`], the latest last.
-    faults: [VecDeque<Arc<Fault>>; Whose::ALL],
+    /// The latest last.
+    faults: BTreeMap<Cause, VecDeque<Arc<Fault>>>,
 }
 
 /// See the module.
@@ -233,7 +234,7 @@ impl History {
         let number = self.number();
         let mut ring = self.lock();
         if let Some(fault) = fault {
-            let faults = &mut ring.faults[cause.whose as usize];
+            let faults = ring.faults.entry(cause).or_default();
             if faults.len() == FAULTS {
                 faults.pop_front();
             }
@@ -274,11 +275,11 @@ impl History {
                 all.add(of_step).expect("they have the same bounds");
             }
         }
-        let own = ring.faults.iter().flatten().filter(|fault| fault.trajectory.tenant == *tenant);
+        let own = ring.faults.values().flatten().filter(|fault| fault.trajectory.tenant == *tenant);
         recent.faults = own.cloned().collect();
         drop(ring);
-        recent.faults.sort_by(|one, other| other.at.cmp(&one.at));
-        if phases[0].len() > 0 {
+        recent.faults.sort_by_key(|fault| Reverse(fault.at));
+        if !phases[0].is_empty() {
             recent.phases = phases.iter().map(spread).collect();
         }
         recent
@@ -359,12 +360,14 @@ mod tests {
         let long = "é".repeat(100_000);
         history.record(&key(""), &answered(Some(failed(Attribution::Infrastructure, &long)), Duration::ZERO));
         for _ in 0..1_000 {
-            history.record(&key(""), &answered(Some(failed(Attribution::Model, &long)), Duration::ZERO));
+            let gone = answered(Some(failed(Attribution::Infrastructure, &long)), Duration::ZERO);
+            history.record(&key(""), &Answered { reason: Some(Reason::WorkspaceGone), ..gone });
         }
         let recent = history.recent(&key("").tenant);
         assert_eq!(recent.faults.len(), FAULTS + 1);
         assert_eq!(recent.causes.values().sum::<u32>(), 1_001);
-        assert_eq!(recent.causes.keys().next().map(|cause| cause.whose), Some(Whose::Infrastructure));
+        let lost = recent.faults.iter().find(|fault| fault.cause.label == "container_lost");
+        assert!(lost.is_some(), "its evidence is what somebody looks for");
         for fault in &recent.faults {
             let evidence = fault.evidence.as_ref().expect("it came with evidence");
             let bytes = evidence.events.iter().map(String::len).sum::<usize>() + evidence.stderr_tail.len();

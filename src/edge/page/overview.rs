@@ -157,10 +157,9 @@ fn container(container: &ContainerStatus, slots: Option<&[SlotStatus]>, now: Sys
     html! {
         article class={ "container " (state) } {
             h4 title=(name) { (name) }
-            p { @if container.state != ContainerState::Ready { strong { (state) } " " }
-                @if !container.isolation.is_empty() { (container.isolation) " · " }
+            p { @if !container.isolation.is_empty() { (container.isolation) " · " }
                 @if !container.node.is_empty() { (container.node) " · " }
-                (format::age(now.duration_since(container.since).unwrap_or_default())) }
+                (state) " for " (format::duration(whole(now.duration_since(container.since).unwrap_or_default()))) }
             @match slots {
                 Some([]) if container.state == ContainerState::Starting => div.slots aria-label=(label) {
                     @for _ in 0..total { i.starting {} }

@@ -135,7 +135,7 @@ fn row(row: &Row<'_>, axis: &Axis, now: SystemTime) -> Markup {
     });
     html! {
         li class=(row.class) {
-            p.what { span.id { (row.call) } " " span.end { (row.end) } }
+            p.what { span.id title=(row.call) { (row.call) } " " span.end { (row.end) } }
             svg.bar role="img" aria-label={ (format::duration(row.took())) " in all" } {
                 rect.rail x="0" y="48%" width="100%" height="4%" {}
                 @for (class, name, took, x, width) in bars {

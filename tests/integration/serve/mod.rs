@@ -25,6 +25,7 @@ mod mcp;
 mod metrics;
 mod once;
 mod outcomes;
+mod page;
 mod restart;
 mod resume;
 mod scaling;
