@@ -120,6 +120,7 @@ async fn serve(settings: Settings) -> Done {
         registry,
         defaults,
         limits: rooms::public_limits(&settings),
+        http_body_timeout: settings.limits.http_body_timeout,
         directory: directory.clone(),
         scheduler: scheduler.clone(),
         tools: tools.clone(),

@@ -47,6 +47,8 @@ pub struct Edge {
     pub registry: watch::Receiver<Arc<Registry>>,
     pub defaults: Defaults,
     pub limits: PublicLimits,
+    /// For the body of an HTTP request to come.
+    pub http_body_timeout: Duration,
     pub directory: Directory,
     pub scheduler: scheduler::Handle,
     /// Those that are elsewhere.
@@ -97,6 +99,7 @@ impl Edge {
             directory: self.directory.clone(),
             scheduler: self.scheduler.clone(),
             max_request_bytes,
+            body_timeout: self.http_body_timeout,
             serving: self.serving,
             exporter: self.exporter,
         };

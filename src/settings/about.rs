@@ -87,6 +87,9 @@ pub(super) const GROUPS: &[Group] = &[
             ("sandbox.workspace_inodes", "Files and directories of a workspace; 0 is no limit"),
             ("sandbox.max_file_size", "Of one file; unset: the workspace's"),
             ("sandbox.cgroups", "Use control groups where they can be had; false: as if there were none"),
+            ("sandbox.max_transfers", "Transfers of files that run at once in a slot"),
+            ("sandbox.max_archive_entries", "Files, directories and links of one archive, either way"),
+            ("sandbox.max_archive_size", "What the files of one archive may come to when they are unpacked"),
         ],
     ),
     (
@@ -110,6 +113,7 @@ pub(super) const GROUPS: &[Group] = &[
             ("max_total_call_bytes_in_flight", "And what they carry"),
             ("max_total_result_bytes", "Results that are kept of all trajectories"),
             ("max_request_bytes", "Of one message of a client"),
+            ("http_body_timeout", "How long the body of an HTTP request may take to come"),
         ],
     ),
     (

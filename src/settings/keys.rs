@@ -155,6 +155,12 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("sandbox.workspace_inodes", "1000000"),
     // Off: as if there were none.
     Key::new("sandbox.cgroups", "true"),
+    // Each is a thread of the agent's and a few chunks of memory.
+    Key::new("sandbox.max_transfers", "4"),
+    // Above a large repository with its packages; what is taken in has to be looked through before any of it is there.
+    Key::new("sandbox.max_archive_entries", "500000"),
+    // Unpacked. Above what a workspace has by default, for those whose workspaces are larger.
+    Key::new("sandbox.max_archive_size", "64GiB"),
     //
     // Tools: names of toolsets.
     Key::new("enabled_toolsets", "full"),
@@ -180,6 +186,8 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("max_total_result_bytes", "512MiB"),
     // Above the largest batch that makes sense, and above the 4 MiB that clients send without being told to.
     Key::new("max_request_bytes", "16MiB"),
+    // The largest that is read by default needs 280 KB/s.
+    Key::new("http_body_timeout", "1min"),
     //
     // Connections of clients. Above what a trainer opens; each takes a descriptor.
     Key::new("max_connections", "10000"),

@@ -124,6 +124,8 @@ pub struct LimitSettings {
     pub max_total_result_bytes: u64,
     /// Of one message.
     pub max_request_bytes: u32,
+    /// For the body of an HTTP request, from its first byte to its last.
+    pub http_body_timeout: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -249,6 +251,7 @@ fn limits(r: &mut Reader<'_>) -> LimitSettings {
         max_total_result_bytes: size(r, "max_total_result_bytes", 4 * MIB..=1 << 44),
         // Room for the longest content of a file in the worst JSON; below what protobuf can frame.
         max_request_bytes: size(r, "max_request_bytes", MIB..=1 << 30),
+        http_body_timeout: duration(r, "http_body_timeout", SECOND..=HOUR),
     }
 }
 

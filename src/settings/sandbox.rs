@@ -38,6 +38,12 @@ pub struct SandboxSettings {
     pub workspace_inodes: Option<u64>,
     /// Use control groups where they can be had.
     pub cgroups: bool,
+    /// Transfers of files that run at once in a slot.
+    pub max_transfers: usize,
+    /// Of one archive, either way.
+    pub max_archive_entries: u64,
+    /// What the files of one archive come to, unpacked.
+    pub max_archive_bytes: u64,
 }
 
 /// Reads them.
@@ -58,6 +64,9 @@ pub(super) fn build(r: &mut Reader<'_>) -> SandboxSettings {
         workspace_bytes: size_or_none(r, "sandbox.workspace_size", MIB),
         workspace_inodes: Some(number(r, "sandbox.workspace_inodes", 0..=1 << 40)).filter(|inodes| *inodes > 0),
         cgroups: r.value("sandbox.cgroups", convert::boolean),
+        max_transfers: number(r, "sandbox.max_transfers", 1..=256),
+        max_archive_entries: number(r, "sandbox.max_archive_entries", 1..=100_000_000),
+        max_archive_bytes: size(r, "sandbox.max_archive_size", MIB..=1 << 50),
     };
     SandboxSettings { file_bytes: settings.file_bytes.or(settings.workspace_bytes), ..settings }
 }

@@ -15,18 +15,16 @@ use tokio::time::timeout;
 
 use super::{field::Fault, refusal::Refusal};
 
-/// How long a body may take from its first byte to its last. The largest that is read by default needs 280 KB/s.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The body as one JSON value, whose parts are not looked at yet. Text that is not said to be JSON is a string.
-pub(super) async fn read(mut request: Request, max_bytes: usize) -> Result<Box<RawValue>, Refusal> {
+/// The body as one JSON value, whose parts are not looked at yet. Text that is not said to be JSON is a string. `within`:
+/// from its first byte to its last.
+pub(super) async fn read(mut request: Request, max_bytes: usize, within: Duration) -> Result<Box<RawValue>, Refusal> {
     // Who says beforehand how much it will be need not send it.
     if request.body().size_hint().lower() > max_bytes as u64 {
         return Err(Refusal::TooLarge { max_bytes });
     }
     let said_to_be_json = is_json(request.headers());
     DefaultBodyLimit::max(max_bytes).apply(&mut request);
-    let read = timeout(PATIENCE, Bytes::from_request(request, &())).await.map_err(|_| Refusal::TooSlow)?;
+    let read = timeout(within, Bytes::from_request(request, &())).await.map_err(|_| Refusal::TooSlow)?;
     let bytes = read.map_err(|rejection| match rejection {
         BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => Refusal::TooLarge { max_bytes },
         _ => Refusal::Unreadable,
@@ -61,6 +59,12 @@ mod tests {
             request.headers_mut().insert(CONTENT_TYPE, content_type.parse().expect("it is a header"));
         }
         request
+    }
+
+    const WITHIN: Duration = Duration::from_secs(7);
+
+    async fn read(request: Request, max_bytes: usize) -> Result<Box<RawValue>, Refusal> {
+        super::read(request, max_bytes, WITHIN).await
     }
 
     async fn refused(request: Request, max_bytes: usize) -> StatusCode {
@@ -108,6 +112,6 @@ mod tests {
         let slow = Body::from_stream(tokio_stream::pending::<std::io::Result<Bytes>>());
         let begun = tokio::time::Instant::now();
         assert_eq!(refused(request(None, slow), 10).await, StatusCode::REQUEST_TIMEOUT);
-        assert_eq!(begun.elapsed().as_secs(), PATIENCE.as_secs());
+        assert_eq!(begun.elapsed().as_secs(), WITHIN.as_secs());
     }
 }

@@ -18,7 +18,7 @@ mod release;
 mod scrape;
 mod status;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -53,6 +53,8 @@ pub(super) struct Gateway {
     pub(super) scheduler: scheduler::Handle,
     /// Of a body, in bytes.
     pub(super) max_request_bytes: usize,
+    /// For a body to come.
+    pub(super) body_timeout: Duration,
     /// Whether new trajectories are welcome.
     pub(super) serving: watch::Receiver<bool>,
     pub(super) exporter: Arc<dyn Exporter>,
@@ -79,7 +81,7 @@ impl Gateway {
     /// Lets a request in whose sender may call, and reads its body, in this order.
     async fn admit(&self, request: Request) -> Result<(Tenant, Box<RawValue>), Refusal> {
         let tenant = self.access.caller(request.headers(), request.extensions())?.tenant.clone();
-        let body = body::read(request, self.max_request_bytes).await?;
+        let body = body::read(request, self.max_request_bytes, self.body_timeout).await?;
         Ok((tenant, body))
     }
 }

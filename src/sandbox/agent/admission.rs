@@ -11,12 +11,10 @@ use tracing::warn;
 
 use super::state::{Holder, State};
 use crate::{
-    sandbox::slot::{Allowance, Workspace},
+    sandbox::slot::{Allowance, TransferLimits, Workspace},
     tool::artifact::{Failure, FailureKind},
 };
 
-/// At once in one slot.
-const MOST: usize = 4;
 /// How long transfers may take to end before the workspace is taken from under them, which harms nobody else: what they
 /// have open is what they were given.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -25,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Admitted {
     pub(super) workspace: Workspace,
     pub(super) allowance: Allowance,
+    pub(super) limits: TransferLimits,
     pub(super) end: CancellationToken,
     /// Dropped, it has ended.
     pub(super) _running: TaskTrackerToken,
@@ -37,8 +36,8 @@ pub(super) struct Asking {
 }
 
 /// The transfers of one slot.
-#[derive(Default)]
 pub(super) struct Admission {
+    limits: TransferLimits,
     end: CancellationToken,
     running: TaskTracker,
     /// Whose request has come before the slot was assigned to them: the two come by different ways.
@@ -46,6 +45,10 @@ pub(super) struct Admission {
 }
 
 impl Admission {
+    pub(super) fn new(limits: TransferLimits) -> Self {
+        Self { limits, end: CancellationToken::new(), running: TaskTracker::new(), early: Vec::new() }
+    }
+
     pub(super) fn ask(&mut self, asking: Asking) {
         self.early.push(asking);
     }
@@ -66,13 +69,14 @@ impl Admission {
             };
             match (later, slot()) {
                 (Some(true), _) => self.early.push(asking),
-                (None, Some((workspace, allowance))) if self.running.len() < MOST => {
-                    let (end, _running) = (self.end.clone(), self.running.token());
+                (None, Some((workspace, allowance))) if self.running.len() < self.limits.at_once => {
+                    let (end, limits, _running) = (self.end.clone(), self.limits, self.running.token());
                     // Whoever has gone away gives its place back by that.
-                    let _ = asking.answer.send(Ok(Admitted { workspace, allowance, end, _running }));
+                    let _ = asking.answer.send(Ok(Admitted { workspace, allowance, limits, end, _running }));
                 }
                 (None, Some(_)) => {
-                    let message = format!("{MOST} transfers run in the workspace, which is the most at once");
+                    let most = self.limits.at_once;
+                    let message = format!("{most} transfers run in the workspace, which is the most at once");
                     let _ = asking.answer.send(Err(Failure::new(FailureKind::Busy, message)));
                 }
                 (Some(false), _) | (None, None) => drop(asking.answer.send(Err(Failure::workspace_ended()))),

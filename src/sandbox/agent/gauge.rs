@@ -109,7 +109,8 @@ impl Gauge {
             None => Use::default(),
         };
         let left = |limit: Option<u64>, used| limit.map(|limit| limit.saturating_sub(used));
-        Allowance { file, bytes: left(workspace, used.bytes), inodes: left(inodes, used.inodes) }
+        let (bytes, inodes) = (left(workspace, used.bytes), left(inodes, used.inodes));
+        Allowance { file, bytes, inodes, ..Allowance::default() }
     }
 
     /// A call is about to begin.

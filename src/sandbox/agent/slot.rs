@@ -81,6 +81,7 @@ impl SlotTask {
     /// Makes the slot and its first runner.
     pub(super) async fn new(index: u32, config: SlotConfig, gauge: Gauge, agent: Agent) -> Result<New, SlotError> {
         let (handle, requests, snapshot) = SlotHandle::new();
+        let transfers = Admission::new(config.limits.transfers);
         let mut task = Self {
             index,
             config,
@@ -95,7 +96,7 @@ impl SlotTask {
             running: JoinSet::new(),
             calls: Calls::default(),
             sessions: Sessions::default(),
-            transfers: Admission::default(),
+            transfers,
         };
         task.make().await?;
         task.warm_up().await?;

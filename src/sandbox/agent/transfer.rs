@@ -122,7 +122,7 @@ fn transfer(
     handle: &Handle,
     send: &mut dyn FnMut(Piece) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let Admitted { workspace, allowance, end, .. } = admitted;
+    let Admitted { workspace, allowance, limits, end, .. } = admitted;
     match request {
         Request::Read { path, offset, max_bytes } => workspace.fetch(&path, offset, max_bytes, send),
         Request::List { path, recursive, include_hidden, page_size, after } => {
@@ -130,7 +130,7 @@ fn transfer(
             let (artifacts, more) = workspace.list(&path, listing)?;
             send(Piece::Page { artifacts, more })
         }
-        Request::Archive { path, format, max_bytes } => workspace.pack(&path, format, max_bytes, send),
+        Request::Archive { path, format, max_bytes } => workspace.pack(&path, format, max_bytes, limits, send),
         Request::Write { path, format, mode } => {
             let Some(chunks) = content else { return Err(lost()) };
             let fault = Rc::new(RefCell::new(None));
@@ -146,7 +146,7 @@ fn transfer(
             };
             let written = match format {
                 Format::Raw => workspace.bring(&path, mode, *allowance, &mut content).map(|_| 1),
-                Format::Packed(packing) => workspace.unpack(&path, packing, *allowance, &mut content),
+                Format::Packed(packing) => workspace.unpack(&path, packing, *allowance, limits, &mut content),
             };
             // In its own words, however it was passed on.
             let entries = written.map_err(|failure| fault.take().unwrap_or(failure))?;

@@ -35,6 +35,8 @@ pub struct Limits {
     pub workspace_inodes: Option<u64>,
     /// Use control groups where they can be had.
     pub cgroups: bool,
+    #[serde(default)]
+    pub transfers: TransferLimits,
 }
 
 impl Default for Limits {
@@ -49,7 +51,27 @@ impl Default for Limits {
             workspace_bytes: None,
             workspace_inodes: None,
             cgroups: true,
+            transfers: TransferLimits::default(),
         }
+    }
+}
+
+/// Of transfers of files, which the agent makes and not the slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransferLimits {
+    /// In one slot: each is a thread of the agent's.
+    pub at_once: usize,
+    /// Files, directories and links of one archive, either way.
+    pub archive_entries: u64,
+    /// What the files of one archive may come to when they are unpacked.
+    pub archive_bytes: u64,
+}
+
+impl Default for TransferLimits {
+    /// The settings'.
+    fn default() -> Self {
+        Self { at_once: 4, archive_entries: 500_000, archive_bytes: 64 << 30 }
     }
 }
 
@@ -132,6 +154,8 @@ pub const CPU_TIME: &str = "sandbox.cpu_time";
 pub const FILE_SIZE: &str = "sandbox.max_file_size";
 pub const WORKSPACE_SIZE: &str = "sandbox.workspace_size";
 pub const WORKSPACE_INODES: &str = "sandbox.workspace_inodes";
+pub const ARCHIVE_ENTRIES: &str = "sandbox.max_archive_entries";
+pub const ARCHIVE_SIZE: &str = "sandbox.max_archive_size";
 
 const NOTHING: &str = "nothing holds it here: there is no control group to be had";
 

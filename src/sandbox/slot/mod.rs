@@ -59,7 +59,8 @@ pub use generation::GENERATION;
 pub use ids::{can_assign_ids, have_processes, until_alone};
 pub use keeper::DEATH;
 pub use limits::{
-    CPU_TIME, Enforcement, FILE_SIZE, Limits, MEMORY, PROCESSES, Storage, WORKSPACE_INODES, WORKSPACE_SIZE,
+    ARCHIVE_ENTRIES, ARCHIVE_SIZE, CPU_TIME, Enforcement, FILE_SIZE, Limits, MEMORY, PROCESSES, Storage,
+    TransferLimits, WORKSPACE_INODES, WORKSPACE_SIZE,
 };
 pub use maker::Maker;
 pub use probe::{Unavailable, probe};

@@ -6,6 +6,7 @@
 
 mod bring;
 mod fetch;
+mod guard;
 mod list;
 mod pack;
 mod transfer;

@@ -9,14 +9,14 @@ use sha2::{Digest as _, Sha256};
 use tokio_stream::iter;
 use tonic::{Code, Status};
 use tool_executor::pb::toolexecutor::{
-    ArchiveArtifactsRequest, Artifact, ArtifactFormat, ListArtifactsRequest, Open, ReadArtifactRequest, Reset,
+    ArchiveArtifactsRequest, Artifact, ArtifactFormat, Call, ListArtifactsRequest, Open, ReadArtifactRequest, Reset,
     TrajectoryOptions, TransferSummary, WriteArtifactHeader, WriteArtifactRequest, archive_artifacts_response,
     read_artifact_response, trajectory_request::Message as Request, trajectory_response::Message as Response,
     write_artifact_request,
 };
 
 use crate::support::{
-    client::{PATIENCE, Stream, open},
+    client::{PATIENCE, Stream, bash, open, seconds},
     server::Server,
 };
 
@@ -361,6 +361,108 @@ async fn a_transfer_keeps_the_lease_and_ends_with_its_workspace() {
     assert_eq!(asked.code(), Code::NotFound);
 }
 
+/// Tries to bring more than there is room for, as a file and as archives, to where `kept` lies.
+async fn nothing_of_what_does_not_fit_is_left(bed: &mut Bed, limit: &str) {
+    bed.sh("echo old > kept").await;
+    let content = vec![b'x'; 30 << 20];
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    for (name, size) in [("small", 5), ("kept", content.len())] {
+        header.set_size(size as u64);
+        archive.append_data(&mut header, name, &content[..size]).expect("it is packed");
+    }
+    let tar = archive.into_inner().expect("it is whole");
+    let zst = zstd::encode_all(&*tar, 1).expect("it is packed");
+    for (path, format, content) in
+        [("kept", ArtifactFormat::Raw, &content), (".", ArtifactFormat::Tar, &tar), (".", ArtifactFormat::TarZst, &zst)]
+    {
+        let refused = bed.write(path, format, 0, content).await.expect_err("there is no room for it");
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{format:?}: {refused:?}");
+        assert!(refused.message().contains(limit), "{format:?}: {}", refused.message());
+        assert_eq!(bed.sh("cat kept; ls -A").await, "old\nkept", "{format:?}");
+    }
+    bed.write("fits", ArtifactFormat::Raw, 0, &content[..8 << 20]).await.expect("there is room for that");
+    assert_eq!(bed.sh("stat -c %s fits; rm fits").await, (8 << 20).to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_workspace_is_said_and_nothing_is_half_there() {
+    // In memory the kernel says so, and on disk what was measured.
+    for (workspace, size) in [("tmpfs", "20MiB"), ("disk", "20MiB")] {
+        let settings = [("SANDBOX_WORKSPACE", workspace), ("SANDBOX_WORKSPACE_SIZE", size)];
+        let mut bed = Bed::with(&[&settings[..], &[("SANDBOX_MAX_FILE_SIZE", "1GiB")]].concat()).await;
+        nothing_of_what_does_not_fit_is_left(&mut bed, "sandbox.workspace_size").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_and_nothing_is_half_there() {
+    if !rustix::process::getuid().is_root() {
+        return println!("only root can mount a small file system");
+    }
+    let state = tempfile::TempDir::new().expect("a directory");
+    let containers = state.path().join("containers");
+    std::fs::create_dir(&containers).expect("a directory");
+    let mut serve = Server::command(&state);
+    serve.env("TOOL_EXECUTOR_SANDBOX_WORKSPACE_SIZE", "0").env("TOOL_EXECUTOR_MAX_CONTAINERS", "1");
+    let mut start = std::process::Command::new("unshare");
+    start.args(["--mount", "sh", "-c", "mount -t tmpfs -o size=25m disk \"$0\" && exec \"$@\""]).arg(&containers);
+    start.arg(serve.get_program()).args(serve.get_args()).current_dir(state.path()).env_clear();
+    start.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let server = Server::run(start, state);
+    let stream = Stream::open(&server, ID).await;
+    let mut bed = Bed { server, stream };
+    nothing_of_what_does_not_fit_is_left(&mut bed, "the workspace's disk").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_come_at_once_and_out_of_one_archive_is_set() {
+    let settings =
+        [("SANDBOX_MAX_TRANSFERS", "1"), ("SANDBOX_MAX_ARCHIVE_ENTRIES", "2"), ("SANDBOX_MAX_ARCHIVE_SIZE", "1MiB")];
+    let mut bed = Bed::with(&settings).await;
+    bed.sh("truncate -s 2M large; mkdir -p many/a/b; echo x > many/a/b/c").await;
+    let refused = bed.archive("many", ArtifactFormat::Tar, 0).await.expect_err("it has three");
+    assert_eq!(refused.message(), "Archive too large: over 2 entries (sandbox.max_archive_entries)");
+    let (packed, _) = bed.archive("large", ArtifactFormat::TarZst, 0).await.expect("it is packed");
+    let refused = bed.write("back", ArtifactFormat::TarZst, 0, &packed).await.expect_err("it is larger");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("sandbox.max_archive_size"), "{}", refused.message());
+    assert_eq!(bed.sh("ls -A").await, "large\nmany");
+
+    // One is not read to its end.
+    bed.sh("truncate -s 100M large").await;
+    let request = ReadArtifactRequest { trajectory_id: ID.into(), path: "large".into(), ..Default::default() };
+    let mut answers = bed.server.client().await.read_artifact(request).await.expect("it is there").into_inner();
+    let refused = bed.read("many/a/b/c", 0, 0).await.expect_err("another is under way");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().starts_with("1 transfers run in the workspace"), "{}", refused.message());
+    while answers.message().await.expect("it goes on").is_some() {}
+    let began = Instant::now();
+    while let Err(refused) = bed.read("many/a/b/c", 0, 0).await {
+        assert!(began.elapsed() < PATIENCE, "{refused:?}");
+    }
+}
+
+/// They are sent as what they read as, and cost no disk that is not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn holes_are_zeros_to_whoever_reads_them() {
+    let mut bed = Bed::new().await;
+    let size: u64 = 64 << 20;
+    let make =
+        "mkdir t; truncate -s 64M t/sparse; printf middle | dd of=t/sparse bs=1 seek=50000000 conv=notrunc 2>/dev/null";
+    bed.sh(make).await;
+    let (_, content, summary) = bed.read("t/sparse", 0, 0).await.expect("it is read");
+    assert_eq!((summary.bytes, content.len() as u64), (size, size));
+    assert_eq!(&content[50_000_000..50_000_006], b"middle");
+    assert_eq!(content.iter().filter(|byte| **byte != 0).count(), 6);
+    assert_eq!(bed.sh("sha256sum < t/sparse").await, format!("{}  -", summary.sha256));
+    let (packed, _) = bed.archive("t", ArtifactFormat::TarZst, 0).await.expect("it is packed");
+    assert!(packed.len() < 1 << 20, "zeros are packed well: {} bytes", packed.len());
+    bed.write("back", ArtifactFormat::TarZst, 0, &packed).await.expect("it is unpacked");
+    bed.sh("cmp t/sparse back/sparse").await;
+}
+
 /// A file of any size costs the same memory, and delays nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_file_costs_little_memory() {
@@ -392,5 +494,65 @@ async fn a_large_file_costs_little_memory() {
         let peak = crate::support::process::peak_memory(pid);
         println!("{who}: {peak} bytes");
         assert!(peak < 120 << 20, "{who}: {peak} bytes");
+    }
+}
+
+/// Ten gigabytes that are all there: more than the machine keeps in memory of a file, or ever should.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs 25 GB of disk and minutes"]
+async fn ten_gigabytes_go_out_and_in_and_memory_stays_flat() {
+    const GIB: u64 = 10;
+    let mut bed = Bed::with(&[("SANDBOX_WORKSPACE_SIZE", "0"), ("SANDBOX_MAX_FILE_SIZE", "64GiB")]).await;
+    let command = format!("for n in $(seq {GIB}); do head -c 1G /dev/urandom >> big || exit 1; done; sync");
+    let made = Call { timeout: seconds(1800), ..bash("made", &command) };
+    bed.stream.batch(vec![made]).await;
+    let Ok(result) = tokio::time::timeout(Duration::from_secs(1800), bed.stream.result()).await else {
+        panic!("it should have been made")
+    };
+    assert!(result.success, "{result:?}");
+
+    let executor = u32::try_from(bed.server.pid().as_raw_pid()).expect("a process");
+    let processes = [("executor", executor), ("agent", bed.server.agents()[0])];
+    let peaks = || processes.map(|(who, pid)| (who, crate::support::process::peak_memory(pid)));
+    let request = ReadArtifactRequest { trajectory_id: ID.into(), path: "big".into(), ..Default::default() };
+    let mut answers = bed.server.client().await.read_artifact(request).await.expect("it is there").into_inner();
+    // What comes out goes in again, as it comes.
+    let (requests, receiver) = tokio::sync::mpsc::channel(4);
+    let header = WriteArtifactHeader {
+        trajectory_id: ID.into(),
+        path: "back".into(),
+        format: ArtifactFormat::Raw.into(),
+        mode: 0,
+    };
+    let header = WriteArtifactRequest { message: Some(write_artifact_request::Message::Header(header)) };
+    requests.send(header).await.expect("there is room");
+    let mut client = bed.server.client().await;
+    let writing =
+        tokio::spawn(async move { client.write_artifact(tokio_stream::wrappers::ReceiverStream::new(receiver)).await });
+    let began = Instant::now();
+    let (mut bytes, mut early) = (0, None);
+    let mut read = None;
+    while let Some(answer) = answers.message().await.expect("it goes on") {
+        match answer.message.expect("a message") {
+            read_artifact_response::Message::Artifact(_) => {}
+            read_artifact_response::Message::Chunk(chunk) => {
+                bytes += chunk.len() as u64;
+                if bytes > 256 << 20 && early.is_none() {
+                    early = Some(peaks());
+                }
+                let chunk = WriteArtifactRequest { message: Some(write_artifact_request::Message::Chunk(chunk)) };
+                requests.send(chunk).await.expect("it is written");
+            }
+            read_artifact_response::Message::Summary(summary) => read = Some(summary),
+        }
+    }
+    drop(requests);
+    let wrote = writing.await.expect("it ends").expect("it is written").into_inner().summary.expect("a summary");
+    let (read, took) = (read.expect("a summary"), began.elapsed());
+    println!("{} MB/s out and in again", (bytes / 1_000_000) as f64 / took.as_secs_f64());
+    assert_eq!((read.bytes, wrote.bytes, read.sha256), (GIB << 30, GIB << 30, wrote.sha256));
+    for ((who, early), (_, late)) in early.expect("it was large").into_iter().zip(peaks()) {
+        println!("{who}: {early} bytes after 256 MiB, {late} bytes at the end");
+        assert!(late < early + (32 << 20), "{who}: {early} bytes, and {late} at the end");
     }
 }

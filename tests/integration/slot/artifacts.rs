@@ -14,13 +14,13 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tar::{Builder, EntryType, Header};
 use tool_executor::{
-    sandbox::slot::{Allowance, Listing, Workspace},
+    sandbox::slot::{Allowance, Listing, TransferLimits, Workspace},
     tool::artifact::{Failure, FailureKind, Packing, Piece, Summary},
 };
 
 use super::bed::{Bed, has_program, start_and_wait_for_output};
 
-const NO_LIMIT: Allowance = Allowance { file: None, bytes: None, inodes: None };
+const NO_LIMIT: Allowance = Allowance { file: None, bytes: None, inodes: None, archive: None };
 const MODE: u32 = 0o644;
 const MOST: u64 = 1 << 30;
 /// How long a race takes at least, and at most until both sides have had their turns.
@@ -56,7 +56,7 @@ fn pack(files: &Workspace, path: &str, most: u64) -> Result<(Vec<u8>, Summary), 
         }
         Ok(())
     };
-    files.pack(path, Packing::Tar, most, &mut take)?;
+    files.pack(path, Packing::Tar, most, &TransferLimits::default(), &mut take)?;
     Ok((content, summary.unwrap()))
 }
 
@@ -65,7 +65,7 @@ fn bring(files: &Workspace, path: &str) -> Result<u64, FailureKind> {
 }
 
 fn unpack(files: &Workspace, path: &str, packing: Packing, mut archive: &[u8]) -> Result<u64, Failure> {
-    files.unpack(path, packing, NO_LIMIT, &mut archive)
+    files.unpack(path, packing, NO_LIMIT, &TransferLimits::default(), &mut archive)
 }
 
 /// One entry with the name as it is, which the library would not write.
@@ -217,7 +217,7 @@ async fn bombs_are_refused() {
         }
     }
     let mut many = Many { left: 1_000_000, block: Vec::new() };
-    let refused = files.unpack(".", Packing::Tar, NO_LIMIT, &mut many).unwrap_err();
+    let refused = files.unpack(".", Packing::Tar, NO_LIMIT, &TransferLimits::default(), &mut many).unwrap_err();
     assert_eq!(refused.kind, FailureKind::Exhausted, "{refused}");
     assert!(refused.message.contains("entries"), "{refused}");
     assert_eq!(all(&files), Vec::<String>::new());
@@ -231,6 +231,19 @@ async fn bombs_are_refused() {
     let refused = unpack(&files, ".", Packing::Tar, &builder.into_inner().unwrap()).unwrap_err();
     assert_eq!(refused.kind, FailureKind::Exhausted, "{refused}");
 
+    // What may come out of one archive.
+    let two = archive(&[file("a"), file("b")]);
+    let limits = TransferLimits::default();
+    for (limit, limits) in [
+        ("sandbox.max_archive_size", TransferLimits { archive_bytes: 13, ..limits }),
+        ("sandbox.max_archive_entries", TransferLimits { archive_entries: 1, ..limits }),
+    ] {
+        let refused = files.unpack(".", Packing::Tar, NO_LIMIT, &limits, &mut &two[..]).unwrap_err();
+        assert_eq!(refused.kind, FailureKind::Exhausted, "{refused}");
+        assert!(refused.message.contains(limit), "{refused}");
+        assert_eq!(all(&files), Vec::<String>::new());
+    }
+
     // The slot's own limits.
     let two = archive(&[file("a"), file("b")]);
     for (limit, allowance) in [
@@ -238,7 +251,8 @@ async fn bombs_are_refused() {
         ("workspace", Allowance { bytes: Some(13), ..NO_LIMIT }),
         ("workspace", Allowance { inodes: Some(1), ..NO_LIMIT }),
     ] {
-        let refused = files.unpack(".", Packing::Tar, allowance, &mut &two[..]).unwrap_err();
+        let refused =
+            files.unpack(".", Packing::Tar, allowance, &TransferLimits::default(), &mut &two[..]).unwrap_err();
         assert_eq!(refused.kind, FailureKind::Exhausted, "{refused}");
         assert!(refused.message.contains(limit), "{refused}");
         assert_eq!(all(&files), Vec::<String>::new());

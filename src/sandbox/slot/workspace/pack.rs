@@ -22,32 +22,41 @@ use super::{
     fetch::{CHUNK, Sink, cut, hex},
     transfer::{MAX_DEPTH, broken, enter, file_failed, join, kind, look, names, refused, shown, too_deep},
 };
-use crate::tool::artifact::{Failure, FailureKind, Packing, Piece, Summary};
+use crate::{
+    sandbox::slot::{ARCHIVE_ENTRIES, TransferLimits},
+    tool::artifact::{Failure, FailureKind, Packing, Piece, Summary},
+};
 
-/// Of one archive, either way.
-pub(super) const MAX_ENTRIES: usize = 500_000;
 /// Fast: what is fetched is rarely kept for long.
 const GZIP_LEVEL: flate2::Compression = flate2::Compression::new(3);
 const ZSTD_LEVEL: i32 = 1;
 
 impl Workspace {
     /// The directory at `path` as an archive of at most `most` bytes; or a file, as an archive of it alone.
-    pub fn pack(&self, path: &str, packing: Packing, most: u64, sink: &mut Sink<'_>) -> Result<(), Failure> {
+    pub fn pack(
+        &self,
+        path: &str,
+        packing: Packing,
+        most: u64,
+        limits: &TransferLimits,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), Failure> {
+        let max_entries = limits.archive_entries;
         let place = self.directory_path(path)?;
         let _user = AsUser::user(self.host_id).map_err(|failure| file_failed(path, failure))?;
         let mut out = Out { sink, buffer: Vec::with_capacity(CHUNK), hash: Sha256::new(), bytes: 0, most };
         let entries = match packing {
-            Packing::Tar => self.fill(path, &place, &mut out)?,
+            Packing::Tar => self.fill(path, &place, max_entries, &mut out)?,
             Packing::TarGz => {
                 let mut packed = flate2::write::GzEncoder::new(&mut out, GZIP_LEVEL);
-                let entries = self.fill(path, &place, &mut packed)?;
+                let entries = self.fill(path, &place, max_entries, &mut packed)?;
                 packed.finish().map_err(|error| broken(path, &error))?;
                 entries
             }
             Packing::TarZst => {
                 let mut packed =
                     zstd::stream::Encoder::new(&mut out, ZSTD_LEVEL).map_err(|error| broken(path, &error))?;
-                let entries = self.fill(path, &place, &mut packed)?;
+                let entries = self.fill(path, &place, max_entries, &mut packed)?;
                 packed.finish().map_err(|error| broken(path, &error))?;
                 entries
             }
@@ -58,8 +67,8 @@ impl Workspace {
         sink(Piece::Summary(Summary { bytes, entries, sha256, truncated: false }))
     }
 
-    fn fill(&self, path: &str, place: &Path, out: &mut dyn Write) -> Result<u64, Failure> {
-        let mut packer = Packer { archive: Builder::new(out), entries: 0 };
+    fn fill(&self, path: &str, place: &Path, max_entries: u64, out: &mut dyn Write) -> Result<u64, Failure> {
+        let mut packer = Packer { archive: Builder::new(out), entries: 0, max_entries };
         match self.open_directory(place) {
             Ok(directory) => packer.directory(&directory, &[], 0)?,
             Err(Errno::NOTDIR) => {
@@ -79,6 +88,7 @@ impl Workspace {
 struct Packer<'a> {
     archive: Builder<&'a mut dyn Write>,
     entries: u64,
+    max_entries: u64,
 }
 
 impl Packer<'_> {
@@ -86,7 +96,8 @@ impl Packer<'_> {
         if depth > MAX_DEPTH {
             return Err(too_deep(above));
         }
-        let names = names(directory, MAX_ENTRIES + 1, |_| true).map_err(|error| refused(&shown(above), error))?;
+        let most = usize::try_from(self.max_entries).unwrap_or(usize::MAX).saturating_add(1);
+        let names = names(directory, most, |_| true).map_err(|error| refused(&shown(above), error))?;
         for name in names {
             let path = join(above, &name);
             let shown = shown(&path);
@@ -117,7 +128,8 @@ impl Packer<'_> {
         Ok(())
     }
 
-    /// As large as it is now: what is added meanwhile is not in it.
+    /// As large as it is now: what is added meanwhile is not in it. The holes of a sparse file go as the zeros that they
+    /// read as, which any tar can unpack.
     fn file(&mut self, file: &File, path: &[u8]) -> Result<(), Failure> {
         let found = rustix::fs::fstat(file).map_err(|error| refused(&shown(path), error))?;
         if kind(&found) != FileType::RegularFile {
@@ -143,8 +155,9 @@ impl Packer<'_> {
 
     fn count(&mut self) -> Result<(), Failure> {
         self.entries += 1;
-        if self.entries > MAX_ENTRIES as u64 {
-            return Err(Failure::new(FailureKind::Exhausted, format!("Archive too large: over {MAX_ENTRIES} entries")));
+        if self.entries > self.max_entries {
+            let message = format!("Archive too large: over {} entries ({ARCHIVE_ENTRIES})", self.max_entries);
+            return Err(Failure::new(FailureKind::Exhausted, message));
         }
         Ok(())
     }

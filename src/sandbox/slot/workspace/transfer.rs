@@ -15,7 +15,7 @@ use rustix::{
 
 use super::Workspace;
 use crate::{
-    sandbox::slot::{FILE_SIZE, WORKSPACE_INODES, WORKSPACE_SIZE},
+    sandbox::slot::{ARCHIVE_SIZE, FILE_SIZE, WORKSPACE_INODES, WORKSPACE_SIZE},
     tool::{
         artifact::{Failure, FailureKind},
         job::FileFailure,
@@ -47,6 +47,8 @@ pub struct Allowance {
     pub bytes: Option<u64>,
     /// Files and directories.
     pub inodes: Option<u64>,
+    /// Of the archive that is unpacked, in bytes.
+    pub archive: Option<u64>,
 }
 
 impl Allowance {
@@ -60,6 +62,7 @@ impl Allowance {
         if self.file.is_some_and(|most| size > most) {
             return Err(over(FILE_SIZE));
         }
+        take(&mut self.archive, bytes, ARCHIVE_SIZE)?;
         take(&mut self.bytes, bytes, WORKSPACE_SIZE)
     }
 }

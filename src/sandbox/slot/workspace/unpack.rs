@@ -5,7 +5,7 @@
 //! depth, what an entry's header may have, what comes out for what went in, and the slot's own limits.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     ffi::OsStr,
     io::{self, BufReader, Read},
     os::fd::{AsRawFd, OwnedFd},
@@ -23,18 +23,17 @@ use super::{
     AsUser, Workspace,
     bring::{create, pour},
     fetch::CHUNK,
-    pack::{MAX_ENTRIES, as_path},
+    guard::{Counted, Guard, Guarded, MAX_HEADER, invalid},
+    pack::as_path,
     transfer::{
         Allowance, MAX_DEPTH, broken, enter, file_failed, kind, look, names, refused, shown, too_deep, unfinished,
     },
 };
-use crate::tool::artifact::{Failure, FailureKind, Packing};
+use crate::{
+    sandbox::slot::{ARCHIVE_ENTRIES, TransferLimits},
+    tool::artifact::{Failure, FailureKind, Packing},
+};
 
-/// Of an entry's header with its extensions, in bytes: long names and the like are read into memory.
-const MAX_HEADER: u64 = 64 << 10;
-/// Above this many bytes, what comes out may be at most so many times what went in.
-const SUSPICIOUS: u64 = 256 << 20;
-const MAX_RATIO: u64 = 1000;
 /// The memory that reading a zstd stream may ask for: 2 to this power.
 const ZSTD_WINDOW: u32 = 27;
 
@@ -46,8 +45,10 @@ impl Workspace {
         path: &str,
         packing: Packing,
         allowance: Allowance,
+        limits: &TransferLimits,
         content: &mut dyn Read,
     ) -> Result<u64, Failure> {
+        let allowance = Allowance { archive: Some(limits.archive_bytes), ..allowance };
         let place = self.directory_path(path)?;
         let _user = AsUser::user_and_group(self.host_id).map_err(|failure| file_failed(path, failure))?;
         let place = self.without_links(&place).map_err(|error| refused(path, error))?;
@@ -60,8 +61,14 @@ impl Workspace {
         let beside = unfinished();
         rustix::fs::mkdirat(&root, &beside, Mode::from_raw_mode(0o700)).map_err(|error| refused(path, error))?;
         let unpacked = enter(&root, beside.as_bytes()).map_err(|error| refused(path, error)).and_then(|staging| {
-            let mut unpacker =
-                Unpacker { staging, below: depth_of(&place), allowance, entries: 0, places: &self.places };
+            let mut unpacker = Unpacker {
+                staging,
+                below: depth_of(&place),
+                allowance,
+                entries: 0,
+                max_entries: limits.archive_entries,
+                places: &self.places,
+            };
             unpacker.all(packing, content)?;
             self.make_directories(&place.join("x")).map_err(|failure| file_failed(path, failure))?;
             let target = self.open_directory(&place).map_err(|error| refused(path, error))?;
@@ -88,6 +95,7 @@ struct Unpacker<'a> {
     below: usize,
     allowance: Allowance,
     entries: u64,
+    max_entries: u64,
     /// Where the slot sees its workspace.
     places: &'a [PathBuf],
 }
@@ -144,8 +152,9 @@ impl Unpacker<'_> {
             return if what.is_dir() { Ok(()) } else { Err(invalid(format!("{name}: names no file"))) };
         };
         self.entries += 1;
-        if self.entries > MAX_ENTRIES as u64 {
-            return Err(Failure::new(FailureKind::Exhausted, format!("the archive has over {MAX_ENTRIES} entries")));
+        if self.entries > self.max_entries {
+            let message = format!("the archive has over {} entries ({ARCHIVE_ENTRIES})", self.max_entries);
+            return Err(Failure::new(FailureKind::Exhausted, message));
         }
         let directory = self.make(parent, &named)?;
         let fail = |error| refused(&name, error);
@@ -317,10 +326,6 @@ fn climbs(path: &Path, levels: usize) -> bool {
     })
 }
 
-fn invalid(message: impl Into<String>) -> Failure {
-    Failure::new(FailureKind::Invalid, message)
-}
-
 /// An entry that is to lie in what is no directory.
 fn through(named: &[u8], error: Errno) -> Failure {
     match error {
@@ -328,64 +333,5 @@ fn through(named: &[u8], error: Errno) -> Failure {
             invalid(format!("{}: leads through a file or a link of the archive", shown(named)))
         }
         other => refused(&shown(named), other),
-    }
-}
-
-/// Counts what is read.
-struct Counted<R> {
-    inner: R,
-    count: Rc<Cell<u64>>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.count.set(self.count.get() + read as u64);
-        Ok(read)
-    }
-}
-
-#[derive(Default)]
-struct Guard {
-    /// While a header is read.
-    header_left: Cell<Option<u64>>,
-    read: Cell<u64>,
-    /// What the archive's reader was told, in its own words.
-    fault: RefCell<Option<Failure>>,
-}
-
-/// What comes out of the packing.
-struct Guarded<R> {
-    inner: R,
-    guard: Rc<Guard>,
-    came_out: u64,
-    went_in: Option<Rc<Cell<u64>>>,
-}
-
-impl<R: Read> Read for Guarded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let fault = |failure: Failure| {
-            self.guard.fault.replace(Some(failure.clone()));
-            Err(io::Error::other(failure))
-        };
-        let read = match self.inner.read(buffer) {
-            Ok(read) => read,
-            Err(error) => return fault(broken("the archive", &error)),
-        };
-        self.came_out += read as u64;
-        self.guard.read.set(self.came_out);
-        if let Some(left) = self.guard.header_left.get() {
-            match left.checked_sub(read as u64) {
-                Some(left) => self.guard.header_left.set(Some(left)),
-                None => return fault(invalid(format!("a header of more than {MAX_HEADER} bytes"))),
-            }
-        }
-        if let Some(went_in) = &self.went_in
-            && self.came_out > SUSPICIOUS
-            && self.came_out / MAX_RATIO > went_in.get()
-        {
-            return fault(invalid(format!("the archive is a bomb: it becomes over {MAX_RATIO} times as large")));
-        }
-        Ok(read)
     }
 }

@@ -158,3 +158,20 @@ async fn a_connection_may_be_used_again_and_again() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {wanted}\r\n")), "{answer}");
     }
 }
+
+#[tokio::test]
+async fn a_body_that_comes_too_slowly_is_not_waited_for() {
+    let server = Server::with(&[("HTTP_BODY_TIMEOUT", "1s")]);
+    let mut connection = tokio::net::TcpStream::connect(&server.address).await.expect("it listens");
+    let began = std::time::Instant::now();
+    connection
+        .write_all(b"POST /execute HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{")
+        .await
+        .expect("it reads");
+    let mut answer = vec![0; 4096];
+    let read =
+        tokio::time::timeout(PATIENCE, connection.read(&mut answer)).await.expect("in time").expect("it answers");
+    let answer = String::from_utf8_lossy(&answer[..read]);
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(began.elapsed() >= std::time::Duration::from_secs(1), "it was given its time");
+}
