@@ -2,11 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Effect, Moment, Stage, State};
+use super::{
+    super::observer::{Answered, Failed},
+    Effect, Moment, Stage, State,
+};
 use crate::{
     id::{CallNumber, Sequence},
     journal::Record,
-    tool::{Timings, Verdict, job::Phases},
+    tool::{CallResult, Outcome, Timings, ToolLabel, Verdict, job::Phases},
 };
 
 impl State {
@@ -105,6 +108,30 @@ impl State {
         if through > Sequence(0) {
             self.commit(Record::Dropped { through });
         }
+    }
+
+    /// An answer, as totals and telemetry are told of it.
+    pub(super) fn count(&mut self, tool: ToolLabel, result: &CallResult) {
+        self.answers += 1;
+        self.unsuccessful += u64::from(result.outcome != Outcome::Succeeded);
+        let timings = (result.sequence > Sequence(0)).then_some(result.timings);
+        let failed = || {
+            Box::new(Failed {
+                attribution: result.attribution,
+                error: result.error.clone(),
+                evidence: result.fault.as_ref().and_then(|fault| fault.evidence.clone()),
+                place: self.location().cloned(),
+            })
+        };
+        let failure = (result.outcome != Outcome::Succeeded).then(failed);
+        self.answered.push(Answered {
+            failure,
+            call: result.call_id.clone(),
+            tool,
+            outcome: result.outcome,
+            reason: result.reason,
+            timings,
+        });
     }
 }
 

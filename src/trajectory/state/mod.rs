@@ -43,14 +43,14 @@ pub(super) use self::{outside::Outgoing, slot::Place};
 use super::{
     accounts::Allowance,
     ledger::{Ledger, Phase},
-    observer::{Answered, Failed},
+    observer::Answered,
     request::{Limits, Output, ReleaseCause, Response, StreamError},
     totals::{Holdings, Part},
 };
 use crate::{
     id::{CallId, CallNumber, Generation, PoolName, Sequence},
     journal::{CallHash, Options, Record, Workspace},
-    tool::{CallResult, CancelCause, Outcome, ToolLabel, Verdict, job::Order},
+    tool::{CallResult, CancelCause, ToolLabel, Verdict, job::Order},
 };
 
 /// When something happens, and how much all other trajectories hold at that moment.
@@ -340,29 +340,6 @@ impl State {
     fn commit(&mut self, record: Record) {
         self.records.push(record.clone());
         self.ledger.apply(record);
-    }
-
-    fn count(&mut self, tool: ToolLabel, result: &CallResult) {
-        self.answers += 1;
-        self.unsuccessful += u64::from(result.outcome != Outcome::Succeeded);
-        let timings = (result.sequence > Sequence(0)).then_some(result.timings);
-        let failed = || {
-            Box::new(Failed {
-                attribution: result.attribution,
-                error: result.error.clone(),
-                evidence: result.fault.as_ref().and_then(|fault| fault.evidence.clone()),
-                place: self.location().cloned(),
-            })
-        };
-        let failure = (result.outcome != Outcome::Succeeded).then(failed);
-        self.answered.push(Answered {
-            failure,
-            call: result.call_id.clone(),
-            tool,
-            outcome: result.outcome,
-            reason: result.reason,
-            timings,
-        });
     }
 
     fn send(&mut self, response: Response) {

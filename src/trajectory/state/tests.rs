@@ -15,7 +15,7 @@ use crate::trajectory::accounts::Allowance;
 use crate::{
     id::{CallId, ContainerId},
     tool::{
-        ActionHash, Evidence, Executed, Kind, Location, Reason, Task, ToolLabel, Verdict,
+        ActionHash, Evidence, Executed, Kind, Location, Outcome, Reason, Task, ToolLabel, Verdict,
         job::{Captured, End, Ending, Exit, Job, OutputLimits, Phases, Process, ProcessEnd, Stop, Usage},
     },
     trajectory::request::{Call, Defaults, Open, OpenError, Request, Work},
