@@ -9,7 +9,11 @@ use std::{
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::support::{client::PATIENCE, dying::kill, http::Request, process, skip};
 
@@ -73,7 +77,10 @@ impl Browser {
     }
 
     async fn ask(&self, path: &str, body: &Value) -> Value {
-        Request::post(&self.address, &format!("{}{path}", self.session), body).send().await.done()["value"].take()
+        let connection = Request::post(&self.address, &format!("{}{path}", self.session), body).start().await;
+        let mut answer = timeout(PATIENCE, read(connection)).await.expect("the browser answers in time");
+        assert!(answer["value"]["error"].is_null(), "{path} {body}: {answer}");
+        answer["value"].take()
     }
 
     pub(super) async fn go(&self, url: &str) {
@@ -100,4 +107,22 @@ impl Browser {
     pub(super) async fn tool(&self, command: &str, parameters: Value) -> Value {
         self.ask("/goog/cdp/execute", &json!({"cmd": command, "params": parameters})).await
     }
+}
+
+/// The driver leaves its connections open: what it says ends where it says that it does.
+async fn read(connection: TcpStream) -> Value {
+    let mut connection = tokio::io::BufReader::new(connection);
+    let mut length = None;
+    loop {
+        let mut line = String::new();
+        connection.read_line(&mut line).await.expect("the driver answers");
+        match line.trim_end().split_once(':') {
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.trim().parse().ok(),
+            None if line.trim_end().is_empty() => break,
+            _ => {}
+        }
+    }
+    let mut body = vec![0; length.expect("the driver says how long its answer is")];
+    connection.read_exact(&mut body).await.expect("the answer is whole");
+    serde_json::from_slice(&body).expect("the driver answers in JSON")
 }

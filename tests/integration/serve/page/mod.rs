@@ -106,7 +106,7 @@ async fn a_page_needs_the_token_as_a_password() {
 #[tokio::test]
 async fn events_tell_what_happens_as_it_happens() {
     let server = Server::with(&[("SLOTS", "1"), ("MAX_CONTAINERS", "1")]);
-    let mut stream = Stream::open(&server, "run/1").await;
+    let stream = Stream::open(&server, "run/1").await;
     let mut events = Request::get(&server.address, "/events").start().await;
     let head = until(&mut events, "\"summary\"").await;
     assert!(head.to_ascii_lowercase().contains("content-type: text/event-stream"), "{head}");
