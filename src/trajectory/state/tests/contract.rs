@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use self::restarts::Restart;
 use super::*;
 use crate::{
-    tool::job::Program,
+    tool::{ExternalCall, ExternalEnd, ExternalEnding, job::Program},
     trajectory::request::{Notice, OutputStream},
 };
 
@@ -41,6 +41,9 @@ enum Step {
     SlotLost,
     ContainerLost,
     SlotReset,
+    Room(u8),
+    Answer { pick: u8, bytes: u16 },
+    Break { pick: u8, asked: bool },
     Wait(u8),
     Others { calls: u8, kibibytes: u8 },
     Drain,
@@ -86,6 +89,9 @@ fn step() -> impl Strategy<Value = Step> {
         15 => Just(Step::SlotLost),
         15 => Just(Step::ContainerLost),
         100 => Just(Step::SlotReset),
+        200 => any::<u8>().prop_map(Step::Room),
+        200 => (any::<u8>(), 0..3000_u16).prop_map(|(pick, bytes)| Step::Answer { pick, bytes }),
+        20 => (any::<u8>(), any::<bool>()).prop_map(|(pick, asked)| Step::Break { pick, asked }),
         60 => (0..90_u8).prop_map(Step::Wait),
         40 => (0..24_u8, 0..70_u8).prop_map(|(calls, kibibytes)| Step::Others { calls, kibibytes }),
         2 => Just(Step::Drain),
@@ -127,6 +133,9 @@ struct Contract {
     /// The agent has not been asked yet.
     reclaiming: Option<Restart>,
     running: BTreeMap<CallNumber, Running>,
+    /// Calls for elsewhere that room was asked for, and those that run there.
+    asked: BTreeSet<CallNumber>,
+    elsewhere: BTreeSet<CallNumber>,
     outbox: VecDeque<Sequence>,
     next_waiter: Waiter,
     /// Callers that are not answered, and whether they are gone.
@@ -163,8 +172,18 @@ fn name(id: u8) -> String {
     format!("c{id}")
 }
 
+/// Whether the call of that id is of a tool that is not the slot's.
+fn is_elsewhere(id: u8) -> bool {
+    id % 5 == 3
+}
+
 fn made(sent: &Sent) -> Call {
     let name = name(sent.id);
+    if is_elsewhere(sent.id) {
+        let call = ExternalCall { source: "s".into(), tool: "t".to_owned(), arguments: "{}".to_owned() };
+        let work = Work { action: ActionHash([sent.action; 16]), task: Task::External(call) };
+        return Call { work: Ok(work), ..super::call(&name, sent.concurrent) };
+    }
     let process = Process { program: Program::Shell(name.clone()), ..Process::default() };
     let work = Work {
         action: ActionHash([sent.action; 16]),
@@ -189,6 +208,8 @@ impl Contract {
             resetting: false,
             reclaiming: None,
             running: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            elsewhere: BTreeSet::new(),
             outbox: VecDeque::new(),
             next_waiter: 0,
             waiters: HashMap::new(),
@@ -343,6 +364,26 @@ impl Contract {
             Step::SlotReset if self.resetting => {
                 self.resetting = false;
                 self.world.act(State::on_slot_reset);
+            }
+            Step::Room(pick) => {
+                let Some(number) = taken(&mut self.asked, pick) else { return };
+                self.world.act(|state, at| state.on_outside_room(number, at));
+            }
+            Step::Answer { pick, bytes } => {
+                let Some(number) = taken(&mut self.elsewhere, pick) else { return };
+                let (output, error) = ("x".repeat(bytes.into()), String::new());
+                let end = ExternalEnd::Answered { success: true, output, error, metadata: Vec::new() };
+                let ending = ExternalEnding { end, phases: Phases::default() };
+                self.world.act(|state, at| state.on_external_ended(number, ending, at));
+            }
+            Step::Break { pick, asked } => {
+                let calls = if asked { &mut self.asked } else { &mut self.elsewhere };
+                let Some(number) = taken(calls, pick) else { return };
+                if asked {
+                    // The core gives up what it has not been told to be over.
+                    self.asked.insert(number);
+                }
+                self.world.act(|state, at| state.on_outside_broken(number, "it panicked", at));
             }
             Step::Wait(seconds) => {
                 self.world.at += Duration::from_secs(seconds.into());
@@ -514,8 +555,19 @@ impl Contract {
             }
             Effect::LeaveLine => assert!(std::mem::take(&mut self.in_line)),
             Effect::OpenSlot(_) => assert!(self.holds),
-            Effect::AskOutside(..) | Effect::RunExternal(..) | Effect::DropExternal(_) => {
-                panic!("none of its calls is for elsewhere: {effect:?}")
+            Effect::AskOutside(number, _) => {
+                assert!(self.asked.insert(number), "room is asked for once");
+                assert!(self.asked.len() + self.elsewhere.len() <= limits().max_concurrent_calls);
+            }
+            Effect::RunExternal(number, outgoing) => {
+                let known = self.ids.get_mut(outgoing.id.as_str()).expect("only what was accepted is run");
+                known.runs += 1;
+                assert_eq!(known.runs, 1, "a call runs at most once, elsewhere too");
+                self.elsewhere.insert(number);
+            }
+            Effect::DropExternal(number) => {
+                let is_known = self.asked.remove(&number) || self.elsewhere.remove(&number);
+                assert!(is_known, "what is given up is under way");
             }
             Effect::Run(number, order) => self.run(number, order),
             Effect::CancelRun(number) => {
@@ -625,12 +677,15 @@ impl Contract {
     }
 
     fn accepted(&mut self, call: &Sent, id: String) {
-        assert!(!self.draining && !self.releasing && !self.lost && self.life != Life::Expired);
+        let elsewhere = is_elsewhere(call.id);
+        assert!(!self.draining && !self.releasing && self.life != Life::Expired);
+        assert!(!self.lost || elsewhere, "a slot's call needs a workspace");
         self.life = Life::Open;
-        let known = Known { action: call.action, concurrent: call.concurrent, runs: 0, result: None };
+        let concurrent = call.concurrent || elsewhere;
+        let known = Known { action: call.action, concurrent, runs: 0, result: None };
         self.ids.insert(id.clone(), known);
         assert!(self.world.others.calls + self.pending() <= MAX_TOTAL_CALLS, "the service has room for it");
-        if !call.concurrent {
+        if !concurrent {
             self.in_order.push_back(id);
         }
     }
@@ -647,7 +702,8 @@ impl Contract {
     fn check(&self) {
         let state = &self.world.state;
         let (waiting, running) = state.load();
-        assert_eq!((waiting + running, running), (self.pending(), self.running.len()));
+        let under_way = self.running.len() + self.elsewhere.len();
+        assert_eq!((waiting + running, running), (self.pending(), under_way));
         assert!(waiting + running <= limits().max_calls_in_flight);
         assert_eq!(state.ledger.accepted(), self.last() + (waiting + running) as u64, "every call is somewhere");
         assert!(state.ledger.accepted() <= MAX_CALL_IDS);
@@ -694,6 +750,8 @@ impl Contract {
                 () if self.in_line => Step::WaitFails,
                 () if self.resetting => Step::SlotReset,
                 () if !self.running.is_empty() => Step::End { pick: 0, bytes: 0 },
+                () if !self.asked.is_empty() => Step::Room(0),
+                () if !self.elsewhere.is_empty() => Step::Answer { pick: 0, bytes: 0 },
                 () if self.is_held_back() && self.attached => Step::Read(u8::MAX),
                 () if self.is_held_back() => Step::Wait(u8::MAX),
                 () => break,
@@ -712,6 +770,11 @@ impl Contract {
             assert_eq!(self.world.state.ledger.accepted(), before + 1, "there is room again");
         }
     }
+}
+
+fn taken(calls: &mut BTreeSet<CallNumber>, pick: u8) -> Option<CallNumber> {
+    let number = calls.iter().nth(usize::from(pick) % calls.len().max(1)).copied()?;
+    calls.take(&number)
 }
 
 fn picked(running: &mut BTreeMap<CallNumber, Running>, pick: u8) -> Option<(CallNumber, &mut Running)> {

@@ -49,6 +49,8 @@ impl Contract {
         (self.attached, self.half_closed, self.releasing, self.draining) = (false, false, false, false);
         self.outbox.clear();
         self.waiters.clear();
+        self.asked.clear();
+        self.elsewhere.clear();
         self.running.values_mut().for_each(|running| running.cancelled = false);
         self.in_line = false;
         // A reset that was not done, too: whoever is not told of it asks again.
