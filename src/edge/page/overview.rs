@@ -316,3 +316,73 @@ fn row(Listed { id, description }: &Listed) -> Markup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{ContainerId, PoolName, TrajectoryId};
+
+    /// `told`: containers whose slots are told one by one.
+    fn pool(containers: u32, slots: u32, told: usize) -> PoolOverview {
+        let container = |number| ContainerStatus {
+            id: Some(ContainerId::new(&format!("<{number}>"))),
+            node: "\"node\"".to_owned(),
+            state: ContainerState::Ready,
+            isolation: "L0".to_owned(),
+            total_slots: slots,
+            available_slots: 0,
+            since: SystemTime::UNIX_EPOCH,
+            limits: Vec::new(),
+        };
+        let trajectory = TrajectoryId::parse(&"t".repeat(100)).expect("it is a name");
+        let taken = SlotStatus { state: SlotState::Leased, trajectory: Some(trajectory) };
+        let status = PoolStatus {
+            name: PoolName::new(""),
+            total_slots: containers * slots,
+            available_slots: 0,
+            acquired_slots: containers * slots,
+            starting_slots: 0,
+            resetting_slots: 0,
+            quarantined_slots: 0,
+            waiting_trajectories: 7,
+            min_containers: 0,
+            max_containers: containers,
+            containers: (0..containers).map(container).collect(),
+            last_start_failure: Some("<b>".to_owned()),
+        };
+        let slots = vec![vec![taken; slots as usize]; told];
+        PoolOverview { status, slots, shortage: Some("all are <taken>".to_owned()), waiting: Vec::new() }
+    }
+
+    #[test]
+    fn a_large_pool_stays_readable() {
+        let page = pools(&[pool(200, 64, 16)], SystemTime::UNIX_EPOCH).into_string();
+        assert!(page.contains("and 152 more containers with 9,728 slots, 0 of them free"), "{page}");
+        assert_eq!(page.matches("<a class=\"leased\"").count(), 16 * 64);
+        assert_eq!(page.matches("64 of 64 taken").count(), CONTAINERS - 16);
+        assert!(page.len() < 400_000, "{} bytes", page.len());
+    }
+
+    #[test]
+    fn what_others_have_written_is_text() {
+        let pool = pool(1, 1, 1);
+        let page = pools(std::slice::from_ref(&pool), SystemTime::UNIX_EPOCH).into_string();
+        assert!(
+            page.contains("&lt;b&gt;") && page.contains("&lt;0&gt;") && page.contains("&quot;node&quot;"),
+            "{page}"
+        );
+        let line = waiting(&[pool]).into_string();
+        assert!(line.contains("all are &lt;taken&gt;") && line.contains("and 7 more"), "{line}");
+    }
+
+    #[test]
+    fn a_service_with_nothing_says_so() {
+        assert!(waiting(&[]).into_string().is_empty());
+        assert!(pools(&[], SystemTime::UNIX_EPOCH).into_string().contains("its containers are gone"));
+        assert!(traffic(&Recent::default()).into_string().contains("No call was answered"));
+        assert!(
+            faults(&Recent::default(), SystemTime::UNIX_EPOCH).into_string().contains("Nothing that is remembered")
+        );
+        assert!(rate(&Recent::default()).abs() < f64::EPSILON);
+    }
+}
