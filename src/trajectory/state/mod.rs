@@ -41,7 +41,6 @@ use self::{
 };
 pub(super) use self::{outside::Outgoing, slot::Place};
 use super::{
-    accounts::Allowance,
     ledger::{Ledger, Phase},
     observer::Answered,
     request::{Limits, Output, ReleaseCause, Response, StreamError},
@@ -53,14 +52,13 @@ use crate::{
     tool::{CallResult, CancelCause, ToolLabel, Verdict, job::Order},
 };
 
-/// When something happens, and how much all other trajectories hold at that moment.
+/// When something happens, and how much all other trajectories hold at that moment, and those of its tenant.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
     pub(super) now: Instant,
     pub(super) wall: SystemTime,
     pub(super) others: Holdings,
-    /// And of its tenant alone.
-    pub(super) tenant: Allowance,
+    pub(super) tenant: super::accounts::Allowance,
     /// There is room to remember new calls.
     pub(super) can_record: bool,
 }
