@@ -6,12 +6,14 @@ use std::process::{Command, Stdio};
 use crate::support::server::OVER_NOMAD;
 
 /// Tests of what is there on one machine alone.
-const LOCAL: [&str; 4] = [
+const LOCAL: [&str; 5] = [
     // Of an agent's socket, which over Nomad is one of the network's and encrypted.
     "serve::outcomes::internal",
     // Of a directory of this machine.
     "serve::endings::a_slot_that_cannot_be_emptied_is_never_used_again",
     "serve::faults::a_dead_agents_files_are_cleared_away",
+    // It fills the file system of the executor's state, which workspaces are not in there.
+    "serve::artifacts::a_full_disk_is_said_and_nothing_is_half_there",
     // Of what the executor's machine can do: over Nomad each agent finds its own level.
     "serve::isolation::",
 ];
