@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use tool_executor::pb::toolexecutor::{
     Argv, Batch, Call, Cancel, Command, ExecuteRequest, Input, Open, OutputLimits, ReleaseTrajectory, Reset, ToolCall,
     TrajectoryOptions, TrajectoryRequest, TrajectoryResponse, call::Action, command::Program, tool_call::Arguments,
-    trajectory_request::Message,
+    trajectory_request::Message, trajectory_response,
 };
 
 use super::{
@@ -51,6 +51,27 @@ fn a_stream_of_nonsense_ends_with_a_status() {
     });
     runtime.block_on(watched.is_well());
     assert!(responses.get() > 0, "some of it makes sense");
+    assert!(runtime.block_on(sense(&watched)), "what makes sense has a result");
+}
+
+/// Whether a conversation that makes sense, sent the same way, is answered with a result.
+async fn sense(watched: &Watched) -> bool {
+    let open = Message::Open(Open { trajectory_id: "sense".to_owned(), ..Open::default() });
+    let tool = ToolCall { name: "no tool".to_owned(), ..ToolCall::default() };
+    let call = Call { call_id: "call".to_owned(), action: Some(Action::Tool(tool)), ..Call::default() };
+    let messages = [encoded(open), encoded(Message::Batch(Batch { calls: vec![call] }))];
+    let messages = tokio_stream::iter(messages).chain(tokio_stream::pending());
+    let listening = async {
+        let mut responses = raw::stream(watched.server.channel().await, TRAJECTORY, messages).await.expect("it opens");
+        while let Some(response) = responses.message().await.expect("it goes on") {
+            let response = TrajectoryResponse::decode(&*response).expect("a response");
+            if matches!(response.message, Some(trajectory_response::Message::Result(_))) {
+                return true;
+            }
+        }
+        false
+    };
+    timeout(PATIENCE, listening).await.expect("an answer in time")
 }
 
 /// Counts the responses: how soon there are results depends on what else the machine does.
