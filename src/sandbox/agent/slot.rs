@@ -31,7 +31,9 @@ use super::{
     sweeper::Sweeper,
 };
 use crate::{
-    pb::sandbox::{Event, SendInput, SlotLost, SlotQuarantined, SlotReady, SlotSnapshot, event, request::Request},
+    pb::sandbox::{
+        Event, LastAssignment, SendInput, SlotLost, SlotQuarantined, SlotReady, SlotSnapshot, event, request::Request,
+    },
     sandbox::{
         outgoing::Outgoing,
         slot::{Runner, Slot, SlotConfig, SlotError},
@@ -64,6 +66,8 @@ pub(super) struct SlotTask {
     requests: mpsc::UnboundedReceiver<Asked>,
     snapshot: Arc<Mutex<SlotSnapshot>>,
     state: State,
+    /// Whom it was assigned to last, and with which workspace.
+    last: Holder,
     /// None only where it could not be made.
     slot: Option<Slot>,
     ahead: Ahead,
@@ -90,6 +94,7 @@ impl SlotTask {
             requests,
             snapshot,
             state: State::Clean,
+            last: Holder::default(),
             slot: None,
             ahead: Ahead::default(),
             idle: Vec::new(),
@@ -147,6 +152,7 @@ impl SlotTask {
         match request {
             Request::Assign(assign) => {
                 let to = Holder { owner: assign.owner, generation: assign.generation };
+                self.last = to.clone();
                 if let Err(cause) = self.state.assign(to) {
                     self.tell_lost(cause);
                 }
@@ -280,7 +286,10 @@ impl SlotTask {
     fn picture(&self) {
         let snapshot = self.state.snapshot(self.calls.numbers());
         let last_event = self.agent.events.last();
-        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = SlotSnapshot { last_event, ..snapshot };
+        let Holder { owner, generation } = self.last.clone();
+        let last_assignment = Some(LastAssignment { owner, generation });
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) =
+            SlotSnapshot { last_event, last_assignment, ..snapshot };
     }
 }
 

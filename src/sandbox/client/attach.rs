@@ -35,6 +35,8 @@ pub struct Attached {
     pub slots: u32,
     /// Those of them that an earlier executor has left in use, or in no state to be used; by their index.
     pub used: Vec<UsedSlot>,
+    /// Those that are empty and nobody's, and of which it says to whom they were assigned last; by their index.
+    pub vacant: Vec<VacantSlot>,
     /// It speaks the version of the protocol before this one. One that an earlier executor has left is to be given
     /// nothing new.
     pub is_old: bool,
@@ -53,6 +55,15 @@ pub struct UsedSlot {
     pub generation: Generation,
     /// Calls that its owner has given it, each of which runs, or whose end is told (again) to this executor.
     pub calls: BTreeSet<CallNumber>,
+}
+
+/// An empty slot that is nobody's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VacantSlot {
+    pub slot: u32,
+    /// Of the last assignment that has arrived; empty if none ever has.
+    pub last_owner: String,
+    pub last_generation: Generation,
 }
 
 /// What a slot's first events are to an executor that comes after others.
@@ -163,6 +174,7 @@ pub(super) async fn attach(
         Ok(Attachment {
             horizons: attached.slots.iter().map(horizon).collect(),
             attached: Attached {
+                vacant: (0..).zip(&attached.slots).filter_map(|(index, slot)| vacant_slot(index, slot)).collect(),
                 used: used.map(|(index, slot)| used_slot(index, slot)).collect(),
                 is_old: attached.version < PROTOCOL_VERSION,
                 is_exact: attached.version >= EXACT,
@@ -195,6 +207,11 @@ fn used_slot(index: u32, slot: &pb::SlotSnapshot) -> UsedSlot {
         generation: Generation(slot.generation),
         calls: slot.ended_calls.iter().chain(&slot.running_calls).map(|call| CallNumber(*call)).collect(),
     }
+}
+
+fn vacant_slot(index: u32, slot: &pb::SlotSnapshot) -> Option<VacantSlot> {
+    let last = slot.last_assignment.as_ref().filter(|_| slot.state() == pb::SlotState::Clean)?;
+    Some(VacantSlot { slot: index, last_owner: last.owner.clone(), last_generation: Generation(last.generation) })
 }
 
 fn horizon(slot: &pb::SlotSnapshot) -> Horizon {

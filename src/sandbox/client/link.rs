@@ -22,7 +22,7 @@ use crate::{
     tool::{Evidence, Location},
 };
 
-/// A slot that was assigned under an earlier executor, and should still be.
+/// A slot that an earlier executor has assigned, as far as that came.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     pub slot: u32,
@@ -30,7 +30,7 @@ pub struct Wanted {
     pub generation: Generation,
 }
 
-/// It is.
+/// It is the owner's.
 pub struct Held {
     pub slot: SlotHandle,
     /// See [`UsedSlot::calls`](super::UsedSlot::calls).
@@ -198,26 +198,52 @@ impl Shared {
     }
 
     fn hold(&self, wanted: &Wanted, attached: &Attached) -> Result<Held, &'static str> {
-        let used = attached.used.binary_search_by_key(&wanted.slot, |used| used.slot);
-        let used = &attached.used[used.map_err(|_| "the slot is nobody's any more")?];
+        let Ok(used) = attached.used.binary_search_by_key(&wanted.slot, |used| used.slot) else {
+            return self.assign_again(wanted, attached);
+        };
+        let used = &attached.used[used];
         if *used.owner.as_ref().map_err(|became| *became)? != wanted.owner.to_string() {
             return Err("the slot is another trajectory's");
         }
         if used.generation != wanted.generation {
             return Err("the slot has another workspace");
         }
+        Ok(Held { slot: self.take_hold(wanted.slot)?, calls: used.calls.clone() })
+    }
+
+    /// Assigns an empty slot whose assignment has never arrived: the executor ended before the agent had it.
+    ///
+    /// That it is empty proves nothing, since it may have been given back or wiped. But whoever gives a slot back writes
+    /// so before the agent is told, and the agent lives: nothing that was written is lost. So if this owner had had the
+    /// slot and it was another's since, the journal would not want it; and if it was nobody's since, the agent says that
+    /// the last assignment was this one.
+    fn assign_again(&self, wanted: &Wanted, attached: &Attached) -> Result<Held, &'static str> {
+        let owner = wanted.owner.to_string();
+        let vacant = attached.vacant.binary_search_by_key(&wanted.slot, |vacant| vacant.slot);
+        let vacant = &attached.vacant[vacant.map_err(|_| "the slot is nobody's any more")?];
+        if vacant.last_owner == owner && vacant.last_generation >= wanted.generation {
+            return Err("the slot is nobody's any more");
+        }
+        let slot = self.take_hold(wanted.slot)?;
+        if let Some(horizon) = self.slots().horizons.get_mut(wanted.slot as usize) {
+            // Whatever has been told of it is about others.
+            horizon.of_others = horizon.known;
+        }
+        let assign = AssignSlot { slot: wanted.slot, owner, generation: wanted.generation.0 };
+        self.conversation.ask(Request::Assign(assign));
+        Ok(Held { slot, calls: BTreeSet::new() })
+    }
+
+    fn take_hold(&self, slot: u32) -> Result<SlotHandle, &'static str> {
         let mut slots = self.slots();
-        let holder = slots.holders.get_mut(wanted.slot as usize).ok_or("there is no such slot")?;
+        let holder = slots.holders.get_mut(slot as usize).ok_or("there is no such slot")?;
         if holder.is_some() {
             return Err("the slot is wanted twice");
         }
         // Bounded by the calls that run and by their windows of live output.
         let (sender, events) = mpsc::unbounded_channel();
         *holder = Some(sender);
-        Ok(Held {
-            slot: SlotHandle::new(wanted.slot, self.conversation.clone(), self.way.clone(), events),
-            calls: used.calls.clone(),
-        })
+        Ok(SlotHandle::new(slot, self.conversation.clone(), self.way.clone(), events))
     }
 
     /// `number`: the event's. One that is about somebody else is told to nobody.

@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    attach::{Attached, ConnectError, UsedSlot},
+    attach::{Attached, ConnectError, UsedSlot, VacantSlot},
     endpoint::{Address, CertificateError, Endpoint, Token},
     files::{Files, Transfer},
     link::{Connected, Held, Link, LinkEvent, Wanted, connect},

@@ -73,16 +73,20 @@ impl Driver {
     ) {
         let claims = self.containers.get_mut(&container).map(|watched| std::mem::take(&mut watched.claims));
         self.tell(Event::ContainerTakenOver { container, slots: attached.slots });
+        let mut used: HashSet<u32> = attached.used.iter().map(|used| used.slot).collect();
         let mut kept = HashSet::new();
         for (claim, held) in claims.into_iter().flatten().zip(held) {
             match held {
-                Ok(held) => kept.extend(self.reclaim(container, claim, held, attached.is_exact)),
+                Ok(held) => {
+                    // Or it is now, having been empty: its assignment had not arrived, and was asked for again.
+                    used.insert(claim.location.slot);
+                    kept.extend(self.reclaim(container, claim, held, attached.is_exact));
+                }
                 Err(cause) => claim.refuse_because(cause),
             }
         }
         // Before anything in it is free.
         self.drain_if_need_be(container, attached.is_old, draining);
-        let used: HashSet<u32> = attached.used.iter().map(|used| used.slot).collect();
         for index in (0..attached.slots).filter(|index| !kept.contains(index)) {
             if used.contains(&index) {
                 if let Some(agent) = self.containers.get(&container).and_then(|watched| watched.agent.as_ref()) {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::{Router, body::Body, extract::Request, http::Response, serve::Listener};
 use bytes::Bytes;
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, option, prelude::*};
 use prost::Message as _;
 use tokio::{
     sync::mpsc,
@@ -14,8 +14,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, server::Grpc};
 use tool_executor::pb::sandbox::{
     AgentFailure, Attached, CallEnded, CallLost, CallOutput, Captured, Event, Events, Exceeded, FileFailure,
-    LinkRequest, LinkResponse, ProcessEnd, SlotLimit, SlotLost, SlotQuarantined, SlotReady, SlotSnapshot, StartFailure,
-    call_ended, event, link_request, link_response, process_end, request,
+    LastAssignment, LinkRequest, LinkResponse, ProcessEnd, SlotLimit, SlotLost, SlotQuarantined, SlotReady,
+    SlotSnapshot, StartFailure, call_ended, event, link_request, link_response, process_end, request,
 };
 
 use super::{
@@ -127,15 +127,19 @@ pub(super) fn attached(container: &str, slots: usize) -> Attached {
 /// One of this container that may be anything else.
 pub(super) fn odd_attached(container: &'static str) -> BoxedStrategy<Attached> {
     let calls = || vec(number(), 0..3);
-    let slot = (integer(), text(), number(), calls(), calls(), number(), number()).prop_map(
-        |(state, owner, generation, running_calls, ended_calls, last_event, events_of_others)| SlotSnapshot {
-            state,
-            owner,
-            generation,
-            running_calls,
-            ended_calls,
-            last_event,
-            events_of_others,
+    let last = option::of((text(), number()).prop_map(|(owner, generation)| LastAssignment { owner, generation }));
+    let slot = (integer(), text(), number(), calls(), calls(), number(), number(), last).prop_map(
+        |(state, owner, generation, running_calls, ended_calls, last_event, events_of_others, last_assignment)| {
+            SlotSnapshot {
+                state,
+                owner,
+                generation,
+                running_calls,
+                ended_calls,
+                last_event,
+                events_of_others,
+                last_assignment,
+            }
         },
     );
     let limit = (text(), long(), text()).prop_map(|(name, value, mechanism)| SlotLimit { name, value, mechanism });

@@ -404,3 +404,42 @@ async fn an_agent_says_which_version_of_the_protocol_it_speaks() {
     let snapshot = &Raw::attach(&agent, 2).await.expect("it attaches").attached.slots[0];
     assert_eq!((snapshot.state(), snapshot.events_of_others), (SlotState::Clean, 1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_assignment_that_never_arrived_is_made_again() {
+    let agent = Agent::start(2);
+    // The slot has had somebody, the end of whose call nobody has heard of: it has the number of one that is to come.
+    let mut raw = Raw::attach(&agent, 1).await.expect("it attaches");
+    let process = Process { program: Some(Program::Shell("echo theirs".to_owned())), ..Process::default() };
+    let timeout = Some(prost_types::Duration { seconds: 10, nanos: 0 });
+    let job = Some(run_call::Job::Process(process));
+    let theirs = RunCall { call: 7, job, timeout, head_bytes: 100, ..RunCall::default() };
+    let release = ReleaseSlot { slot: 0, keep: false };
+    raw.send(vec![
+        request::Request::Assign(AssignSlot { slot: 0, owner: another().to_string(), generation: 1 }),
+        request::Request::Run(theirs),
+        request::Request::Release(release),
+    ])
+    .await;
+    while !matches!(raw.event().await.1.event, Some(event::Event::Ready(_))) {}
+    drop(raw);
+
+    // Both were written to the journal, and neither was heard of.
+    let mut second = successor(&agent, 2, &[own(0), own(1)]).await;
+    for index in [0, 1] {
+        let Held { mut slot, calls: arrived } = held(&mut second);
+        assert_eq!((slot.index(), arrived), (index, calls([])), "none of its calls can have run");
+        assert_eq!(&run(&mut slot, 7, shell("ls; echo ours")).await.stdout.head[..], b"ours\n");
+    }
+    // What did arrive and is gone is not given again in silence.
+    second.link.release(0, false);
+    while link_event(&mut second).await != (LinkEvent::SlotReady { slot: 0, kept: false }) {}
+    second.link.leave();
+    let mut third = successor(&agent, 3, &[own(0), own(1)]).await;
+    assert_eq!(third.held.remove(0).err(), Some("the slot is nobody's any more"));
+    assert_eq!(held(&mut third).slot.index(), 1, "it is there as before");
+    third.link.leave();
+    // The next workspace of the same owner has never been there.
+    let mut fourth = successor(&agent, 4, &[wanted(0, owner(0), 2)]).await;
+    assert_eq!(&run(&mut held(&mut fourth).slot, 1, shell("echo again")).await.stdout.head[..], b"again\n");
+}

@@ -58,11 +58,6 @@ impl Trainer {
         self.stream = None;
     }
 
-    /// Whether it has an answer, and so a slot.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.answered > 0
-    }
-
     pub(crate) fn has_finished(&self) -> bool {
         assert!(!self.unanswered.is_empty() || self.answered == Self::CALLS);
         self.unanswered.is_empty()
