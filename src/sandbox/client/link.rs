@@ -215,8 +215,8 @@ impl Shared {
     ///
     /// That it is empty proves nothing, since it may have been given back or wiped. But whoever gives a slot back writes
     /// so before the agent is told, and the agent lives: nothing that was written is lost. So if this owner had had the
-    /// slot and it was another's since, the journal would not want it; and if it was nobody's since, the agent says that
-    /// the last assignment was this one.
+    /// slot and it was another's since, the journal would not want it; and if it was nobody's since, the agent's
+    /// last assignment would be this one.
     fn assign_again(&self, wanted: &Wanted, attached: &Attached) -> Result<Held, &'static str> {
         let owner = wanted.owner.to_string();
         let vacant = attached.vacant.binary_search_by_key(&wanted.slot, |vacant| vacant.slot);
