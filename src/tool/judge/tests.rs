@@ -204,6 +204,7 @@ fn every_end() -> Vec<End> {
         End::Wrote(1),
         End::NotRun("no such slot".into()),
         End::CancelledEarly,
+        End::InputLimitEarly { max: 7 },
         End::SlotLost { cause: "died".into(), ran: true },
         End::SlotLost { cause: "died".into(), ran: false },
         End::AgentFailed { cause: "broken".into(), executed: Executed::No },

@@ -8,6 +8,7 @@
 //! An interactive shell survives the interrupt that ends its command. What is left to be read is dropped by some shells
 //! then, so the question for the status is put again.
 
+mod begin;
 mod current;
 mod keeping;
 mod steps;
@@ -22,42 +23,37 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{io::unix::AsyncFd, net::unix::pipe, sync::mpsc, task::coop::consume_budget, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::keeping::{Keeping, Run, ToCall, Word};
 use self::{
     current::{Asker, Current, Due},
     steps::Step,
-    texts::{Said, how, parse, process_end, quoted, used, with_end},
-    tty::plain,
+    texts::{Said, parse, process_end, quoted, used, with_end},
+};
+pub(super) use self::{
+    keeping::{Answer, Keeping, Run, ToCall, Word},
+    texts::how,
 };
 use super::{
     super::{
         calls::agent_failed,
-        stdio::{Input, pipe_of},
+        gauge::{Behind, Gauge},
+        stdio::Input,
     },
     at,
     feed::Feed,
-    lock,
+    lock, next_look,
     pace::Pace,
+    with_limit,
 };
 use crate::{
-    sandbox::slot::{DEATH, Runner, RunnerEnd, SlotError, Terminal},
+    sandbox::slot::{DEATH, Runner, RunnerEnd, SlotError},
     tool::{
         Executed, chain,
-        job::{End, Process, Program, Stop},
+        job::{End, Exceeded, Stop},
     },
 };
-
-const BEGIN: &str = "read -r _; if command -v bash >/dev/null 2>&1; then exec bash --norc --noprofile --noediting -i; fi; exec /bin/sh -i";
-
-const PREPARE: &str = "exec 7>&1 8>&2 >/dev/null 2>&1; PS1= PS2=; unset HISTFILE; ";
-
-/// That a shell which finds one of them is dumb, and that nothing waits for a key.
-const ENVIRONMENT: [(&str, &str); 5] =
-    [("TERM", "dumb"), ("PAGER", "cat"), ("GIT_PAGER", "cat"), ("PS1", ""), ("PS2", "")];
 
 /// Of one read.
 const READ: usize = 64 << 10;
@@ -100,50 +96,18 @@ pub(super) struct Shell {
     sequence: u64,
     /// Of what jobs print between scripts.
     pace: Pace,
+    gauge: Gauge,
+    behind: Behind,
+    /// Why it was ended between scripts, if for a limit.
+    exceeded: Option<Exceeded>,
     buffer: Vec<u8>,
 }
 
 impl Shell {
-    /// `user`: the slot's, where that is not the agent's own.
-    pub(super) async fn begin(
-        mut runner: Runner,
-        user: Option<u32>,
-    ) -> Result<(Self, mpsc::UnboundedSender<Word>), ShellError> {
-        let (commands, stdin) = Input::new(Bytes::new(), true, usize::MAX, user)?;
-        let (status, stdout) = pipe_of(user)?;
-        let environment = ENVIRONMENT.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        let process = Process { program: Program::Shell(BEGIN.to_owned()), environment, ..Process::default() };
-        let started = runner.start_in_terminal(&process, stdin, stdout).await?;
-        let Terminal { master, slave } = started.map_err(ShellError::Terminal)?;
-        plain(&master)?;
-        let (sender, words) = mpsc::unbounded_channel();
-        let mut shell = Self {
-            runner,
-            terminal: tty::watched(master)?,
-            slave,
-            commands,
-            status: pipe::Receiver::from_owned_fd(status)?,
-            said: Vec::new(),
-            times: Vec::new(),
-            lines: 0,
-            typed: VecDeque::new(),
-            max_typed: 0,
-            words,
-            current: None,
-            waiting: VecDeque::new(),
-            sequence: 0,
-            pace: Pace::new(),
-            buffer: vec![0; READ],
-        };
-        // It has waited until the terminal is as it is to stay: it goes back to what it has found.
-        shell.say("\n");
-        shell.start(PREPARE, Current::preparing());
-        Ok((shell, sender))
-    }
-
     /// Until it ends, by itself or by `end`. What becomes of it is told through `keeping`.
     pub(super) async fn run(mut self, end: CancellationToken, keeping: Arc<Mutex<Keeping>>) {
         let (mut death, mut ending, mut speaks): (Option<Instant>, _, _) = (None, false, true);
+        let mut look = next_look(&self.behind);
         let ended = loop {
             let due = self.current.as_ref().and_then(|current| current.due);
             let held_up = self.held_up();
@@ -181,6 +145,14 @@ impl Shell {
                 () = self.commands.writable() => self.commands.write(),
                 Some(word) = self.words.recv() => self.on_word(word),
                 () = at(due) => self.on_due(),
+                () = at(look), if self.exceeded.is_none() => {
+                    look = next_look(&self.behind);
+                    self.exceeded = self.behind.look();
+                    if self.exceeded.is_some() {
+                        self.runner.cancel();
+                        death = Some(Instant::now() + DEATH);
+                    }
+                }
                 () = at(death) => break Err(SlotError::Undying("shell")),
                 () = end.cancelled(), if !ending => {
                     ending = true;
@@ -190,7 +162,7 @@ impl Shell {
             }
         };
         // From now on nobody finds it; what was asked before is answered or, by dropping it, refused.
-        let how = how(&ended);
+        let how = with_limit(how(&ended), self.exceeded.as_ref());
         lock(&keeping).lose(how.clone());
         while let Ok(read @ 1..) = rustix::io::read(&self.terminal, &mut self.buffer) {
             self.on_output(read);
@@ -201,12 +173,14 @@ impl Shell {
     /// The last answer.
     fn end_with(mut self, ended: Result<RunnerEnd, SlotError>, how: &str) {
         for run in self.waiting.drain(..) {
-            let _ = run.done.send(agent_failed(format!("the shell {how}"), Executed::No));
+            let _ = run.done.send(agent_failed(format!("the shell {how}"), Executed::No).into());
         }
         let Some((Some(asker), stop, captured)) = self.current.take().map(Current::cut_short) else { return };
         let ran = captured.total > 0;
+        let mut seen = None;
         let end = match ended {
-            Ok(RunnerEnd::Ended { exit, .. }) => {
+            Ok(RunnerEnd::Ended { exit, limit, .. }) => {
+                seen = limit;
                 let notice = format!("\n[the shell {how}: the next terminal_stateful call has a new one]\n");
                 process_end(exit, stop, with_end(captured, &notice), None)
             }
@@ -214,7 +188,7 @@ impl Shell {
             Err(error) if error.ends_slot() => End::SlotLost { cause: chain(&error), ran },
             Err(error) => agent_failed(chain(&error), if ran { Executed::Yes } else { Executed::Unknown }),
         };
-        let _ = asker.done.send(end);
+        let _ = asker.done.send(Answer { end, seen });
     }
 
     fn start(&mut self, command: &str, current: Current) {
@@ -269,6 +243,10 @@ impl Shell {
             ToCall::Type(data) if self.typed.len() + data.len() > self.max_typed => current.stop(Stop::InputLimit),
             ToCall::Type(data) => self.typed.extend(data),
             ToCall::Stop(stop) => current.stop(stop),
+            ToCall::End(stop) => {
+                current.stop(stop);
+                self.runner.cancel();
+            }
             ToCall::Grant(bytes) => _ = current.feed().map(|feed| feed.grant(bytes)),
             ToCall::Anew => _ = current.feed().map(Feed::begin_anew),
         }
@@ -280,9 +258,14 @@ impl Shell {
             ToCall::Type(data) if self.waiting[place].typed.len() + data.len() <= self.waiting[place].max_typed => {
                 self.waiting[place].typed.extend(data);
             }
-            ToCall::Type(_) | ToCall::Stop(_) => {
+            ToCall::Type(_) | ToCall::Stop(Stop::InputLimit) => {
                 if let Some(run) = self.waiting.remove(place) {
-                    let _ = run.done.send(End::CancelledEarly);
+                    let _ = run.done.send(End::InputLimitEarly { max: run.max_typed as u64 }.into());
+                }
+            }
+            ToCall::Stop(_) | ToCall::End(_) => {
+                if let Some(run) = self.waiting.remove(place) {
+                    let _ = run.done.send(End::CancelledEarly.into());
                 }
             }
             ToCall::Grant(_) | ToCall::Anew => {}
@@ -314,7 +297,7 @@ impl Shell {
             current.print(notice.as_bytes());
         }
         // Whoever asked may be gone.
-        let _ = begun.send(());
+        let _ = begun.send(self.gauge.begin());
         let script = format!("times >&7; command eval {} <&8 >&8 2>&8 7>&- 8>&-", quoted(&command));
         self.start(&script, current);
     }

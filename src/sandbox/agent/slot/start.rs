@@ -59,6 +59,7 @@ impl SlotTask {
                     max_pending_input,
                     arrived,
                     events,
+                    gauge: self.gauge.clone(),
                 };
                 self.running.spawn(self.sessions.clone().carry_out(call, request, runner, control))
             }

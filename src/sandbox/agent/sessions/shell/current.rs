@@ -6,10 +6,11 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     super::{super::capture::Capture, feed::Feed},
+    keeping::Answer,
     steps::{STEPS, Step},
-    texts::process_end,
+    texts::{process_end, seen_in},
 };
-use crate::tool::job::{Captured, End, Exit, OutputLimits, Stop, Usage};
+use crate::tool::job::{Captured, Exit, OutputLimits, Stop, Usage};
 
 /// How long the mark may take to arrive: the terminal may be held up.
 const MARK_PATIENCE: Duration = Duration::from_millis(500);
@@ -20,7 +21,7 @@ const PREPARATION: Duration = Duration::from_secs(30);
 /// Whoever has the script run.
 pub(super) struct Asker {
     pub(super) call: u64,
-    pub(super) done: oneshot::Sender<End>,
+    pub(super) done: oneshot::Sender<Answer>,
 }
 
 /// See the module.
@@ -166,7 +167,8 @@ impl Current {
         let held = std::mem::take(&mut self.held);
         self.print(&held);
         if let (Some(asker), Some(code)) = (self.asker, self.code) {
-            let _ = asker.done.send(process_end(Exit::Code(code), self.stop, self.capture.finish(), self.usage));
+            let end = process_end(Exit::Code(code), self.stop, self.capture.finish(), self.usage);
+            let _ = asker.done.send(Answer { end, seen: seen_in(code) });
         }
     }
 
