@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tool_executor::pb::toolexecutor::{
-    Call, CallResult, Cancel, Input, Open, Outcome, OutputStream, Reason, ReleaseTrajectory,
+    Call, CallResult, Cancel, Executed, Input, Open, Outcome, OutputStream, Reason, ReleaseTrajectory,
     trajectory_request::Message as Request, trajectory_response::Message as Response,
 };
 
@@ -221,6 +221,42 @@ async fn input_that_comes_before_its_call_has_begun_is_kept() {
     let refused = agent.stream.result().await;
     assert_eq!((&*refused.call_id, refused.reason()), (&*id, Reason::InputLimit), "{refused:?}");
     assert!(agent.stream.result().await.success);
+}
+
+#[tokio::test]
+async fn a_script_that_waits_in_the_shell_takes_no_more_input_than_its_bound() {
+    let server = Server::with(&[("MAX_PENDING_INPUT_BYTES", "100000")]);
+    let mut agent = Agent::open(&server, "queued").await;
+    agent.output("X=kept").await;
+    // Beside one another they are handed over, and wait for the shell there.
+    let beside =
+        |id: &str, script: &str| Call { concurrent: true, ..tool(id, "terminal_stateful", json!({"command": script})) };
+    let calls =
+        [("runs", "touch up; read -r x"), ("enough", "read -r x; echo \"got $x\""), ("flooded", "touch flooded")];
+    agent.stream.batch(calls.map(|(id, script)| beside(id, script)).to_vec()).await;
+    agent
+        .stream
+        .batch(vec![Call {
+            concurrent: true,
+            ..tool("up", "bash", json!({"command": "until [ -e up ]; do sleep 0.01; done"}))
+        }])
+        .await;
+    assert!(agent.stream.result().await.success);
+    let typed =
+        |id: &str, data: Vec<u8>| Request::Input(Input { call_id: id.into(), data: data.into(), end_of_file: false });
+    agent.stream.send(typed("enough", b"typed\n".to_vec())).await;
+    agent.stream.send(typed("flooded", vec![b'x'; 60_000])).await;
+    agent.stream.send(typed("flooded", vec![b'x'; 60_000])).await;
+    // Its turn has not come.
+    let flooded = agent.stream.result().await;
+    assert_eq!(flooded.call_id, "flooded");
+    assert_eq!((flooded.outcome(), flooded.reason()), (Outcome::LimitExceeded, Reason::InputLimit), "{flooded:?}");
+    assert_eq!(flooded.executed(), Executed::No, "{flooded:?}");
+    assert!(flooded.error.contains("max_pending_input_bytes is 100000"), "{flooded:?}");
+    agent.stream.send(typed("runs", b"\n".to_vec())).await;
+    assert!(agent.stream.result().await.success);
+    assert_eq!(agent.stream.result().await.output, "got typed");
+    assert_eq!(agent.output("echo $X; ls").await, "kept\nup");
 }
 
 #[tokio::test]
