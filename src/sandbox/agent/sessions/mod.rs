@@ -49,6 +49,8 @@ pub(super) struct SessionCall {
     pub(super) arrived: Instant,
     pub(super) events: Arc<Outgoing<Event>>,
     pub(super) gauge: Gauge,
+    /// How long the shell that keeps its state may take until it runs scripts.
+    pub(super) shell_start: Duration,
 }
 
 /// All of one slot.

@@ -47,7 +47,7 @@ impl Sessions {
                 shell
             }
             (None, None) => return agent_failed("the shell ended as it was asked".to_owned(), Executed::No),
-            (None, Some(new)) => match Shell::begin(new, call.user, call.gauge.clone()).await {
+            (None, Some(new)) => match Shell::begin(new, call).await {
                 Ok((driver, words)) => {
                     lock(&self.shell).put(words.clone());
                     self.tasks.spawn(driver.run(self.end.clone(), self.shell.clone()));

@@ -97,6 +97,8 @@ pub(super) struct Shell {
     /// Of what jobs print between scripts.
     pace: Pace,
     gauge: Gauge,
+    /// How long it may take until it runs scripts.
+    patience: Duration,
     behind: Behind,
     /// Why it was ended between scripts, if for a limit.
     exceeded: Option<Exceeded>,
@@ -162,7 +164,10 @@ impl Shell {
             }
         };
         // From now on nobody finds it; what was asked before is answered or, by dropping it, refused.
-        let how = with_limit(how(&ended), self.exceeded.as_ref());
+        let how = match &self.current {
+            Some(current) if current.came_too_late() => format!("was not ready within {:?}", self.patience),
+            _ => with_limit(how(&ended), self.exceeded.as_ref()),
+        };
         lock(&keeping).lose(how.clone());
         while let Ok(read @ 1..) = rustix::io::read(&self.terminal, &mut self.buffer) {
             self.on_output(read);

@@ -60,6 +60,7 @@ impl SlotTask {
                     arrived,
                     events,
                     gauge: self.gauge.clone(),
+                    shell_start: self.config.limits.shell_start,
                 };
                 self.running.spawn(self.sessions.clone().carry_out(call, request, runner, control))
             }

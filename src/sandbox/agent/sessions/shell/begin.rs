@@ -9,8 +9,8 @@ use super::{Current, READ, Shell, ShellError, Word, tty};
 use crate::{
     sandbox::{
         agent::{
-            gauge::{Gauge, Lasting},
-            sessions::pace::Pace,
+            gauge::Lasting,
+            sessions::{SessionCall, pace::Pace},
             stdio::{Input, pipe_of},
         },
         slot::{Runner, Terminal},
@@ -27,12 +27,11 @@ const ENVIRONMENT: [(&str, &str); 5] =
     [("TERM", "dumb"), ("PAGER", "cat"), ("GIT_PAGER", "cat"), ("PS1", ""), ("PS2", "")];
 
 impl Shell {
-    /// `user`: the slot's, where that is not the agent's own.
     pub(in super::super) async fn begin(
         mut runner: Runner,
-        user: Option<u32>,
-        gauge: Gauge,
+        call: &SessionCall,
     ) -> Result<(Self, mpsc::UnboundedSender<Word>), ShellError> {
+        let user = call.user;
         let (commands, stdin) = Input::new(Bytes::new(), true, usize::MAX, user)?;
         let (status, stdout) = pipe_of(user)?;
         let environment = ENVIRONMENT.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
@@ -57,14 +56,15 @@ impl Shell {
             waiting: VecDeque::new(),
             sequence: 0,
             pace: Pace::new(),
-            behind: gauge.begin_behind(Lasting::Shell),
-            gauge,
+            gauge: call.gauge.clone(),
+            patience: call.shell_start,
+            behind: call.gauge.begin_behind(Lasting::Shell),
             exceeded: None,
             buffer: vec![0; READ],
         };
         // It has waited until the terminal is as it is to stay: it goes back to what it has found.
         shell.say("\n");
-        shell.start(PREPARE, Current::preparing());
+        shell.start(PREPARE, Current::preparing(call.shell_start));
         Ok((shell, sender))
     }
 }
