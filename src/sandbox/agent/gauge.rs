@@ -166,7 +166,7 @@ impl Gauge {
 impl Mark {
     /// Looks at the call while it runs: why it is to be ended.
     pub(super) fn look(&self) -> Option<Exceeded> {
-        self.since.measure_if_need_be();
+        self.since.measure_if_need_be(true);
         if self.is_alone() { self.since.counted().or_else(|| self.since.filled()) } else { self.since.filled() }
     }
 
@@ -181,9 +181,9 @@ impl Mark {
 }
 
 impl Since {
-    fn measure_if_need_be(&self) {
+    fn measure_if_need_be(&self, routinely: bool) {
         if let Some(Space::Measured(meter)) = &self.space {
-            meter.measure_if_need_be();
+            meter.measure_if_need_be(routinely);
         }
     }
 
@@ -199,6 +199,8 @@ impl Since {
             meter.settle(written).await;
         }
         let failed = exit != Exit::Code(0);
+        // Whoever sets itself a limit for its files has run into that.
+        let seen = seen.filter(|hit| *hit != LimitHit::FileSize || self.limits().file.is_some());
         let seen = seen.map(|hit| self.seen(hit));
         seen.or_else(|| if failed || is_alone() { self.counted().or_else(|| self.filled()) } else { None })
             .or_else(|| if failed { self.full() } else { None })

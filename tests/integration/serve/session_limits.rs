@@ -138,12 +138,13 @@ async fn a_script_at_the_limit_of_processes_takes_its_shell_along() {
 async fn a_script_that_writes_too_much_is_interrupted_and_the_shell_lives() {
     let tmpfs = [("SANDBOX_WORKSPACE", "tmpfs"), SIZE];
     let disk = [SIZE];
-    let cases: [(&[(&str, &str)], &str, &str); 5] = [
-        (&disk, FILES, "sandbox.workspace_size"),
+    let inodes = [("SANDBOX_WORKSPACE_INODES", "100")];
+    let cases = [
+        (&disk[..], FILES, "sandbox.workspace_size"),
         (&disk, QUICK, "sandbox.workspace_size"),
         (&disk, FILE, "sandbox.max_file_size"),
         (&tmpfs, QUICK, "sandbox.workspace_size"),
-        (&[("SANDBOX_WORKSPACE_INODES", "100")], "touch $(seq 200); sleep 20", "sandbox.workspace_inodes"),
+        (&inodes, "touch $(seq 200); sleep 20", "sandbox.workspace_inodes"),
     ];
     for (settings, script, setting) in cases {
         let server = Server::with(settings);

@@ -63,7 +63,8 @@ impl Behind {
             self.begin_anew();
             return None;
         }
-        self.since.measure_if_need_be();
+        // To count all of a workspace now and then would be too much for what does nothing most of the time.
+        self.since.measure_if_need_be(false);
         match (self.what, others) {
             (Lasting::Process, false) => self.since.counted().or_else(|| self.since.filled()),
             (Lasting::Process, true) | (Lasting::Shell, false) => self.since.filled(),

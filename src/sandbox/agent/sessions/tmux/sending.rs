@@ -40,11 +40,13 @@ impl Tmux {
         }
         let mut exceeded = None;
         let done = tokio::select! {
-            done = self.wait(asked, block, wait) => done,
+            // A terminal that is ended for a limit has ended, too.
+            biased;
             hit = self.limit_hit(&mark) => {
                 exceeded = Some(hit);
                 true
             }
+            done = self.wait(asked, block, wait) => done,
         };
         let ended = self.ended.borrow().clone();
         if exceeded.is_none() {
