@@ -112,6 +112,7 @@ impl Background {
         let process = Process { program: Program::Shell(command.clone()), ..Process::default() };
         let behind = gauge.begin_behind(Lasting::Process);
         runner.start(&process, Stdio { stdin, stdout, stderr })?;
+        // Bounded by the calls that run: each waits for its answer.
         let (words, heard) = mpsc::unbounded_channel();
         let shared = Arc::new(Self {
             command,

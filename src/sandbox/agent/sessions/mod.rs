@@ -128,7 +128,10 @@ impl Sessions {
                             self.tasks.spawn(driver.run(self.end.clone()));
                             *lock(&self.tmux) = Some(tmux.clone());
                             tmux.until_prompt().await;
-                            Told::new(format!("Started a terminal of {width} columns and {height} rows"))
+                            match tmux.how_ended() {
+                                None => Told::new(format!("Started a terminal of {width} columns and {height} rows")),
+                                Some(how) => Told::failed(format!("The terminal has ended, since its shell {how}")),
+                            }
                         }
                         Err(error) => return agent_failed(chain(&error), Executed::No),
                     }

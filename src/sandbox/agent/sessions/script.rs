@@ -46,7 +46,7 @@ impl Sessions {
                 *runner = unused;
                 shell
             }
-            (None, None) => return agent_failed("the shell ended as it was asked".to_owned(), Executed::No),
+            (None, None) => return lost(Executed::No),
             (None, Some(new)) => match Shell::begin(new, call).await {
                 Ok((driver, words)) => {
                     lock(&self.shell).put(words.clone());
@@ -90,10 +90,10 @@ impl Sessions {
                         timer.as_mut().reset(tokio::time::Instant::now() + call.timeout);
                     }
                     // Its turn does not come.
-                    Err(_) => return (&mut ended).await.map_or_else(|_| lost(), |answer| answer.end),
+                    Err(_) => return (&mut ended).await.map_or_else(|_| lost(Executed::No), |answer| answer.end),
                 },
                 answer = &mut ended => {
-                    let Ok(answer) = answer else { return lost() };
+                    let Ok(answer) = answer else { return lost(Executed::Unknown) };
                     return conclude(answer, mark, exceeded).await;
                 }
                 Some(control) = control.recv() => tell(match control {
@@ -122,8 +122,8 @@ impl Sessions {
     }
 }
 
-fn lost() -> End {
-    agent_failed("the shell ended as it was asked".to_owned(), Executed::Unknown)
+fn lost(executed: Executed) -> End {
+    agent_failed("the shell ended as it was asked".to_owned(), executed)
 }
 
 /// Names the limit that the script ran into.

@@ -62,7 +62,7 @@ const MAX_LINES: usize = 64;
 const MAX_LINE: usize = 256;
 /// How fast is read what jobs print between scripts, in bytes each second.
 const RATE: u32 = 16 << 20;
-/// What is thrown away at most before a script begins, in bytes: more than a terminal holds.
+/// What is read at most of what was printed before, in bytes: more than a terminal holds.
 const LEFT_OVER: usize = 256 << 10;
 
 /// Why there is none.
@@ -102,16 +102,18 @@ pub(super) struct Shell {
     behind: Behind,
     /// Why it was ended between scripts, if for a limit.
     exceeded: Option<Exceeded>,
+    /// When it must have ended.
+    death: Option<Instant>,
     buffer: Vec<u8>,
 }
 
 impl Shell {
     /// Until it ends, by itself or by `end`. What becomes of it is told through `keeping`.
     pub(super) async fn run(mut self, end: CancellationToken, keeping: Arc<Mutex<Keeping>>) {
-        let (mut death, mut ending, mut speaks): (Option<Instant>, _, _) = (None, false, true);
+        let (mut ending, mut speaks) = (false, true);
         let mut look = next_look(&self.behind);
         let ended = loop {
-            let due = self.current.as_ref().and_then(|current| current.due);
+            let (due, death) = (self.current.as_ref().and_then(|current| current.due), self.death);
             let held_up = self.held_up();
             // What is always ready must let others have their turn.
             consume_budget().await;
@@ -141,7 +143,7 @@ impl Shell {
                     speaks = self.on_status();
                     if !speaks {
                         // It exits, unless it has gone mad.
-                        death = death.or(Some(Instant::now() + DEATH));
+                        self.death.get_or_insert(Instant::now() + DEATH);
                     }
                 }
                 () = self.commands.writable() => self.commands.write(),
@@ -151,15 +153,13 @@ impl Shell {
                     look = next_look(&self.behind);
                     self.exceeded = self.behind.look();
                     if self.exceeded.is_some() {
-                        self.runner.cancel();
-                        death = Some(Instant::now() + DEATH);
+                        self.kill();
                     }
                 }
                 () = at(death) => break Err(SlotError::Undying("shell")),
                 () = end.cancelled(), if !ending => {
                     ending = true;
-                    self.runner.cancel();
-                    death = Some(Instant::now() + DEATH);
+                    self.kill();
                 }
             }
         };
@@ -169,17 +169,27 @@ impl Shell {
             _ => with_limit(how(&ended), self.exceeded.as_ref()),
         };
         lock(&keeping).lose(how.clone());
-        while let Ok(read @ 1..) = rustix::io::read(&self.terminal, &mut self.buffer) {
+        for run in self.waiting.drain(..) {
+            let _ = run.done.send(agent_failed(format!("the shell {how}"), Executed::No).into());
+        }
+        let mut left = LEFT_OVER;
+        while left > 0
+            && let Ok(read @ 1..) = rustix::io::read(&self.terminal, &mut self.buffer)
+        {
+            left = left.saturating_sub(read);
             self.on_output(read);
         }
         self.end_with(ended, &how);
     }
 
+    /// With all that it has started. Then it ends, or nothing ends it.
+    fn kill(&mut self) {
+        self.runner.cancel();
+        self.death.get_or_insert(Instant::now() + DEATH);
+    }
+
     /// The last answer.
     fn end_with(mut self, ended: Result<RunnerEnd, SlotError>, how: &str) {
-        for run in self.waiting.drain(..) {
-            let _ = run.done.send(agent_failed(format!("the shell {how}"), Executed::No).into());
-        }
         let Some((Some(asker), stop, captured)) = self.current.take().map(Current::cut_short) else { return };
         let ran = captured.total > 0;
         let mut seen = None;
@@ -250,7 +260,7 @@ impl Shell {
             ToCall::Stop(stop) => current.stop(stop),
             ToCall::End(stop) => {
                 current.stop(stop);
-                self.runner.cancel();
+                self.kill();
             }
             ToCall::Grant(bytes) => _ = current.feed().map(|feed| feed.grant(bytes)),
             ToCall::Anew => _ = current.feed().map(Feed::begin_anew),
@@ -312,7 +322,7 @@ impl Shell {
             Some(Due::Finish) => self.finish(),
             Some(Due::Step(Some(Step::Type(key)))) => self.typed.extend(key),
             Some(Due::Step(Some(Step::Ask))) => self.ask(),
-            Some(Due::Step(Some(Step::Kill))) => self.runner.cancel(),
+            Some(Due::Step(Some(Step::Kill))) => self.kill(),
             Some(Due::Step(None)) | None => {}
         }
     }
@@ -346,7 +356,7 @@ impl Shell {
         // Some trap of the shell's own has got hold of the pipe.
         if self.lines > MAX_LINES || self.said.len() > MAX_LINE {
             self.said.clear();
-            self.runner.cancel();
+            self.kill();
         }
         true
     }

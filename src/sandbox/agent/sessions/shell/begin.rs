@@ -39,6 +39,7 @@ impl Shell {
         let started = runner.start_in_terminal(&process, stdin, stdout).await?;
         let Terminal { master, slave } = started.map_err(ShellError::Terminal)?;
         tty::plain(&master)?;
+        // Bounded by what may be sent to calls before they have received it: it is always read.
         let (sender, words) = mpsc::unbounded_channel();
         let mut shell = Self {
             runner,
@@ -60,6 +61,7 @@ impl Shell {
             patience: call.shell_start,
             behind: call.gauge.begin_behind(Lasting::Shell),
             exceeded: None,
+            death: None,
             buffer: vec![0; READ],
         };
         // It has waited until the terminal is as it is to stay: it goes back to what it has found.
