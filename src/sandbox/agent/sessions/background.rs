@@ -84,6 +84,8 @@ pub(super) struct Driver {
     behind: Behind,
     /// Why it was ended, if for a limit.
     exceeded: Option<Exceeded>,
+    /// It was asked to end, so that its end says nothing of limits.
+    is_stopped: bool,
     buffer: Vec<u8>,
 }
 
@@ -131,6 +133,7 @@ impl Background {
             pace: Pace::new(),
             behind,
             exceeded: None,
+            is_stopped: false,
             buffer: vec![0; READ],
         })
     }
@@ -202,6 +205,7 @@ impl Driver {
                     }
                 }
                 () = end.cancelled(), if deadline.is_none() => {
+                    self.is_stopped = true;
                     self.runner.cancel();
                     deadline = Some(tokio::time::Instant::now() + DEATH);
                 }
@@ -218,7 +222,7 @@ impl Driver {
         }
         let after = self.shared.started.elapsed();
         let exceeded = match (self.exceeded, &ended) {
-            (None, Ok(RunnerEnd::Ended { exit, limit, written, .. })) => {
+            (None, Ok(RunnerEnd::Ended { exit, limit, written, .. })) if !self.is_stopped => {
                 self.behind.conclude(*exit, *limit, *written).await
             }
             (exceeded, _) => exceeded,
@@ -228,7 +232,10 @@ impl Driver {
 
     fn on_word(&mut self, word: Word) {
         match word {
-            Word::Kill => self.runner.cancel(),
+            Word::Kill => {
+                self.is_stopped = true;
+                self.runner.cancel();
+            }
             Word::Write { data, end_of_input, done } => {
                 let taken = if !self.input.is_open() {
                     Err("its input is closed")
