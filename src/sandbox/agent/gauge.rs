@@ -35,7 +35,7 @@ pub(super) struct Gauge {
 }
 
 struct Shared {
-    cgroup: Option<SlotCgroup>,
+    cgroup: Option<Arc<SlotCgroup>>,
     limits: Values,
     calls: Mutex<Calls>,
     storage: Mutex<Option<Space>>,
@@ -88,7 +88,7 @@ pub(super) struct Mark {
 }
 
 impl Gauge {
-    pub(super) fn new(slot: &SlotConfig, max_processes: Option<u64>, cgroup: Option<SlotCgroup>) -> Self {
+    pub(super) fn new(slot: &SlotConfig, max_processes: Option<u64>, cgroup: Option<Arc<SlotCgroup>>) -> Self {
         let limits = Values {
             memory: slot.limits.memory_bytes,
             processes: max_processes,
