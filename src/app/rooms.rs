@@ -159,6 +159,7 @@ fn slot_limits(sandbox: &SandboxSettings) -> slot::Limits {
         workspace_bytes: sandbox.workspace_bytes,
         workspace_inodes: sandbox.workspace_inodes,
         cgroups: sandbox.cgroups,
+        shell_start: sandbox.shell_start_timeout,
         transfers: slot::TransferLimits {
             at_once: sandbox.max_transfers,
             archive_entries: sandbox.max_archive_entries,

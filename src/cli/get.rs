@@ -1,11 +1,12 @@
 //! A file, or a directory as an archive, out of a trajectory's workspace.
 
 use std::{
-    io,
+    io::{self, IsTerminal as _},
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
+use indicatif::ProgressBar;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio_stream::{Stream, StreamExt as _};
@@ -72,19 +73,22 @@ enum Piece {
 
 pub(super) async fn get(arguments: Arguments) -> Result<(), Failure> {
     let target = target(&arguments)?;
+    // A bar amid what is fetched would spoil both.
+    let spoils = target.as_os_str() == "-" && io::stdout().is_terminal();
+    let bar = if arguments.server.json || spoils { ProgressBar::hidden() } else { progress::bar(None) };
     let mut client = arguments.server.connect().await?;
     let Arguments { trajectory: trajectory_id, path, .. } = arguments;
     let summary = match arguments.archive {
         None => {
             let request = ReadArtifactRequest { trajectory_id, path, ..ReadArtifactRequest::default() };
             let pieces = client.read_artifact(request).await.map_err(|status| Failure::of(&status))?.into_inner();
-            receive(pieces.filter_map(of_file), &target).await?
+            receive(pieces.filter_map(of_file), &target, &bar).await?
         }
         Some(kind) => {
             let format = kind.format().into();
             let request = ArchiveArtifactsRequest { trajectory_id, path, format, max_bytes: 0 };
             let pieces = client.archive_artifacts(request).await.map_err(|status| Failure::of(&status))?.into_inner();
-            receive(pieces.filter_map(of_archive), &target).await?
+            receive(pieces.filter_map(of_archive), &target, &bar).await?
         }
     };
     if target.as_os_str() == "-" { Ok(()) } else { tell(&summary, arguments.server.json) }
@@ -125,16 +129,17 @@ fn of_archive(answer: Result<ArchiveArtifactsResponse, Status>) -> Option<Result
 async fn receive(
     pieces: impl Stream<Item = Result<Piece, Status>> + Unpin,
     target: &Path,
+    bar: &ProgressBar,
 ) -> Result<TransferSummary, Failure> {
     if target.as_os_str() == "-" {
-        return copy(pieces, &mut tokio::io::stdout(), Failure::Output).await;
+        return copy(pieces, &mut tokio::io::stdout(), bar, Failure::Output).await;
     }
     let failed = |source| Failure::Write { path: target.display().to_string(), source };
     let mut name = target.file_name().ok_or(Failure::NoPath)?.to_owned();
     name.push(".part");
     let part = target.with_file_name(name);
     let mut file = tokio::fs::File::create(&part).await.map_err(failed)?;
-    let copied = copy(pieces, &mut file, failed).await;
+    let copied = copy(pieces, &mut file, bar, failed).await;
     let done = match copied {
         Ok(summary) => tokio::fs::rename(&part, target).await.map_err(failed).map(|()| summary),
         Err(error) => Err(error),
@@ -149,13 +154,13 @@ async fn receive(
 async fn copy(
     mut pieces: impl Stream<Item = Result<Piece, Status>> + Unpin,
     to: &mut (impl AsyncWrite + Unpin),
+    bar: &ProgressBar,
     failed: impl Fn(io::Error) -> Failure,
 ) -> Result<TransferSummary, Failure> {
-    let bar = progress::bar(None);
     let mut digest = Sha256::new();
     while let Some(piece) = pieces.next().await {
         match piece.map_err(|status| Failure::of(&status))? {
-            Piece::Size(size) => bar.set_length(size),
+            Piece::Size(size) => progress::known(bar, size),
             Piece::Chunk(chunk) => {
                 digest.update(&chunk);
                 to.write_all(&chunk).await.map_err(&failed)?;

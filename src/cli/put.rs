@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use indicatif::ProgressBar;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::mpsc;
@@ -58,7 +59,8 @@ pub(super) async fn put(arguments: Arguments) -> Result<(), Failure> {
         ..WriteArtifactHeader::default()
     };
     let (requests, receiver) = mpsc::channel(CHUNKS);
-    let sending = tokio::spawn(send(source, size, header, requests));
+    let bar = if arguments.server.json { ProgressBar::hidden() } else { progress::bar(size) };
+    let sending = tokio::spawn(send(source, bar, header, requests));
     let answered = client.write_artifact(ReceiverStream::new(receiver)).await;
     let summary = match answered {
         Ok(answer) => answer.into_inner().summary.unwrap_or_default(),
@@ -84,11 +86,10 @@ pub(super) fn tell(summary: &TransferSummary, as_json: bool) -> Result<(), Failu
 /// The digest of what was sent. An error ends the stream in the middle, so that nothing is kept of it.
 async fn send(
     mut source: Box<dyn AsyncRead + Send + Unpin>,
-    size: Option<u64>,
+    bar: ProgressBar,
     header: WriteArtifactHeader,
     requests: mpsc::Sender<WriteArtifactRequest>,
 ) -> std::io::Result<String> {
-    let bar = progress::bar(size);
     let mut digest = Sha256::new();
     let mut message = Message::Header(header);
     loop {

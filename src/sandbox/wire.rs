@@ -100,6 +100,7 @@ pub(super) fn from_ending(slot: u32, call: u64, ending: Ending) -> pb::CallEnded
         End::Told(told) => Wire::Told(told.to_json()),
         End::NotRun(cause) => Wire::NotRun(cause),
         End::CancelledEarly => Wire::CancelledEarly(pb::CancelledEarly {}),
+        End::InputLimitEarly { max } => Wire::InputLimitEarly(pb::InputLimitEarly { max_bytes: max }),
         End::SlotLost { cause, ran } => Wire::SlotLost(pb::CallLost { cause, ran }),
         End::AgentFailed { cause, executed } => {
             Wire::AgentFailure(pb::AgentFailure { cause, executed: from_executed(executed).into() })
@@ -129,6 +130,7 @@ pub(super) fn to_ending(ended: pb::CallEnded) -> Result<Ending, Senseless> {
         Wire::Told(json) => End::Told(session::Told::from_json(&json).map_err(|_| Senseless("a session's answer"))?),
         Wire::NotRun(cause) => End::NotRun(cause),
         Wire::CancelledEarly(pb::CancelledEarly {}) => End::CancelledEarly,
+        Wire::InputLimitEarly(pb::InputLimitEarly { max_bytes }) => End::InputLimitEarly { max: max_bytes },
         Wire::SlotLost(pb::CallLost { cause, ran }) => End::SlotLost { cause, ran },
         Wire::AgentFailure(failure) => {
             End::AgentFailed { executed: to_executed(failure.executed()), cause: failure.cause }
@@ -380,6 +382,7 @@ mod tests {
             End::Told(session::Told::failed("why")),
             End::NotRun(message()),
             End::CancelledEarly,
+            End::InputLimitEarly { max: 7 },
             End::SlotLost { cause: message(), ran: true },
             End::AgentFailed { cause: message(), executed: Executed::No },
             End::AgentFailed { cause: message(), executed: Executed::Yes },

@@ -87,6 +87,7 @@ pub(super) const GROUPS: &[Group] = &[
             ("sandbox.workspace_inodes", "Files and directories of a workspace; 0 is no limit"),
             ("sandbox.max_file_size", "Of one file; unset: the workspace's"),
             ("sandbox.cgroups", "Use control groups where they can be had; false: as if there were none"),
+            ("sandbox.shell_start_timeout", "How long the shell of terminal_stateful may take until it runs scripts"),
             ("sandbox.max_transfers", "Transfers of files that run at once in a slot"),
             ("sandbox.max_archive_entries", "Files, directories and links of one archive, either way"),
             ("sandbox.max_archive_size", "What the files of one archive may come to when they are unpacked"),

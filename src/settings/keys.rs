@@ -155,6 +155,8 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("sandbox.workspace_inodes", "1000000"),
     // Off: as if there were none.
     Key::new("sandbox.cgroups", "true"),
+    // Even an image on a slow network disk, on the busiest machine.
+    Key::new("sandbox.shell_start_timeout", "30s"),
     // Each is a thread of the agent's and a few chunks of memory.
     Key::new("sandbox.max_transfers", "4"),
     // Above a large repository with its packages; what is taken in has to be looked through before any of it is there.

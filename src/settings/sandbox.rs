@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     convert::{self, Written},
-    model::{MIB, SECOND, WEEK, ZERO, duration, number, size},
+    model::{HOUR, MIB, SECOND, WEEK, ZERO, duration, number, size},
     reader::Reader,
 };
 use crate::tool::{Isolation, UnknownLevel};
@@ -38,6 +38,8 @@ pub struct SandboxSettings {
     pub workspace_inodes: Option<u64>,
     /// Use control groups where they can be had.
     pub cgroups: bool,
+    /// How long the shell of terminal_stateful may take until it runs scripts.
+    pub shell_start_timeout: Duration,
     /// Transfers of files that run at once in a slot.
     pub max_transfers: usize,
     /// Of one archive, either way.
@@ -64,6 +66,7 @@ pub(super) fn build(r: &mut Reader<'_>) -> SandboxSettings {
         workspace_bytes: size_or_none(r, "sandbox.workspace_size", MIB),
         workspace_inodes: Some(number(r, "sandbox.workspace_inodes", 0..=1 << 40)).filter(|inodes| *inodes > 0),
         cgroups: r.value("sandbox.cgroups", convert::boolean),
+        shell_start_timeout: duration(r, "sandbox.shell_start_timeout", SECOND..=HOUR),
         max_transfers: number(r, "sandbox.max_transfers", 1..=256),
         max_archive_entries: number(r, "sandbox.max_archive_entries", 1..=100_000_000),
         max_archive_bytes: size(r, "sandbox.max_archive_size", MIB..=1 << 50),

@@ -1,8 +1,9 @@
 //! What a slot is asked to do, and what it says of how that ended. Plain data: executor and agent agree on it.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 
 use super::{Executed, session};
 
@@ -146,6 +147,10 @@ pub enum End {
     NotRun(String),
     /// Cancelled before it was started.
     CancelledEarly,
+    /// More input came for it before it was started than may wait for it, in bytes.
+    InputLimitEarly {
+        max: u64,
+    },
     /// The slot's processes died under it. `ran`: it is known to have been started, by what it printed.
     SlotLost {
         cause: String,
@@ -172,7 +177,7 @@ pub struct ProcessEnd {
 }
 
 /// A limit of a call or its slot, and how it is known that the call ran into it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exceeded {
     pub kind: LimitKind,
     /// The setting's name; empty where no setting of ours is the limit.
@@ -183,7 +188,29 @@ pub struct Exceeded {
     pub evidence: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+impl Exceeded {
+    /// As a result's metadata has it.
+    pub fn named(&self) -> [(&'static str, &str); 3] {
+        [("limit", &self.setting), ("limit_value", &self.value), ("limit_evidence", &self.evidence)]
+    }
+}
+
+/// For people: which limit it is, where it stands, and how it is known.
+impl fmt::Display for Exceeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, setting, value, evidence } = self;
+        let what = match kind {
+            LimitKind::Memory => "Out of memory",
+            LimitKind::MachineMemory => return write!(f, "Out of memory, though not of the slot's own: {evidence}"),
+            LimitKind::Processes => "Too many processes",
+            LimitKind::Disk => "Too much was written",
+            LimitKind::Cpu => "Too much processor time was used",
+        };
+        write!(f, "{what}: the limit is {value} ({setting}): {evidence}")
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LimitKind {
     /// The slot's.
     Memory,

@@ -85,6 +85,7 @@ pub fn judge(kind: &Kind, end: End, about: &Circumstances<'_>) -> Verdict {
         (End::SlotLost { cause, ran: false }, _) => Verdict::slot_lost(Executed::Unknown, &cause),
         (End::AgentFailed { cause, executed }, _) => Verdict::internal(executed, &cause),
         (End::CancelledEarly, _) => Verdict::cancelled(about.cancelled, Executed::No),
+        (End::InputLimitEarly { max }, _) => Verdict::input_limit_waiting(max, kind.chooser()),
     };
     isolated(verdict, about)
 }
@@ -138,13 +139,8 @@ fn process(kind: &Kind, end: ProcessEnd, about: &Circumstances<'_>) -> Verdict {
         Some(Stop::Cancelled) => metadata.with("cancelled", true),
         Some(Stop::InputLimit | Stop::Exceeded) | None => metadata,
     };
-    let metadata = match exceeded.as_deref() {
-        Some(Exceeded { setting, value, evidence, .. }) => metadata
-            .with("limit", setting.as_str())
-            .with("limit_value", value.as_str())
-            .with("limit_evidence", evidence.as_str()),
-        None => metadata,
-    };
+    let named = exceeded.iter().flat_map(|exceeded| exceeded.named());
+    let metadata = named.fold(metadata, |all, (name, value)| all.with(name, value));
     let metadata = metadata.with("sandboxed", true).with("network_isolated", about.network_isolated);
 
     let (output, stdout, stderr) = streams(kind, end.stdout, end.stderr);
@@ -161,20 +157,14 @@ fn process(kind: &Kind, end: ProcessEnd, about: &Circumstances<'_>) -> Verdict {
 
 /// A call that ran into a limit: which, and where it stands, are told whoever set it.
 fn over_limit(exceeded: &Exceeded, chooser: super::Chooser) -> Verdict {
-    let Exceeded { kind, setting, value, evidence } = exceeded;
-    let (outcome, reason, what) = match kind {
-        LimitKind::Memory => (Outcome::OutOfMemory, None, "Out of memory"),
-        LimitKind::MachineMemory => {
-            let error = format!("Out of memory, though not of the slot's own: {evidence}");
-            return Verdict::new(Outcome::OutOfMemory, Some(Reason::MachineMemory), Executed::Yes, chooser)
-                .with_error(&error);
-        }
-        LimitKind::Processes => (Outcome::LimitExceeded, Some(Reason::ProcessLimit), "Too many processes"),
-        LimitKind::Disk => (Outcome::LimitExceeded, Some(Reason::DiskLimit), "Too much was written"),
-        LimitKind::Cpu => (Outcome::LimitExceeded, Some(Reason::CpuLimit), "Too much processor time was used"),
+    let (outcome, reason) = match exceeded.kind {
+        LimitKind::Memory => (Outcome::OutOfMemory, None),
+        LimitKind::MachineMemory => (Outcome::OutOfMemory, Some(Reason::MachineMemory)),
+        LimitKind::Processes => (Outcome::LimitExceeded, Some(Reason::ProcessLimit)),
+        LimitKind::Disk => (Outcome::LimitExceeded, Some(Reason::DiskLimit)),
+        LimitKind::Cpu => (Outcome::LimitExceeded, Some(Reason::CpuLimit)),
     };
-    let error = format!("{what}: the limit is {value} ({setting}): {evidence}");
-    Verdict::new(outcome, reason, Executed::Yes, chooser).with_error(&error)
+    Verdict::new(outcome, reason, Executed::Yes, chooser).with_error(&exceeded.to_string())
 }
 
 /// A tool's streams are merged into text for the model; a command's are handed on as bytes.
@@ -236,9 +226,11 @@ fn wrote(path: &str, bytes: u64) -> Verdict {
 
 /// What a session says is held to the bounds of a result, whatever the agent sent.
 fn say(told: session::Told) -> Verdict {
-    let session::Told { output, error, metadata } = told;
+    let session::Told { output, error, exceeded, metadata } = told;
     let chooser = super::Chooser::Model;
-    let verdict = if error.is_empty() {
+    let verdict = if let Some(exceeded) = &exceeded {
+        over_limit(exceeded, chooser)
+    } else if error.is_empty() {
         Verdict::new(Outcome::Succeeded, None, Executed::Yes, chooser)
     } else {
         Verdict::new(Outcome::Failed, Some(Reason::TerminalState), Executed::Yes, chooser).with_error(&error)

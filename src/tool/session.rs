@@ -7,6 +7,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::job::Exceeded;
+
 /// What a call asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Request {
@@ -120,6 +122,9 @@ pub struct Told {
     pub output: String,
     /// Why it cannot be done; empty where it was.
     pub error: String,
+    /// The limit that was run into while it was done, which counts for more than an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exceeded: Option<Box<Exceeded>>,
     pub metadata: Vec<(String, Value)>,
 }
 
@@ -166,17 +171,24 @@ impl Request {
 
 impl Told {
     pub fn new(output: impl Into<String>) -> Self {
-        Self { output: output.into(), error: String::new(), metadata: Vec::new() }
+        Self { output: output.into(), error: String::new(), exceeded: None, metadata: Vec::new() }
     }
 
     pub fn failed(error: impl Into<String>) -> Self {
-        Self { output: String::new(), error: error.into(), metadata: Vec::new() }
+        Self { error: error.into(), ..Self::new("") }
     }
 
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.metadata.push((name.to_owned(), value.into()));
         self
+    }
+
+    /// Also tells of a limit, if one was run into.
+    #[must_use]
+    pub fn naming(self, exceeded: Option<&Exceeded>) -> Self {
+        let named = exceeded.into_iter().flat_map(Exceeded::named);
+        named.fold(self, |told, (name, value)| told.with(name, value))
     }
 
     pub fn to_json(&self) -> Bytes {

@@ -168,10 +168,11 @@ impl Verdict {
         Self::cancelled(cause, Executed::No)
     }
 
-    /// More input came for a waiting command than it may have.
-    pub fn input_limit_waiting() -> Self {
-        Self::new(Outcome::LimitExceeded, Some(Reason::InputLimit), Executed::No, Chooser::Client)
-            .with_error("More input was sent than a command may have waiting")
+    /// More input came for a waiting command than it may have, in bytes.
+    pub fn input_limit_waiting(max: u64, chooser: Chooser) -> Self {
+        Self::new(Outcome::LimitExceeded, Some(Reason::InputLimit), Executed::No, chooser).with_error(&format!(
+            "More input was sent than a command may have waiting: max_pending_input_bytes is {max}"
+        ))
     }
 
     pub(super) fn cancelled(cause: CancelCause, executed: Executed) -> Self {

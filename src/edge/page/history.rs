@@ -208,7 +208,8 @@ impl fmt::Debug for History {
 /// What the last minutes were like.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Recent {
-    /// One for each step, the present one last; fewer than [`STEPS`] while the service is young.
+    /// One for each step, the present one last; fewer than [`STEPS`] while the service is young. None where the reader
+    /// may not know how everybody's calls went: then there are no phases and no causes either.
     pub(super) steps: Vec<Ends>,
     /// How much of the present step is over.
     pub(super) present: Duration,
@@ -252,8 +253,19 @@ impl History {
         }
     }
 
-    /// The last minutes, with the faults of one tenant.
-    pub(super) fn recent(&self, tenant: &Tenant) -> Recent {
+    /// The last minutes, with the faults of one tenant; `whole`: and with the ends and times of everybody's calls.
+    pub(super) fn recent(&self, tenant: &Tenant, whole: bool) -> Recent {
+        let mut recent = if whole { self.of_all() } else { Recent::default() };
+        let ring = self.lock();
+        let own = ring.faults.values().flatten().filter(|fault| fault.trajectory.tenant == *tenant);
+        recent.faults = own.cloned().collect();
+        drop(ring);
+        recent.faults.sort_by_key(|fault| Reverse(fault.at));
+        recent
+    }
+
+    /// The last minutes without their faults.
+    fn of_all(&self) -> Recent {
         let elapsed = self.started.elapsed();
         let now = self.number();
         let first = (now + 1).saturating_sub(STEPS as u64);
@@ -275,10 +287,7 @@ impl History {
                 all.add(of_step).expect("they have the same bounds");
             }
         }
-        let own = ring.faults.values().flatten().filter(|fault| fault.trajectory.tenant == *tenant);
-        recent.faults = own.cloned().collect();
         drop(ring);
-        recent.faults.sort_by_key(|fault| Reverse(fault.at));
         if !phases[0].is_empty() {
             recent.phases = phases.iter().map(spread).collect();
         }
@@ -342,14 +351,14 @@ mod tests {
         history.record(&key(""), &answered(None, Duration::from_millis(10)));
         tokio::time::advance(STEP * 2).await;
         history.record(&key(""), &answered(None, Duration::from_millis(1000)));
-        let recent = history.recent(&key("").tenant);
+        let recent = history.recent(&key("").tenant, true);
         let ends: Vec<u32> = recent.steps.iter().map(Ends::all).collect();
         assert_eq!(ends, [1, 0, 1]);
         let execution = recent.phases[3];
         let about = |took: Duration, millis: u64| took.abs_diff(Duration::from_millis(millis)) < took / 10;
         assert!(about(execution.median, 10) && about(execution.longest, 1000), "{execution:?}");
         tokio::time::advance(STEP * STEPS as u32).await;
-        let later = history.recent(&key("").tenant);
+        let later = history.recent(&key("").tenant, true);
         assert_eq!(later.steps, vec![Ends::default(); STEPS]);
         assert!(later.phases.is_empty());
     }
@@ -363,7 +372,7 @@ mod tests {
             let gone = answered(Some(failed(Attribution::Infrastructure, &long)), Duration::ZERO);
             history.record(&key(""), &Answered { reason: Some(Reason::WorkspaceGone), ..gone });
         }
-        let recent = history.recent(&key("").tenant);
+        let recent = history.recent(&key("").tenant, true);
         assert_eq!(recent.faults.len(), FAULTS + 1);
         assert_eq!(recent.causes.values().sum::<u32>(), 1_001);
         let lost = recent.faults.iter().find(|fault| fault.cause.label == "container_lost");
@@ -379,7 +388,10 @@ mod tests {
     async fn faults_are_told_to_their_tenant_alone() {
         let history = History::default();
         history.record(&key("a"), &answered(Some(failed(Attribution::Model, "secret")), Duration::ZERO));
-        assert_eq!(history.recent(&Tenant::new("a")).faults.len(), 1);
-        assert!(history.recent(&Tenant::new("b")).faults.is_empty());
+        assert_eq!(history.recent(&Tenant::new("a"), true).faults.len(), 1);
+        assert!(history.recent(&Tenant::new("b"), true).faults.is_empty());
+        let own = history.recent(&Tenant::new("a"), false);
+        assert_eq!(own.faults.len(), 1);
+        assert!(own.steps.is_empty() && own.phases.is_empty() && own.causes.is_empty(), "how others do is not told");
     }
 }

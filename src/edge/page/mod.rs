@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Nothing is gathered while nobody looks, but for the [`History`], which every answer adds to. A tenant sees his own
-//! trajectories and faults, and of the rest pools, times and rates.
+//! trajectories and faults, and of the rest the pools; an operator also the times and rates of all.
 
 mod chart;
 mod format;

@@ -56,11 +56,18 @@ fn summary(snapshot: &Snapshot) -> Markup {
                 format!("{} waiting", format::count(counts.waiting_calls))))
             (tile("trajectories", format::count(counts.open_trajectories),
                 format!("{} unattended", format::count(counts.leased_trajectories))))
+            @if knows_of_all(&snapshot.recent) {
             (tile("calls a second", chart::rate(rate(&snapshot.recent)), "last minute".to_owned()))
             div.bad[faults > 0] { dt { "infrastructure faults" }
                 dd { strong { (format::count(faults)) } " " small { "10 minutes" } } }
+            }
         }
     }
+}
+
+/// Whether the reader may know how everybody's calls went.
+fn knows_of_all(recent: &Recent) -> bool {
+    !recent.steps.is_empty()
 }
 
 fn whole(duration: Duration) -> Duration {
@@ -200,6 +207,9 @@ fn slot(index: usize, slot: &SlotStatus) -> Markup {
 }
 
 fn traffic(recent: &Recent) -> Markup {
+    if !knows_of_all(recent) {
+        return html! {};
+    }
     html! {
         h2 { "Calls" }
         @if recent.steps.iter().all(|ends| ends.all() == 0) {
@@ -231,7 +241,7 @@ fn faults(recent: &Recent, now: SystemTime) -> Markup {
         @for (cause, count) in causes {
             @let those = seen.get(&cause).map(Vec::as_slice).unwrap_or_default();
             details.cause data-key={ (cause.label) "/" (whose(cause.whose)) } open[cause.whose == Whose::Infrastructure] {
-                summary { strong { (format::count(count)) } " " (format::words(cause.label)) " "
+                summary { @if knows_of_all(recent) { strong { (format::count(count)) } " " } (format::words(cause.label)) " "
                     span class={ "whose " (whose(cause.whose)) } { (whose(cause.whose)) }
                     @if let Some(last) = those.first() {
                         " " small { (format::age(now.duration_since(last.at).unwrap_or_default())) } } }
@@ -379,7 +389,9 @@ mod tests {
     fn a_service_with_nothing_says_so() {
         assert!(waiting(&[]).into_string().is_empty());
         assert!(pools(&[], SystemTime::UNIX_EPOCH).into_string().contains("its containers are gone"));
-        assert!(traffic(&Recent::default()).into_string().contains("No call was answered"));
+        let young = Recent { steps: vec![Ends::default()], ..Recent::default() };
+        assert!(traffic(&young).into_string().contains("No call was answered"));
+        assert!(traffic(&Recent::default()).into_string().is_empty(), "it is not the reader's to know");
         assert!(
             faults(&Recent::default(), SystemTime::UNIX_EPOCH).into_string().contains("Nothing that is remembered")
         );

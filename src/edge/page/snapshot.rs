@@ -60,7 +60,7 @@ impl Source {
             draining: self.directory.is_draining(),
             counts: if caller.is_operator { self.directory.counts() } else { self.directory.counts_of(tenant) },
             pools,
-            recent: self.history.recent(tenant),
+            recent: self.history.recent(tenant, caller.is_operator),
             trajectories,
         }
     }

@@ -3,12 +3,16 @@
 //! Counters and workspace are the slot's, and several calls may run in it at once. So what has happened is put down to
 //! a call for certain only if no other has run beside it; else only if it did not succeed, as the call that caused it
 //! cannot have. A call that hits a limit while it is alone is ended: what goes on after that is of no use to anybody.
+//! What goes on behind calls, in the background, is looked at as well: see [`behind`].
+
+mod behind;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+pub(super) use self::behind::{Behind, Lasting};
 use super::meter::{Meter, Use};
 use crate::{
     sandbox::slot::{
@@ -31,7 +35,7 @@ pub(super) struct Gauge {
 }
 
 struct Shared {
-    cgroup: Option<SlotCgroup>,
+    cgroup: Option<Arc<SlotCgroup>>,
     limits: Values,
     calls: Mutex<Calls>,
     storage: Mutex<Option<Space>>,
@@ -57,23 +61,34 @@ enum Space {
 #[derive(Default)]
 struct Calls {
     running: usize,
+    /// Background processes.
+    processes: usize,
+    /// Shells that wait for scripts, and terminals.
+    shells: usize,
+    /// Of calls and background processes.
     begun: u64,
 }
 
-/// What was there when a call began; dropped with its end.
-pub(super) struct Mark {
+/// What was there at some moment.
+struct Since {
     gauge: Gauge,
     counters: Counters,
     space: Option<Space>,
     used: Use,
     /// An exact workspace could take more.
     had_room: bool,
-    first: bool,
+    /// How many had begun.
     number: u64,
 }
 
+/// What was there when a call began; dropped with its end.
+pub(super) struct Mark {
+    since: Since,
+    first: bool,
+}
+
 impl Gauge {
-    pub(super) fn new(slot: &SlotConfig, max_processes: Option<u64>, cgroup: Option<SlotCgroup>) -> Self {
+    pub(super) fn new(slot: &SlotConfig, max_processes: Option<u64>, cgroup: Option<Arc<SlotCgroup>>) -> Self {
         let limits = Values {
             memory: slot.limits.memory_bytes,
             processes: max_processes,
@@ -115,11 +130,18 @@ impl Gauge {
 
     /// A call is about to begin.
     pub(super) fn begin(&self) -> Mark {
+        let (first, number) = {
+            let mut calls = lock(&self.shared.calls);
+            calls.running += 1;
+            calls.begun += 1;
+            (calls.running == 1 && calls.processes == 0, calls.begun)
+        };
+        Mark { since: self.since(number), first }
+    }
+
+    fn since(&self, number: u64) -> Since {
         let space = lock(&self.shared.storage).clone();
-        let mut calls = lock(&self.shared.calls);
-        calls.running += 1;
-        calls.begun += 1;
-        Mark {
+        Since {
             counters: self.counters(),
             used: match &space {
                 Some(Space::Measured(meter)) => meter.last(),
@@ -130,8 +152,7 @@ impl Gauge {
                 _ => true,
             },
             space,
-            first: calls.running == 1,
-            number: calls.begun,
+            number,
             gauge: self.clone(),
         }
     }
@@ -145,26 +166,44 @@ impl Gauge {
 impl Mark {
     /// Looks at the call while it runs: why it is to be ended.
     pub(super) fn look(&self) -> Option<Exceeded> {
-        if let Some(Space::Measured(meter)) = &self.space {
-            meter.measure_if_need_be();
-        }
-        if self.is_alone() { self.counted(true).or_else(|| self.filled()) } else { self.filled() }
+        self.since.measure_if_need_be(true);
+        if self.is_alone() { self.since.counted().or_else(|| self.since.filled()) } else { self.since.filled() }
     }
 
     /// What the call has run into, now that all of its processes are gone; `written`: its bytes to disks.
     pub(super) async fn conclude(self, exit: Exit, seen: Option<LimitHit>, written: u64) -> Option<Exceeded> {
+        self.since.conclude(exit, seen, written, || self.is_alone()).await
+    }
+
+    fn is_alone(&self) -> bool {
+        self.first && lock(&self.since.gauge.shared.calls).begun == self.since.number
+    }
+}
+
+impl Since {
+    fn measure_if_need_be(&self, routinely: bool) {
+        if let Some(Space::Measured(meter)) = &self.space {
+            meter.measure_if_need_be(routinely);
+        }
+    }
+
+    /// As [`Mark::conclude`]. What has succeeded is blamed only if it was alone.
+    async fn conclude(
+        &self,
+        exit: Exit,
+        seen: Option<LimitHit>,
+        written: u64,
+        is_alone: impl Fn() -> bool,
+    ) -> Option<Exceeded> {
         if let Some(Space::Measured(meter)) = &self.space {
             meter.settle(written).await;
         }
         let failed = exit != Exit::Code(0);
+        // Whoever sets itself a limit for its files has run into that.
+        let seen = seen.filter(|hit| *hit != LimitHit::FileSize || self.limits().file.is_some());
         let seen = seen.map(|hit| self.seen(hit));
-        seen.or_else(|| self.counted(failed || self.is_alone()))
-            .or_else(|| if failed || self.is_alone() { self.filled() } else { None })
+        seen.or_else(|| if failed || is_alone() { self.counted().or_else(|| self.filled()) } else { None })
             .or_else(|| if failed { self.full() } else { None })
-    }
-
-    fn is_alone(&self) -> bool {
-        self.first && lock(&self.gauge.shared.calls).begun == self.number
     }
 
     fn limits(&self) -> &Values {
@@ -172,9 +211,9 @@ impl Mark {
     }
 
     /// By the kernel.
-    fn counted(&self, blamed: bool) -> Option<Exceeded> {
+    fn counted(&self) -> Option<Exceeded> {
         let now = self.gauge.counters();
-        if !blamed || now == self.counters {
+        if now == self.counters {
             return None;
         }
         let kills = now.oom_kills.saturating_sub(self.counters.oom_kills);
@@ -245,7 +284,7 @@ impl Mark {
 
 impl Drop for Mark {
     fn drop(&mut self) {
-        lock(&self.gauge.shared.calls).running -= 1;
+        lock(&self.since.gauge.shared.calls).running -= 1;
     }
 }
 

@@ -96,12 +96,12 @@ impl Meter {
         self.known().used
     }
 
-    /// Begins to count, if there is reason to and nobody does.
-    pub(super) fn measure_if_need_be(&self) {
+    /// Begins to count, if there is reason to and nobody does. `routinely`: now and then in any case.
+    pub(super) fn measure_if_need_be(&self, routinely: bool) {
         let now = Instant::now();
         let is_due = |known: &Known| (now >= known.next, now >= known.routine);
         let (may_count, must_count) = is_due(&self.known());
-        if (must_count || (may_count && self.may_be_over())) && self.shared.counting.try_lock().is_ok() {
+        if ((must_count && routinely) || (may_count && self.may_be_over())) && self.shared.counting.try_lock().is_ok() {
             let meter = self.clone();
             tokio::spawn(async move { meter.count().await });
         }

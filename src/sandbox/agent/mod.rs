@@ -19,6 +19,7 @@ mod gauge;
 mod handle;
 mod listener;
 mod meter;
+mod precedence;
 mod server;
 mod sessions;
 mod slot;
@@ -48,6 +49,7 @@ use self::{
     gauge::Gauge,
     handle::SlotHandle,
     listener::Listener,
+    precedence::Precedence,
     server::{AgentService, Identity},
     slot::{Agent, SlotTask},
     sweeper::Sweeper,
@@ -206,11 +208,15 @@ async fn make_slots(
     if let Some(improvement) = isolation.improvement() {
         info!(%isolation, "{improvement}");
     }
-    let mut making = JoinSet::new();
+    let (mut making, mut precedences) = (JoinSet::new(), Vec::new());
     for index in 0..config.profile.slots {
         let mut slot = SlotConfig { isolation, ..slot_config(config, directory, &index.to_string(), index) };
-        let gauge = held(&enforcement, &mut slot, index)?;
-        let slot = SlotTask::new(index, slot, gauge, agent.clone());
+        let max_processes = slot.max_processes;
+        let cgroup = held(&enforcement, &mut slot, index)?.map(Arc::new);
+        let precedence = cgroup.clone().and_then(|cgroup| Precedence::new(cgroup, config.profile.slots));
+        precedences.extend(precedence.clone());
+        let gauge = Gauge::new(&slot, max_processes, cgroup);
+        let slot = SlotTask::new(index, slot, gauge, precedence, agent.clone());
         making.spawn(async move { (index, slot.await) });
     }
     let mut made = BTreeMap::new();
@@ -223,18 +229,20 @@ async fn make_slots(
         tasks.spawn(task.run());
         handles.push(handle);
     }
+    let end = agent.end.clone();
+    tasks.spawn(async move { _ = end.run_until_cancelled(precedence::watch(precedences)).await });
     Ok(Made { isolation, slots: handles, enforcement, limits })
 }
 
 /// Makes a slot's control groups, and changes its configuration for what these hold.
-fn held(enforcement: &Enforcement, slot: &mut SlotConfig, index: u32) -> Result<Gauge, AgentError> {
+fn held(enforcement: &Enforcement, slot: &mut SlotConfig, index: u32) -> Result<Option<SlotCgroup>, AgentError> {
     let max_processes = slot.max_processes;
     let make = |groups: &Cgroups| groups.slot(&index.to_string(), &slot.limits, max_processes);
     let cgroup = enforcement.cgroups().map(make).transpose();
     let cgroup = cgroup.map_err(|source| AgentError::Io { step: "make a slot's control groups", source })?;
     slot.entrances = cgroup.as_ref().map(SlotCgroup::entrances).unwrap_or_default();
     enforcement.apply(slot);
-    Ok(Gauge::new(slot, max_processes, cgroup))
+    Ok(cgroup)
 }
 
 /// Until the agent is to end: because it is told to, or because nobody needs it.

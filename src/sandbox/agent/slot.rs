@@ -26,6 +26,7 @@ use super::{
     calls::{Calls, agent_failed},
     gauge::Gauge,
     handle::{Asked, SlotHandle},
+    precedence::Precedence,
     sessions::Sessions,
     state::{Holder, State},
     sweeper::Sweeper,
@@ -62,6 +63,7 @@ pub(super) struct SlotTask {
     index: u32,
     config: SlotConfig,
     gauge: Gauge,
+    precedence: Option<Arc<Precedence>>,
     agent: Agent,
     requests: mpsc::UnboundedReceiver<Asked>,
     snapshot: Arc<Mutex<SlotSnapshot>>,
@@ -83,13 +85,20 @@ type New = (SlotTask, SlotHandle);
 
 impl SlotTask {
     /// Makes the slot and its first runner.
-    pub(super) async fn new(index: u32, config: SlotConfig, gauge: Gauge, agent: Agent) -> Result<New, SlotError> {
+    pub(super) async fn new(
+        index: u32,
+        config: SlotConfig,
+        gauge: Gauge,
+        precedence: Option<Arc<Precedence>>,
+        agent: Agent,
+    ) -> Result<New, SlotError> {
         let (handle, requests, snapshot) = SlotHandle::new();
         let transfers = Admission::new(config.limits.transfers);
         let mut task = Self {
             index,
             config,
             gauge,
+            precedence,
             agent,
             requests,
             snapshot,

@@ -37,6 +37,14 @@ pub struct Limits {
     pub cgroups: bool,
     #[serde(default)]
     pub transfers: TransferLimits,
+    /// How long the shell that keeps its state may take until it runs scripts.
+    #[serde(default = "shell_start", with = "humantime_serde")]
+    pub shell_start: Duration,
+}
+
+/// The settings'.
+fn shell_start() -> Duration {
+    Duration::from_secs(30)
 }
 
 impl Default for Limits {
@@ -52,6 +60,7 @@ impl Default for Limits {
             workspace_inodes: None,
             cgroups: true,
             transfers: TransferLimits::default(),
+            shell_start: shell_start(),
         }
     }
 }

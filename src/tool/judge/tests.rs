@@ -204,6 +204,7 @@ fn every_end() -> Vec<End> {
         End::Wrote(1),
         End::NotRun("no such slot".into()),
         End::CancelledEarly,
+        End::InputLimitEarly { max: 7 },
         End::SlotLost { cause: "died".into(), ran: true },
         End::SlotLost { cause: "died".into(), ran: false },
         End::AgentFailed { cause: "broken".into(), executed: Executed::No },
@@ -243,6 +244,20 @@ fn every_verdict_is_a_row_of_the_table_and_says_how_it_was_isolated() {
             }
         }
     }
+}
+
+#[test]
+fn a_session_at_its_limit_says_so_and_shows_what_there_is() {
+    let End::Process(ProcessEnd { exceeded, .. }) = over(LimitKind::Memory, None) else { unreachable!() };
+    let told = session::Told { exceeded: exceeded.clone(), ..session::Told::new("the screen") };
+    let told = session::Told::from_json(&told.naming(exceeded.as_deref()).to_json()).unwrap();
+    let verdict = judge(&Kind::Session, End::Told(told), &ABOUT);
+    assert_eq!((verdict.outcome, verdict.attribution), (Outcome::OutOfMemory, Some(Attribution::Model)));
+    assert_eq!((&*verdict.output, &verdict.error), ("the screen", &exceeded.as_ref().unwrap().to_string()));
+    assert_eq!(verdict.metadata["limit"], exceeded.unwrap().setting);
+    // As builds before this one wrote it.
+    let plain = session::Told::from_json(br#"{"output":"said","error":"","metadata":[]}"#).unwrap();
+    assert_eq!(judge(&Kind::Session, End::Told(plain), &ABOUT).outcome, Outcome::Succeeded);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::{
     id::{CallId, CallNumber, Sequence},
     journal::{AcceptedCall, Errand, Record, Workspace},
     tool::{
-        CallResult, CancelCause, Task, Timings, ToolLabel, Verdict,
+        CallResult, CancelCause, Chooser, Task, Timings, ToolLabel, Verdict,
         job::{Order, Phases},
     },
     trajectory::{
@@ -208,7 +208,8 @@ impl State {
         }
         let Some(kept) = order.job.input_kept() else { return };
         if kept + data.len() > order.max_pending_input as usize {
-            return self.end_waiting(number, Verdict::input_limit_waiting(), at);
+            let max = order.max_pending_input.into();
+            return self.end_waiting(number, Verdict::input_limit_waiting(max, Chooser::Client), at);
         }
         self.commit(Record::Input { call: number, data, end_of_file });
     }

@@ -162,6 +162,75 @@ async fn files_go_in_and_come_out() {
     assert_eq!(left, ["d.tar.gz", "in.bin", "out.bin"]);
 }
 
+/// What the program writes to a terminal of this width that is its standard error, and also its standard output if
+/// so wanted.
+fn on_terminal(command: &mut Command, columns: u16, output_too: bool) -> String {
+    use rustix::{
+        pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+        termios::{Winsize, tcsetwinsize},
+    };
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
+    grantpt(&master).expect("it is ours");
+    unlockpt(&master).expect("it can be opened");
+    tcsetwinsize(&master, Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).expect("it has a size");
+    let name = ptsname(&master, Vec::new()).expect("it has a name").into_string().expect("it is text");
+    let other = || std::fs::OpenOptions::new().read(true).write(true).open(&name).expect("its other end");
+    // Without, it is taken for one that cannot draw.
+    command.env("TERM", "xterm");
+    command.stderr(other()).stdout(if output_too { Stdio::from(other()) } else { Stdio::null() });
+    let mut child = command.spawn().expect("it runs");
+    // The end of the last that has the terminal is the end of what is read.
+    command.stderr(Stdio::null()).stdout(Stdio::null());
+    let mut written = Vec::new();
+    // That end is an error, on Linux.
+    _ = std::fs::File::from(master).read_to_end(&mut written);
+    let ended = child.wait().expect("it ends");
+    let written = String::from_utf8(written).expect("it is text");
+    assert!(ended.success(), "{written}");
+    written
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_is_seen_on_a_terminal_and_nowhere_else() {
+    const COLUMNS: u16 = 80;
+    let size = |number| std::num::NonZero::new(number).expect("it is one");
+    let server = Server::start();
+    let home = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| home.path().join(name).display().to_string();
+    std::fs::write(at("in"), vec![b'x'; 20 << 20]).expect("it can be written");
+    assert!(client(&server, &["run", "--trajectory", "t", "--", "true"]).status.success());
+    let (source, target) = (at("in"), at("out"));
+    let put = ["put", "--trajectory", "t", &source, "file"];
+    let get = ["get", "--trajectory", "t", "file", &target];
+    let archive = ["get", "--trajectory", "t", "--archive", "tar", ".", &target];
+    let all = "of 20.00 MiB";
+    for (arguments, shown) in [(&put[..], all), (&get, all), (&archive, "MiB/s")] {
+        let written = on_terminal(&mut command(&server, arguments), COLUMNS, false);
+        let told = |what: &str| assert!(written.contains(what), "{what}: {written:?}");
+        told(shown);
+        told("iB/s");
+        assert!(shown != all || written.contains(" left"), "{written:?}");
+        let screen = || vt100::Parser::new(size(24), size(COLUMNS), 0);
+        let mut whole = screen();
+        whole.process(written.as_bytes());
+        assert_eq!(whole.screen().contents().trim(), "", "nothing is left of it: {written:?}");
+        // One line, so that drawing it anew does not leave the last behind.
+        for drawn in written.split(['\r', '\n']) {
+            let mut line = screen();
+            line.process(drawn.as_bytes());
+            assert!(line.screen().contents().lines().count() <= 1, "{drawn:?}");
+        }
+        let quiet = on_terminal(command(&server, arguments).arg("--json"), COLUMNS, false);
+        assert_eq!(quiet, "", "a program reads what is said");
+        let piped = client(&server, arguments);
+        assert!(piped.status.success() && piped.stderr.is_empty(), "{}", text(&piped.stderr));
+    }
+    let small = client(&server, &["run", "--trajectory", "t", "--", "echo small > small"]);
+    assert!(small.status.success());
+    let shown = on_terminal(&mut command(&server, &["get", "--trajectory", "t", "small", "-"]), COLUMNS, true);
+    assert_eq!(shown, "small\r\n", "what is fetched, and no bar amid it");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_say_what_to_do_next() {
     let server = Server::with(&[("TOKEN", "s3cret")]);

@@ -3,11 +3,13 @@
 //! What could fill the machine if a limit did not hold runs in a pid namespace of its own: see `slot::hostile`.
 
 use std::{
+    fs,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
 
-use tool_executor::pb::toolexecutor::{Outcome, Reason};
+use tool_executor::pb::toolexecutor::{Outcome, Reason, Reset, trajectory_request, trajectory_response};
 
 use crate::{
     slot::lifetime::rerun,
@@ -176,6 +178,43 @@ async fn no_group_is_left() {
     drop(stream);
     drop(server);
     gone(&second);
+}
+
+#[tokio::test]
+async fn who_uses_a_processor_for_long_gives_way() {
+    let server = Server::with(&[("MAX_CONTAINERS", "1"), ("SLOTS", "2")]);
+    if !has_groups(&server).await {
+        return;
+    }
+    let mut burner = Stream::open(&server, "burner").await;
+    let mut neighbour = Stream::open(&server, "neighbour").await;
+    let place = |text: String| {
+        let group = text.lines().find_map(|line| line.split_once(":cpu:")).map(|(_, group)| group.to_owned());
+        let group = group.map(|group| Path::new("/sys/fs/cgroup/cpu").join(group.trim_start_matches('/')));
+        group.map(|group| group.join("cpu.idle")).filter(|file| file.exists())
+    };
+    let (Some(burners), Some(neighbours)) = (
+        place(burner.bash("place", "cat /proc/self/cgroup").await.output),
+        place(neighbour.bash("place", "cat /proc/self/cgroup").await.output),
+    ) else {
+        eprintln!("skipped: no control group of version 1 that can give way");
+        return;
+    };
+    let gives_way = |file: &Path| fs::read_to_string(file).expect("the slot is there").trim() == "1";
+    assert!(!gives_way(&burners));
+    burner.batch(vec![bash("burn", "while :; do :; done")]).await;
+    let asked = Instant::now();
+    while !gives_way(&burners) {
+        assert!(asked.elapsed() < PATIENCE, "it should give way");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    neighbour.bash("short", "true").await;
+    assert!(!gives_way(&neighbours));
+    // Whoever has the slot next is not to pay for it.
+    burner.send(trajectory_request::Message::Reset(Reset { generation: 1 })).await;
+    let reset = |message| matches!(message, trajectory_response::Message::WorkspaceReset(_)).then_some(());
+    burner.until(reset).await;
+    assert!(!gives_way(&burners));
 }
 
 #[tokio::test]

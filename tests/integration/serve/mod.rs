@@ -30,6 +30,7 @@ mod restart;
 mod resume;
 mod scaling;
 mod screens;
+mod session_limits;
 mod start;
 mod storm;
 mod terminals;

@@ -100,6 +100,31 @@ async fn a_screen_is_typed_to_and_captured() {
 }
 
 #[tokio::test]
+async fn a_history_that_is_larger_than_an_answer_is_cut_at_its_beginning() {
+    let server = Server::start();
+    let mut person = Person::open(&server, "large").await;
+    let start = json!({"action": "start", "pane_width": 500, "pane_height": 20});
+    assert!(person.tmux(start).await.success);
+    person.keys(json!(["PS1=; clear; seq -f '%0490.0f' 5000", "Enter"])).await;
+    let line = |number: usize| format!("{number:0490}");
+    let wanted = line(5000);
+    person.until(|screen| screen.ends_with(&wanted)).await;
+    let entire = person.tmux(json!({"action": "capture", "capture_entire": true})).await;
+    let (note, text) = entire.output.split_once('\n').expect("it has lines");
+    let left_out = note.strip_prefix('[').and_then(|note| note.split_once(" lines are left out")).expect("a note").0;
+    let left_out: usize = left_out.parse().expect("a number");
+    // What was typed was cleared away: the history begins with what it printed, or just before.
+    let kept = text.lines().count();
+    assert!((3000..3300).contains(&kept), "{kept}");
+    assert!(text.lines().eq((5001 - kept..=5000).map(line)), "the newest, and nothing between");
+    assert!((5000 - kept..5025 - kept).contains(&left_out), "{left_out} and {kept}");
+    let fields = &entire.metadata.as_ref().expect("it has some").fields;
+    let number = |name: &str| fields.get(name).and_then(|value| value.kind.clone());
+    assert_eq!(number("left_out_lines"), Some(prost_types::value::Kind::NumberValue(left_out as f64)));
+    assert!(!entire.output.contains("truncated"));
+}
+
+#[tokio::test]
 async fn less_is_driven() {
     let server = Server::start();
     let mut person = Person::open(&server, "less").await;

@@ -1,16 +1,21 @@
 //! The shell that keeps its state, over the real binary.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs::Permissions,
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 use tool_executor::pb::toolexecutor::{
-    Call, CallResult, Cancel, Input, Open, Outcome, OutputStream, Reason, ReleaseTrajectory,
+    Call, CallResult, Cancel, Executed, Input, Open, Outcome, OutputStream, Reason, ReleaseTrajectory,
     trajectory_request::Message as Request, trajectory_response::Message as Response,
 };
 
 use crate::support::{
     client::{Stream, open, tool},
-    server::Server,
+    process,
+    server::{OVER_NOMAD, Server},
 };
 
 /// A trajectory whose calls are numbered.
@@ -224,6 +229,42 @@ async fn input_that_comes_before_its_call_has_begun_is_kept() {
 }
 
 #[tokio::test]
+async fn a_script_that_waits_in_the_shell_takes_no_more_input_than_its_bound() {
+    let server = Server::with(&[("MAX_PENDING_INPUT_BYTES", "100000")]);
+    let mut agent = Agent::open(&server, "queued").await;
+    agent.output("X=kept").await;
+    // Beside one another they are handed over, and wait for the shell there.
+    let beside =
+        |id: &str, script: &str| Call { concurrent: true, ..tool(id, "terminal_stateful", json!({"command": script})) };
+    let calls =
+        [("runs", "touch up; read -r x"), ("enough", "read -r x; echo \"got $x\""), ("flooded", "touch flooded")];
+    agent.stream.batch(calls.map(|(id, script)| beside(id, script)).to_vec()).await;
+    agent
+        .stream
+        .batch(vec![Call {
+            concurrent: true,
+            ..tool("up", "bash", json!({"command": "until [ -e up ]; do sleep 0.01; done"}))
+        }])
+        .await;
+    assert!(agent.stream.result().await.success);
+    let typed =
+        |id: &str, data: Vec<u8>| Request::Input(Input { call_id: id.into(), data: data.into(), end_of_file: false });
+    agent.stream.send(typed("enough", b"typed\n".to_vec())).await;
+    agent.stream.send(typed("flooded", vec![b'x'; 60_000])).await;
+    agent.stream.send(typed("flooded", vec![b'x'; 60_000])).await;
+    // Its turn has not come.
+    let flooded = agent.stream.result().await;
+    assert_eq!(flooded.call_id, "flooded");
+    assert_eq!((flooded.outcome(), flooded.reason()), (Outcome::LimitExceeded, Reason::InputLimit), "{flooded:?}");
+    assert_eq!(flooded.executed(), Executed::No, "{flooded:?}");
+    assert!(flooded.error.contains("max_pending_input_bytes is 100000"), "{flooded:?}");
+    agent.stream.send(typed("runs", b"\n".to_vec())).await;
+    assert!(agent.stream.result().await.success);
+    assert_eq!(agent.stream.result().await.output, "got typed");
+    assert_eq!(agent.output("echo $X; ls").await, "kept\nup");
+}
+
+#[tokio::test]
 async fn a_reader_that_goes_away_holds_nothing_up() {
     let server = Server::start();
     let mut stream = Stream::open(&server, "gone").await;
@@ -314,6 +355,40 @@ async fn what_a_script_used_is_its_own() {
     assert!(stopped.usage.is_some(), "{stopped:?}");
     // The shell is gone, and nobody can say it.
     assert_eq!(agent.call(json!({"command": "exit 3"})).await.usage, None);
+}
+
+/// In a mount namespace of its own the machine's bash is another.
+#[tokio::test]
+async fn a_shell_that_is_not_ready_in_time_is_given_up_and_nothing_is_left_of_it() {
+    if !rustix::process::geteuid().is_root() || std::env::var_os(OVER_NOMAD).is_some() {
+        eprintln!("skipped: its server cannot have mounts of its own here");
+        return;
+    }
+    let programs = tempfile::TempDir::new().expect("a directory");
+    std::fs::set_permissions(programs.path(), Permissions::from_mode(0o755)).expect("it is ours");
+    let slow = programs.path().join("bash");
+    let asleep = format!("611.{}", fastrand::u32(100_000..));
+    std::fs::write(&slow, format!("#!/bin/sh\nsleep {asleep}\n")).expect("it is written");
+    std::fs::set_permissions(&slow, Permissions::from_mode(0o755)).expect("it is ours");
+    let mount = format!("mount --bind {} /usr/local/bin && exec \"$@\"", programs.path().display());
+    let through = ["unshare", "--mount", "sh", "-c", &mount, "sh"];
+    let server = Server::through(&through, &[("SANDBOX_SHELL_START_TIMEOUT", "2s"), ("MAX_CONTAINERS", "1")]);
+    let mut agent = Agent::open(&server, "slow").await;
+    for _ in 0..2 {
+        let asked = Instant::now();
+        // Its own time has not begun.
+        let result = agent.call(json!({"command": "echo hi", "timeout": 1})).await;
+        assert_eq!((result.outcome(), result.executed()), (Outcome::Internal, Executed::No), "{result:?}");
+        assert!(result.error.ends_with("the shell was not ready within 2s"), "{result:?}");
+        assert!(result.fault.as_ref().is_some_and(|fault| fault.retryable), "{result:?}");
+        let took = asked.elapsed();
+        assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(8), "{took:?}");
+        assert_eq!(process::marked(&asleep), Vec::<u32>::new(), "nothing of it runs");
+        assert_eq!(agent.stream.bash(&format!("beside-{}", agent.calls), "echo well").await.output, "well");
+    }
+    std::fs::remove_file(&slow).expect("it was there");
+    assert!(agent.output("echo hi").await.ends_with("\nhi"));
+    assert_eq!(agent.output("echo again").await, "again");
 }
 
 #[tokio::test]

@@ -17,16 +17,21 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::stdio::{Input, pipe_of},
+    super::{
+        gauge::{Behind, Gauge, Lasting},
+        stdio::{Input, pipe_of},
+    },
     at, lock,
     log::{Log, Part},
+    next_look,
     pace::Pace,
+    with_limit,
 };
 use crate::{
-    sandbox::slot::{DEATH, LimitHit, Runner, RunnerEnd, SlotError, Stdio},
+    sandbox::slot::{DEATH, Runner, RunnerEnd, SlotError, Stdio},
     tool::{
         chain,
-        job::{Exit, Process, Program},
+        job::{Exceeded, Exit, Process, Program},
     },
 };
 
@@ -47,6 +52,7 @@ pub(super) struct Ended {
     pub(super) code: Option<i32>,
     /// "exited with code 0", and the like.
     pub(super) how: String,
+    pub(super) exceeded: Option<Exceeded>,
     pub(super) after: Duration,
 }
 
@@ -75,6 +81,11 @@ pub(super) struct Driver {
     input: Input,
     words: mpsc::UnboundedReceiver<Word>,
     pace: Pace,
+    behind: Behind,
+    /// Why it was ended, if for a limit.
+    exceeded: Option<Exceeded>,
+    /// It was asked to end, so that its end says nothing of limits.
+    is_stopped: bool,
     buffer: Vec<u8>,
 }
 
@@ -89,14 +100,21 @@ pub(super) enum BeginError {
 
 impl Background {
     /// `user`: the slot's, where that is not the agent's own.
-    pub(super) fn begin(command: String, mut runner: Runner, user: Option<u32>) -> Result<Driver, BeginError> {
+    pub(super) fn begin(
+        command: String,
+        mut runner: Runner,
+        user: Option<u32>,
+        gauge: &Gauge,
+    ) -> Result<Driver, BeginError> {
         let (input, stdin) = Input::new(bytes::Bytes::new(), true, MAX_PENDING_INPUT, user)?;
         let (output, stdout): (OwnedFd, OwnedFd) = pipe_of(user)?;
         let output = Some(pipe::Receiver::from_owned_fd(output)?);
         // One pipe for both, so that their order is kept.
         let stderr = stdout.try_clone()?;
         let process = Process { program: Program::Shell(command.clone()), ..Process::default() };
+        let behind = gauge.begin_behind(Lasting::Process);
         runner.start(&process, Stdio { stdin, stdout, stderr })?;
+        // Bounded by the calls that run: each waits for its answer.
         let (words, heard) = mpsc::unbounded_channel();
         let shared = Arc::new(Self {
             command,
@@ -106,7 +124,18 @@ impl Background {
             ended: watch::Sender::new(None),
             words,
         });
-        Ok(Driver { shared, runner, output, input, words: heard, pace: Pace::new(), buffer: vec![0; READ] })
+        Ok(Driver {
+            shared,
+            runner,
+            output,
+            input,
+            words: heard,
+            pace: Pace::new(),
+            behind,
+            exceeded: None,
+            is_stopped: false,
+            buffer: vec![0; READ],
+        })
     }
 
     pub(super) fn ended(&self) -> Option<Ended> {
@@ -155,6 +184,7 @@ impl Driver {
     /// Until it has ended, and nothing of it is left; or until `end`, which ends it.
     pub(super) async fn run(mut self, end: CancellationToken) {
         let mut deadline: Option<tokio::time::Instant> = None;
+        let mut look = next_look(&self.behind);
         let ended = loop {
             let output = self.output.as_ref();
             let held_up = self.pace.held_up();
@@ -167,7 +197,15 @@ impl Driver {
                 () = readable(output), if held_up.is_none() => { self.read(|output, buffer| output.try_read(buffer)); }
                 () = self.input.writable() => self.input.write(),
                 Some(word) = self.words.recv() => self.on_word(word),
+                () = at(look), if self.exceeded.is_none() => {
+                    look = next_look(&self.behind);
+                    self.exceeded = self.behind.look();
+                    if self.exceeded.is_some() {
+                        self.runner.cancel();
+                    }
+                }
                 () = end.cancelled(), if deadline.is_none() => {
+                    self.is_stopped = true;
                     self.runner.cancel();
                     deadline = Some(tokio::time::Instant::now() + DEATH);
                 }
@@ -183,12 +221,21 @@ impl Driver {
             }
         }
         let after = self.shared.started.elapsed();
-        self.shared.ended.send_replace(Some(end_of(ended, after)));
+        let exceeded = match (self.exceeded, &ended) {
+            (None, Ok(RunnerEnd::Ended { exit, limit, written, .. })) if !self.is_stopped => {
+                self.behind.conclude(*exit, *limit, *written).await
+            }
+            (exceeded, _) => exceeded,
+        };
+        self.shared.ended.send_replace(Some(end_of(ended, exceeded, after)));
     }
 
     fn on_word(&mut self, word: Word) {
         match word {
-            Word::Kill => self.runner.cancel(),
+            Word::Kill => {
+                self.is_stopped = true;
+                self.runner.cancel();
+            }
             Word::Write { data, end_of_input, done } => {
                 let taken = if !self.input.is_open() {
                     Err("its input is closed")
@@ -225,23 +272,14 @@ async fn readable(output: Option<&pipe::Receiver>) {
     }
 }
 
-fn end_of(ended: Result<RunnerEnd, SlotError>, after: Duration) -> Ended {
+fn end_of(ended: Result<RunnerEnd, SlotError>, exceeded: Option<Exceeded>, after: Duration) -> Ended {
     let (code, how) = match ended {
         Ok(RunnerEnd::NotStarted { message, .. }) => (None, format!("could not be started: {message}")),
-        Ok(RunnerEnd::Ended { limit: Some(limit), .. }) => (None, format!("was ended at its limit of {}", what(limit))),
         Ok(RunnerEnd::Ended { exit: Exit::Code(code), .. }) => (Some(code), format!("exited with code {code}")),
         Ok(RunnerEnd::Ended { exit: Exit::Signal(signal), .. }) => {
             (Some(128 + signal), format!("was killed by signal {signal}"))
         }
         Err(error) => (None, format!("was lost: {}", chain(&error))),
     };
-    Ended { code, how, after }
-}
-
-fn what(limit: LimitHit) -> &'static str {
-    match limit {
-        LimitHit::CpuTime => "processor time",
-        LimitHit::Processes => "processes",
-        LimitHit::FileSize => "a file's size",
-    }
+    Ended { code, how: with_limit(how, exceeded.as_ref()), exceeded, after }
 }

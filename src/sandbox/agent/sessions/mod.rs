@@ -6,6 +6,7 @@ mod background;
 mod feed;
 mod log;
 mod pace;
+mod script;
 mod shell;
 mod table;
 mod tmux;
@@ -15,27 +16,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::{sleep, sleep_until},
-};
+use tokio::{sync::mpsc, time::sleep_until};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{
-    background::Background,
-    feed::Feed,
-    shell::{Keeping, Run, Shell, ToCall, Word},
-    table::Table,
-    tmux::Tmux,
+use self::{background::Background, feed::Feed, shell::Keeping, table::Table, tmux::Tmux};
+use super::{
+    call::Control,
+    calls::agent_failed,
+    gauge::{Behind, Gauge},
 };
-use super::{call::Control, calls::agent_failed};
 use crate::{
     pb::sandbox::{Event, event},
     sandbox::{outgoing::Outgoing, slot::Runner, wire},
     tool::{
         Executed, chain,
-        job::{Captured, End, Ending, Exit, OutputLimits, Phases, ProcessEnd, Stop},
-        session::{self, Input, ProcessAction, Request, TmuxAction, Told},
+        job::{Captured, End, Ending, Exceeded, Exit, OutputLimits, Phases, ProcessEnd, Stop},
+        session::{self, ProcessAction, Request, TmuxAction, Told},
     },
 };
 
@@ -52,6 +48,9 @@ pub(super) struct SessionCall {
     pub(super) max_pending_input: usize,
     pub(super) arrived: Instant,
     pub(super) events: Arc<Outgoing<Event>>,
+    pub(super) gauge: Gauge,
+    /// How long the shell that keeps its state may take until it runs scripts.
+    pub(super) shell_start: Duration,
 }
 
 /// All of one slot.
@@ -124,19 +123,25 @@ impl Sessions {
                     if let Some(old) = old {
                         old.stop().await;
                     }
-                    match Tmux::begin(new, call.user, (width, height)).await {
+                    match Tmux::begin(new, call, (width, height)).await {
                         Ok((tmux, driver)) => {
                             self.tasks.spawn(driver.run(self.end.clone()));
                             *lock(&self.tmux) = Some(tmux.clone());
                             tmux.until_prompt().await;
-                            Told::new(format!("Started a terminal of {width} columns and {height} rows"))
+                            match tmux.how_ended() {
+                                None => Told::new(format!("Started a terminal of {width} columns and {height} rows")),
+                                Some(how) => Told::failed(format!("The terminal has ended, since its shell {how}")),
+                            }
                         }
                         Err(error) => return agent_failed(chain(&error), Executed::No),
                     }
                 }
             },
             (_, None) => match lock(&self.tmux).take() {
-                Some(_) => Told::failed("The terminal has ended, since its shell did: start it again"),
+                Some(ended) => {
+                    let how = ended.how_ended().unwrap_or_else(|| "has ended".to_owned());
+                    Told::failed(format!("The terminal has ended, since its shell {how}: start it again"))
+                }
                 None => Told::failed("There is no terminal: start it first"),
             },
             (TmuxAction::SendKeys { keys, block, min_wait_ms, max_wait_ms, input }, Some(tmux)) => {
@@ -182,79 +187,6 @@ impl Sessions {
         std::future::pending().await
     }
 
-    /// In the shell that keeps its state, which is made where there is none.
-    async fn run(
-        &self,
-        call: &SessionCall,
-        command: String,
-        input: Input,
-        runner: &mut Option<Runner>,
-        mut control: mpsc::UnboundedReceiver<Control>,
-        began: &mut Instant,
-    ) -> End {
-        let shell = lock(&self.shell).words();
-        let shell = match (shell, runner.take()) {
-            (Some(shell), unused) => {
-                *runner = unused;
-                shell
-            }
-            (None, None) => return agent_failed("the shell ended as it was asked".to_owned(), Executed::No),
-            (None, Some(new)) => match Shell::begin(new, call.user).await {
-                Ok((driver, words)) => {
-                    lock(&self.shell).put(words.clone());
-                    self.tasks.spawn(driver.run(self.end.clone(), self.shell.clone()));
-                    words
-                }
-                Err(error) => return agent_failed(chain(&error), Executed::No),
-            },
-        };
-        let (done, ended) = oneshot::channel();
-        let (begun, begins) = oneshot::channel();
-        // A shell that has ended meanwhile drops `done`.
-        let before = lock(&self.shell).take_loss();
-        let _ = shell.send(Word::Run(Run {
-            call: call.number,
-            command,
-            limits: call.limits,
-            before,
-            typed: input.0.into(),
-            max_typed: call.max_pending_input,
-            feed: call.stream_output.then(|| Feed::new(call)),
-            begun,
-            done,
-        }));
-        let tell = |what| _ = shell.send(Word::ToCall { call: call.number, what });
-        let timer = sleep(call.timeout);
-        tokio::pin!(timer, ended, begins);
-        let (mut runs, mut timed_out) = (false, false);
-        loop {
-            // Each fails only where the shell is gone, which `ended` tells.
-            tokio::select! {
-                end = &mut ended => {
-                    let lost = || agent_failed("the shell ended as it was asked".to_owned(), Executed::Unknown);
-                    return end.unwrap_or_else(|_| lost());
-                }
-                Some(control) = control.recv() => tell(match control {
-                    Control::Cancel => ToCall::Stop(Stop::Cancelled),
-                    Control::InputLost => ToCall::Stop(Stop::InputLimit),
-                    Control::Input { data, end_of_file } => ToCall::Type(session::typed(&data, end_of_file)),
-                    Control::Grant(bytes) => ToCall::Grant(bytes),
-                    Control::Anew => ToCall::Anew,
-                }),
-                // Until then it waits for the shell, or for another script.
-                _ = &mut begins, if !runs => {
-                    runs = true;
-                    *began = Instant::now();
-                    timer.as_mut().reset(tokio::time::Instant::now() + call.timeout);
-                }
-                () = &mut timer, if runs && !timed_out => {
-                    timed_out = true;
-                    tell(ToCall::Stop(Stop::TimedOut));
-                }
-            }
-        }
-    }
-
     fn begin(&self, call: &SessionCall, command: String, runner: &mut Option<Runner>) -> End {
         if let Some(refusal) = self.table().is_full() {
             return End::Told(refusal);
@@ -262,7 +194,7 @@ impl Sessions {
         let Some(runner) = runner.take() else {
             return agent_failed("no runner was made".to_owned(), Executed::No);
         };
-        match Background::begin(command, runner, call.user) {
+        match Background::begin(command, runner, call.user, &call.gauge) {
             Ok(driver) => {
                 let id = self.table().add(driver.shared());
                 self.tasks.spawn(driver.run(self.end.clone()));
@@ -293,6 +225,19 @@ async fn at(time: Option<tokio::time::Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
+    }
+}
+
+/// When it is to be looked at next.
+fn next_look(behind: &Behind) -> Option<tokio::time::Instant> {
+    behind.interval().map(|interval| tokio::time::Instant::now() + interval)
+}
+
+/// How something ended, with the limit that it ran into.
+fn with_limit(how: String, exceeded: Option<&Exceeded>) -> String {
+    match exceeded {
+        Some(exceeded) => format!("{how} ({exceeded})"),
+        None => how,
     }
 }
 

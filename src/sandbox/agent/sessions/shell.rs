@@ -8,6 +8,7 @@
 //! An interactive shell survives the interrupt that ends its command. What is left to be read is dropped by some shells
 //! then, so the question for the status is put again.
 
+mod begin;
 mod current;
 mod keeping;
 mod steps;
@@ -22,42 +23,37 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{io::unix::AsyncFd, net::unix::pipe, sync::mpsc, task::coop::consume_budget, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::keeping::{Keeping, Run, ToCall, Word};
 use self::{
     current::{Asker, Current, Due},
     steps::Step,
-    texts::{Said, how, parse, process_end, quoted, used, with_end},
-    tty::plain,
+    texts::{Said, parse, process_end, quoted, used, with_end},
+};
+pub(super) use self::{
+    keeping::{Answer, Keeping, Run, ToCall, Word},
+    texts::how,
 };
 use super::{
     super::{
         calls::agent_failed,
-        stdio::{Input, pipe_of},
+        gauge::{Behind, Gauge},
+        stdio::Input,
     },
     at,
     feed::Feed,
-    lock,
+    lock, next_look,
     pace::Pace,
+    with_limit,
 };
 use crate::{
-    sandbox::slot::{DEATH, Runner, RunnerEnd, SlotError, Terminal},
+    sandbox::slot::{DEATH, Runner, RunnerEnd, SlotError},
     tool::{
         Executed, chain,
-        job::{End, Process, Program, Stop},
+        job::{End, Exceeded, Stop},
     },
 };
-
-const BEGIN: &str = "read -r _; if command -v bash >/dev/null 2>&1; then exec bash --norc --noprofile --noediting -i; fi; exec /bin/sh -i";
-
-const PREPARE: &str = "exec 7>&1 8>&2 >/dev/null 2>&1; PS1= PS2=; unset HISTFILE; ";
-
-/// That a shell which finds one of them is dumb, and that nothing waits for a key.
-const ENVIRONMENT: [(&str, &str); 5] =
-    [("TERM", "dumb"), ("PAGER", "cat"), ("GIT_PAGER", "cat"), ("PS1", ""), ("PS2", "")];
 
 /// Of one read.
 const READ: usize = 64 << 10;
@@ -66,7 +62,7 @@ const MAX_LINES: usize = 64;
 const MAX_LINE: usize = 256;
 /// How fast is read what jobs print between scripts, in bytes each second.
 const RATE: u32 = 16 << 20;
-/// What is thrown away at most before a script begins, in bytes: more than a terminal holds.
+/// What is read at most of what was printed before, in bytes: more than a terminal holds.
 const LEFT_OVER: usize = 256 << 10;
 
 /// Why there is none.
@@ -100,52 +96,24 @@ pub(super) struct Shell {
     sequence: u64,
     /// Of what jobs print between scripts.
     pace: Pace,
+    gauge: Gauge,
+    /// How long it may take until it runs scripts.
+    patience: Duration,
+    behind: Behind,
+    /// Why it was ended between scripts, if for a limit.
+    exceeded: Option<Exceeded>,
+    /// When it must have ended.
+    death: Option<Instant>,
     buffer: Vec<u8>,
 }
 
 impl Shell {
-    /// `user`: the slot's, where that is not the agent's own.
-    pub(super) async fn begin(
-        mut runner: Runner,
-        user: Option<u32>,
-    ) -> Result<(Self, mpsc::UnboundedSender<Word>), ShellError> {
-        let (commands, stdin) = Input::new(Bytes::new(), true, usize::MAX, user)?;
-        let (status, stdout) = pipe_of(user)?;
-        let environment = ENVIRONMENT.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        let process = Process { program: Program::Shell(BEGIN.to_owned()), environment, ..Process::default() };
-        let started = runner.start_in_terminal(&process, stdin, stdout).await?;
-        let Terminal { master, slave } = started.map_err(ShellError::Terminal)?;
-        plain(&master)?;
-        let (sender, words) = mpsc::unbounded_channel();
-        let mut shell = Self {
-            runner,
-            terminal: tty::watched(master)?,
-            slave,
-            commands,
-            status: pipe::Receiver::from_owned_fd(status)?,
-            said: Vec::new(),
-            times: Vec::new(),
-            lines: 0,
-            typed: VecDeque::new(),
-            max_typed: 0,
-            words,
-            current: None,
-            waiting: VecDeque::new(),
-            sequence: 0,
-            pace: Pace::new(),
-            buffer: vec![0; READ],
-        };
-        // It has waited until the terminal is as it is to stay: it goes back to what it has found.
-        shell.say("\n");
-        shell.start(PREPARE, Current::preparing());
-        Ok((shell, sender))
-    }
-
     /// Until it ends, by itself or by `end`. What becomes of it is told through `keeping`.
     pub(super) async fn run(mut self, end: CancellationToken, keeping: Arc<Mutex<Keeping>>) {
-        let (mut death, mut ending, mut speaks): (Option<Instant>, _, _) = (None, false, true);
+        let (mut ending, mut speaks) = (false, true);
+        let mut look = next_look(&self.behind);
         let ended = loop {
-            let due = self.current.as_ref().and_then(|current| current.due);
+            let (due, death) = (self.current.as_ref().and_then(|current| current.due), self.death);
             let held_up = self.held_up();
             // What is always ready must let others have their turn.
             consume_budget().await;
@@ -175,38 +143,59 @@ impl Shell {
                     speaks = self.on_status();
                     if !speaks {
                         // It exits, unless it has gone mad.
-                        death = death.or(Some(Instant::now() + DEATH));
+                        self.death.get_or_insert(Instant::now() + DEATH);
                     }
                 }
                 () = self.commands.writable() => self.commands.write(),
                 Some(word) = self.words.recv() => self.on_word(word),
                 () = at(due) => self.on_due(),
+                () = at(look), if self.exceeded.is_none() => {
+                    look = next_look(&self.behind);
+                    self.exceeded = self.behind.look();
+                    if self.exceeded.is_some() {
+                        self.kill();
+                    }
+                }
                 () = at(death) => break Err(SlotError::Undying("shell")),
                 () = end.cancelled(), if !ending => {
                     ending = true;
-                    self.runner.cancel();
-                    death = Some(Instant::now() + DEATH);
+                    self.kill();
                 }
             }
         };
         // From now on nobody finds it; what was asked before is answered or, by dropping it, refused.
-        let how = how(&ended);
+        let how = match &self.current {
+            Some(current) if current.came_too_late() => format!("was not ready within {:?}", self.patience),
+            _ => with_limit(how(&ended), self.exceeded.as_ref()),
+        };
         lock(&keeping).lose(how.clone());
-        while let Ok(read @ 1..) = rustix::io::read(&self.terminal, &mut self.buffer) {
+        for run in self.waiting.drain(..) {
+            let _ = run.done.send(agent_failed(format!("the shell {how}"), Executed::No).into());
+        }
+        let mut left = LEFT_OVER;
+        while left > 0
+            && let Ok(read @ 1..) = rustix::io::read(&self.terminal, &mut self.buffer)
+        {
+            left = left.saturating_sub(read);
             self.on_output(read);
         }
         self.end_with(ended, &how);
     }
 
+    /// With all that it has started. Then it ends, or nothing ends it.
+    fn kill(&mut self) {
+        self.runner.cancel();
+        self.death.get_or_insert(Instant::now() + DEATH);
+    }
+
     /// The last answer.
     fn end_with(mut self, ended: Result<RunnerEnd, SlotError>, how: &str) {
-        for run in self.waiting.drain(..) {
-            let _ = run.done.send(agent_failed(format!("the shell {how}"), Executed::No));
-        }
         let Some((Some(asker), stop, captured)) = self.current.take().map(Current::cut_short) else { return };
         let ran = captured.total > 0;
+        let mut seen = None;
         let end = match ended {
-            Ok(RunnerEnd::Ended { exit, .. }) => {
+            Ok(RunnerEnd::Ended { exit, limit, .. }) => {
+                seen = limit;
                 let notice = format!("\n[the shell {how}: the next terminal_stateful call has a new one]\n");
                 process_end(exit, stop, with_end(captured, &notice), None)
             }
@@ -214,7 +203,7 @@ impl Shell {
             Err(error) if error.ends_slot() => End::SlotLost { cause: chain(&error), ran },
             Err(error) => agent_failed(chain(&error), if ran { Executed::Yes } else { Executed::Unknown }),
         };
-        let _ = asker.done.send(end);
+        let _ = asker.done.send(Answer { end, seen });
     }
 
     fn start(&mut self, command: &str, current: Current) {
@@ -269,6 +258,10 @@ impl Shell {
             ToCall::Type(data) if self.typed.len() + data.len() > self.max_typed => current.stop(Stop::InputLimit),
             ToCall::Type(data) => self.typed.extend(data),
             ToCall::Stop(stop) => current.stop(stop),
+            ToCall::End(stop) => {
+                current.stop(stop);
+                self.kill();
+            }
             ToCall::Grant(bytes) => _ = current.feed().map(|feed| feed.grant(bytes)),
             ToCall::Anew => _ = current.feed().map(Feed::begin_anew),
         }
@@ -280,9 +273,14 @@ impl Shell {
             ToCall::Type(data) if self.waiting[place].typed.len() + data.len() <= self.waiting[place].max_typed => {
                 self.waiting[place].typed.extend(data);
             }
-            ToCall::Type(_) | ToCall::Stop(_) => {
+            ToCall::Type(_) | ToCall::Stop(Stop::InputLimit) => {
                 if let Some(run) = self.waiting.remove(place) {
-                    let _ = run.done.send(End::CancelledEarly);
+                    let _ = run.done.send(End::InputLimitEarly { max: run.max_typed as u64 }.into());
+                }
+            }
+            ToCall::Stop(_) | ToCall::End(_) => {
+                if let Some(run) = self.waiting.remove(place) {
+                    let _ = run.done.send(End::CancelledEarly.into());
                 }
             }
             ToCall::Grant(_) | ToCall::Anew => {}
@@ -314,7 +312,7 @@ impl Shell {
             current.print(notice.as_bytes());
         }
         // Whoever asked may be gone.
-        let _ = begun.send(());
+        let _ = begun.send(self.gauge.begin());
         let script = format!("times >&7; command eval {} <&8 >&8 2>&8 7>&- 8>&-", quoted(&command));
         self.start(&script, current);
     }
@@ -324,7 +322,7 @@ impl Shell {
             Some(Due::Finish) => self.finish(),
             Some(Due::Step(Some(Step::Type(key)))) => self.typed.extend(key),
             Some(Due::Step(Some(Step::Ask))) => self.ask(),
-            Some(Due::Step(Some(Step::Kill))) => self.runner.cancel(),
+            Some(Due::Step(Some(Step::Kill))) => self.kill(),
             Some(Due::Step(None)) | None => {}
         }
     }
@@ -358,7 +356,7 @@ impl Shell {
         // Some trap of the shell's own has got hold of the pipe.
         if self.lines > MAX_LINES || self.said.len() > MAX_LINE {
             self.said.clear();
-            self.runner.cancel();
+            self.kill();
         }
         true
     }

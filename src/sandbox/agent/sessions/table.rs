@@ -94,11 +94,10 @@ pub(super) fn log(id: u64, process: &Background, offset: Option<u64>, max: usize
 
 fn about(told: Told, id: u64, process: &Background) -> Told {
     let told = told.with("id", id);
-    match process.ended() {
-        None => told.with("running", true),
-        Some(ended) => match ended.code {
-            Some(code) => told.with("running", false).with("exit_code", code),
-            None => told.with("running", false),
-        },
+    let Some(ended) = process.ended() else { return told.with("running", true) };
+    let told = told.with("running", false).naming(ended.exceeded.as_ref());
+    match ended.code {
+        Some(code) => told.with("exit_code", code),
+        None => told,
     }
 }

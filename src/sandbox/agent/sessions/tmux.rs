@@ -4,6 +4,7 @@
 mod history;
 mod keys;
 mod screen;
+mod sending;
 
 use std::{
     collections::VecDeque,
@@ -24,19 +25,24 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::screen::Screen;
+use self::screen::{Entire, Screen};
 use super::{
-    super::stdio::pipe_of,
+    super::{
+        gauge::{Behind, Lasting},
+        stdio::pipe_of,
+    },
     SessionCall, at,
     feed::Feed,
-    lock,
+    lock, next_look,
     pace::Pace,
-    shell::{ShellError, tty::watched},
+    shell::{ShellError, how, tty::watched},
+    with_limit,
 };
 use crate::{
-    sandbox::slot::{DEATH, Runner, Terminal},
+    sandbox::slot::{DEATH, LimitHit, Runner, RunnerEnd, SlotError, Terminal},
     tool::{
-        job::{Process, Program},
+        MAX_CAPTURED_BYTES,
+        job::{Exceeded, Process, Program},
         session::Told,
     },
 };
@@ -48,7 +54,7 @@ const ENVIRONMENT: [(&str, &str); 3] = [("TERM", "xterm-256color"), ("PS1", "$ "
 
 /// Nothing was printed for so long: what is on the screen will stay for now.
 const QUIET: Duration = Duration::from_millis(100);
-/// How often a command that is waited for is looked at.
+/// How often a prompt that is waited for is looked for.
 const LOOK: Duration = Duration::from_millis(10);
 /// How long the shell may take to show its prompt.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -58,6 +64,8 @@ const READ: usize = 64 << 10;
 const SHARE: u32 = 4;
 /// Of what was typed and no program has read; then nothing more is typed, in bytes.
 const MAX_UNREAD: usize = 1 << 20;
+/// What a capture answers at most, in bytes: with what is said beside it, no more than a result has.
+const MAX_CAPTURE: usize = MAX_CAPTURED_BYTES - 1024;
 
 /// See the module.
 pub(super) struct Tmux {
@@ -72,7 +80,15 @@ pub(super) struct Tmux {
     /// The driver looks at both of them again.
     changed: Notify,
     end: CancellationToken,
-    ended: watch::Sender<bool>,
+    ended: watch::Sender<Option<Ended>>,
+}
+
+/// How it ended.
+#[derive(Debug, Clone)]
+struct Ended {
+    how: String,
+    /// A limit that its runner saw it run into.
+    seen: Option<LimitHit>,
 }
 
 /// Who has the terminal: which process group, and whether it is read by lines. A shell that edits its line has it by
@@ -88,17 +104,20 @@ pub(super) struct Driver {
     shared: Arc<Tmux>,
     runner: Runner,
     pace: Pace,
+    behind: Behind,
+    /// Why it was ended, if for a limit.
+    exceeded: Option<Exceeded>,
     buffer: Vec<u8>,
 }
 
 impl Tmux {
-    /// `user`: the slot's, where that is not the agent's own. `size`: columns and rows.
+    /// `size`: columns and rows.
     pub(super) async fn begin(
         mut runner: Runner,
-        user: Option<u32>,
+        call: &SessionCall,
         size: (u16, u16),
     ) -> Result<(Arc<Self>, Driver), ShellError> {
-        let (_, stdout) = pipe_of(user)?;
+        let (_, stdout) = pipe_of(call.user)?;
         let environment = ENVIRONMENT.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let process = Process { program: Program::Shell(BEGIN.to_owned()), environment, ..Process::default() };
         let started = runner.start_in_terminal(&process, None, stdout).await?;
@@ -114,14 +133,21 @@ impl Tmux {
             feeds: Mutex::default(),
             changed: Notify::new(),
             end: CancellationToken::new(),
-            ended: watch::Sender::new(false),
+            ended: watch::Sender::new(None),
         });
-        let driver = Driver { shared: shared.clone(), runner, pace: Pace::new(), buffer: vec![0; READ] };
+        let behind = call.gauge.begin_behind(Lasting::Shell);
+        let driver =
+            Driver { shared: shared.clone(), runner, pace: Pace::new(), behind, exceeded: None, buffer: vec![0; READ] };
         Ok((shared, driver))
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        *self.ended.borrow()
+        self.ended.borrow().is_some()
+    }
+
+    /// "has exited with code 0", and the like, once it has ended.
+    pub(super) fn how_ended(&self) -> Option<String> {
+        self.ended.borrow().as_ref().map(|ended| ended.how.clone())
     }
 
     /// Ends it, and waits until nothing of it is left.
@@ -129,7 +155,7 @@ impl Tmux {
         self.end.cancel();
         let mut ended = self.ended.subscribe();
         // It ends within that, or nothing ends it.
-        let _ = timeout(2 * DEATH, ended.wait_for(|ended| *ended)).await;
+        let _ = timeout(2 * DEATH, ended.wait_for(Option::is_some)).await;
     }
 
     /// Until the shell shows its prompt.
@@ -139,39 +165,6 @@ impl Tmux {
             sleep(LOOK).await;
         }
         *lock(&self.home) = self.holder();
-    }
-
-    /// Types, waits, and answers with the screen. `wait`: at least, and at most where it blocks.
-    pub(super) async fn send(
-        &self,
-        call: &SessionCall,
-        keys: &[String],
-        input: &[u8],
-        block: bool,
-        wait: (Duration, Duration),
-    ) -> Told {
-        let application_cursor = lock(&self.screen).application_cursor();
-        let mut bytes: Vec<u8> = keys.iter().flat_map(|key| keys::typed(key, application_cursor)).collect();
-        bytes.extend_from_slice(input);
-        let _listener = call.stream_output.then(|| Listener::new(self, call));
-        let asked = Instant::now();
-        if !self.type_in(&bytes, bytes.len() + MAX_UNREAD) {
-            return Told::failed(format!("More than {MAX_UNREAD} bytes that were typed before have not been read"));
-        }
-        sleep(wait.0).await;
-        let mut done = !block;
-        while !done && !self.has_ended() && asked.elapsed() < wait.1 {
-            sleep(LOOK).await;
-            done = self.holder() == *lock(&self.home) && self.is_quiet(asked);
-        }
-        let told = self.capture(false);
-        match done || self.has_ended() {
-            true => told,
-            false => Told {
-                output: format!("{}\n[the command has not ended after {:.1} s]", told.output, wait.1.as_secs_f64()),
-                ..told
-            },
-        }
     }
 
     /// Types, if no more than so many bytes are then still to be read, these among them.
@@ -210,9 +203,16 @@ impl Tmux {
         if !entire {
             return Told::new(screen.text());
         }
-        let (text, was_more) = screen.history();
-        let note = if was_more { "[earlier lines are not kept]\n" } else { "" };
-        Told::new(format!("{note}{text}")).with("history_full", was_more)
+        let Entire { text, left_out, has_dropped } = screen.entire(MAX_CAPTURE);
+        let mut notes = String::new();
+        if has_dropped {
+            notes.push_str("[earlier lines are not kept]\n");
+        }
+        if left_out > 0 {
+            notes.push_str(&format!("[{left_out} lines are left out: an answer has the last {MAX_CAPTURE} bytes]\n"));
+        }
+        let told = Told::new(format!("{notes}{text}"));
+        told.with("history_full", has_dropped).with("left_out_lines", left_out)
     }
 
     pub(super) fn stream(&self, max: usize, reset: bool) -> Told {
@@ -239,18 +239,19 @@ impl Driver {
         let terminal = self.shared.terminal.clone();
         let mut death: Option<tokio::time::Instant> = None;
         let mut hung_up = false;
-        loop {
+        let mut look = next_look(&self.behind);
+        let ended = loop {
             let (held_up, max) = self.may_read();
             // What is always ready must let others have their turn.
             consume_budget().await;
             let has_typed = !lock(&self.shared.typed).is_empty();
             // Cancel-safe: nothing is read or written before the choice is made.
             tokio::select! {
-                _ = self.runner.ended() => break,
+                ended = self.runner.ended() => break ended,
                 () = at(held_up), if held_up.is_some() => {}
                 ready = terminal.readable(), if held_up.is_none() && !hung_up => {
                     // An error means that the runtime is gone.
-                    let Ok(mut ready) = ready else { break };
+                    let Ok(mut ready) = ready else { return };
                     match rustix::io::read(ready.get_inner(), &mut self.buffer[..max]) {
                         Ok(read) if read > 0 => self.on_output(read),
                         Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
@@ -259,7 +260,7 @@ impl Driver {
                     }
                 }
                 ready = terminal.writable(), if has_typed => {
-                    let Ok(mut ready) = ready else { break };
+                    let Ok(mut ready) = ready else { return };
                     let mut typed = lock(&self.shared.typed);
                     match rustix::io::write(ready.get_inner(), typed.as_slices().0) {
                         Ok(written) => _ = typed.drain(..written),
@@ -268,14 +269,27 @@ impl Driver {
                     }
                 }
                 () = self.shared.changed.notified() => {}
-                () = at(death) => break,
+                () = at(look), if self.exceeded.is_none() => {
+                    look = next_look(&self.behind);
+                    self.exceeded = self.behind.look();
+                    if self.exceeded.is_some() {
+                        self.runner.cancel();
+                        death = Some(tokio::time::Instant::now() + DEATH);
+                    }
+                }
+                () = at(death) => break Err(SlotError::Undying("terminal")),
                 () = either(&end, &self.shared.end), if death.is_none() => {
                     self.runner.cancel();
                     death = Some(tokio::time::Instant::now() + DEATH);
                 }
             }
-        }
-        self.shared.ended.send_replace(true);
+        };
+        let seen = match &ended {
+            Ok(RunnerEnd::Ended { limit, .. }) => *limit,
+            _ => None,
+        };
+        let how = with_limit(how(&ended), self.exceeded.as_ref());
+        self.shared.ended.send_replace(Some(Ended { how, seen }));
     }
 
     /// Until when nothing is to be read, and how much at a time: by the pace, and by those who read it live.
@@ -292,27 +306,6 @@ impl Driver {
         let begun = Instant::now();
         lock(&self.shared.screen).push(data);
         self.pace.spend(begun.elapsed() * SHARE);
-    }
-}
-
-/// A call that reads live, for as long as it waits.
-struct Listener<'a> {
-    tmux: &'a Tmux,
-    call: u64,
-}
-
-impl<'a> Listener<'a> {
-    fn new(tmux: &'a Tmux, call: &SessionCall) -> Self {
-        lock(&tmux.feeds).push(Feed::new(call));
-        Self { tmux, call: call.number }
-    }
-}
-
-impl Drop for Listener<'_> {
-    fn drop(&mut self) {
-        lock(&self.tmux.feeds).retain(|feed| !feed.is_of(self.call));
-        // It may have held up the terminal.
-        self.tmux.changed.notify_one();
     }
 }
 

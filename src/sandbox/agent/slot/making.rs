@@ -40,6 +40,9 @@ impl SlotTask {
         let slot = Slot::create_by(self.ahead.take().await, &self.config).await?;
         self.ahead.begin(self.config.clone());
         self.gauge.renew(&self.config, slot.workspace());
+        if let Some(precedence) = &self.precedence {
+            precedence.renew();
+        }
         self.slot = Some(slot);
         Ok(())
     }

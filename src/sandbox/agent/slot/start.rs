@@ -59,6 +59,8 @@ impl SlotTask {
                     max_pending_input,
                     arrived,
                     events,
+                    gauge: self.gauge.clone(),
+                    shell_start: self.config.limits.shell_start,
                 };
                 self.running.spawn(self.sessions.clone().carry_out(call, request, runner, control))
             }

@@ -41,16 +41,19 @@ pub enum Controller {
     /// The number of processes, threads included.
     Processes,
     Cpu,
+    /// What is used of the processors; part of version 2 itself, which offers no controller of that name.
+    CpuUse,
 }
 
 impl Controller {
-    const ALL: [Self; 3] = [Self::Memory, Self::Processes, Self::Cpu];
+    const ALL: [Self; 4] = [Self::Memory, Self::Processes, Self::Cpu, Self::CpuUse];
 
     fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::Processes => "pids",
             Self::Cpu => "cpu",
+            Self::CpuUse => "cpuacct",
         }
     }
 }

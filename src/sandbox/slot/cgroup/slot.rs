@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{Controller, Version};
@@ -38,6 +39,7 @@ impl Branch {
             Controller::Processes => self.write("pids.max", &max_or(max_processes, "max")),
             // Slots are equal among themselves.
             Controller::Cpu => self.weigh(DEFAULT_WEIGHT),
+            Controller::CpuUse => self.open(CPU_USE_V1).map(drop),
         }
     }
 
@@ -86,6 +88,7 @@ impl Drop for Branch {
 }
 
 const DEFAULT_WEIGHT: u32 = 100;
+const CPU_USE_V1: &str = "cpuacct.usage";
 /// What may be swapped out beside a limit of memory, in bytes.
 const SWAP: u64 = 1 << 20;
 
@@ -107,12 +110,21 @@ pub struct SlotCgroup {
     branches: Vec<Branch>,
     memory: Option<MemoryEvents>,
     process_events: Option<File>,
+    cpu_use: Option<CpuUse>,
+    /// Linux has it since 5.15.
+    cpu_idle: Option<File>,
 }
 
 #[derive(Debug)]
 enum MemoryEvents {
     V2 { events: File },
     V1 { control: File, failures: File },
+}
+
+#[derive(Debug)]
+enum CpuUse {
+    V2 { statistics: File },
+    V1 { usage: File },
 }
 
 /// What has happened in a slot since it has its groups. Each grows only.
@@ -128,7 +140,7 @@ pub struct Counters {
 
 impl SlotCgroup {
     pub(super) fn new(branches: Vec<(Branch, Vec<Controller>)>) -> io::Result<Self> {
-        let (mut memory, mut process_events) = (None, None);
+        let (mut memory, mut process_events, mut cpu_use, mut cpu_idle) = (None, None, None, None);
         for (branch, controllers) in &branches {
             if controllers.contains(&Controller::Memory) {
                 memory = Some(match branch.version {
@@ -142,8 +154,22 @@ impl SlotCgroup {
             if controllers.contains(&Controller::Processes) {
                 process_events = Some(branch.open("pids.events")?);
             }
+            if controllers.contains(&Controller::Cpu) {
+                cpu_idle = File::options().write(true).open(branch.path.join("cpu.idle")).ok();
+            }
+            if branch.version == Version::V2 {
+                cpu_use = Some(CpuUse::V2 { statistics: branch.open("cpu.stat")? });
+            } else if controllers.contains(&Controller::CpuUse) {
+                cpu_use = Some(CpuUse::V1 { usage: branch.open(CPU_USE_V1)? });
+            }
         }
-        Ok(Self { branches: branches.into_iter().map(|(branch, _)| branch).collect(), memory, process_events })
+        Ok(Self {
+            branches: branches.into_iter().map(|(branch, _)| branch).collect(),
+            memory,
+            process_events,
+            cpu_use,
+            cpu_idle,
+        })
     }
 
     /// To each of these files the number of a process is written that is to be in the slot, with all that it starts.
@@ -173,6 +199,27 @@ impl SlotCgroup {
             counters.process_hits = field(&read(events)?, "max");
         }
         Ok(counters)
+    }
+
+    /// What its processes have used of the processors. A microsecond.
+    ///
+    /// # Errors
+    /// The kernel does not tell, or the group is gone.
+    pub fn cpu_used(&self) -> io::Result<Duration> {
+        match &self.cpu_use {
+            Some(CpuUse::V2 { statistics }) => Ok(Duration::from_micros(field(&read(statistics)?, "usage_usec"))),
+            Some(CpuUse::V1 { usage }) => Ok(Duration::from_nanos(read(usage)?.trim().parse().unwrap_or(0))),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Its processes run when those of other slots do not want to; or no more.
+    ///
+    /// # Errors
+    /// The kernel cannot do that, or the group is gone.
+    pub fn give_way(&self, gives_way: bool) -> io::Result<()> {
+        let idle = self.cpu_idle.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        idle.write_all_at(if gives_way { b"1" } else { b"0" }, 0)
     }
 }
 

@@ -6,21 +6,19 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     super::{super::capture::Capture, feed::Feed},
+    keeping::Answer,
     steps::{STEPS, Step},
-    texts::process_end,
+    texts::{process_end, seen_in},
 };
-use crate::tool::job::{Captured, End, Exit, OutputLimits, Stop, Usage};
+use crate::tool::job::{Captured, Exit, OutputLimits, Stop, Usage};
 
 /// How long the mark may take to arrive: the terminal may be held up.
 const MARK_PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long a shell may take until it runs scripts, on the busiest machine.
-const PREPARATION: Duration = Duration::from_secs(30);
-
 /// Whoever has the script run.
 pub(super) struct Asker {
     pub(super) call: u64,
-    pub(super) done: oneshot::Sender<End>,
+    pub(super) done: oneshot::Sender<Answer>,
 }
 
 /// See the module.
@@ -71,10 +69,16 @@ impl Current {
         }
     }
 
-    /// Nobody's. It is ended, and the shell with it, if it takes too long: scripts wait for it.
-    pub(super) fn preparing() -> Self {
-        let due = Some(Instant::now() + PREPARATION);
-        Self { due, ..Self::new(0, OutputLimits { head: 0, tail: 0 }, None, None) }
+    /// Nobody's. If it takes longer than this, its only step is the last one: scripts wait for it.
+    pub(super) fn preparing(patience: Duration) -> Self {
+        let due = Some(Instant::now() + patience);
+        let next_step = STEPS.len() - 1;
+        Self { due, next_step, ..Self::new(0, OutputLimits { head: 0, tail: 0 }, None, None) }
+    }
+
+    /// It was preparation, and was ended.
+    pub(super) fn came_too_late(&self) -> bool {
+        self.asker.is_none() && self.code.is_none() && self.next_step == STEPS.len()
     }
 
     pub(super) fn is_of(&self, call: u64) -> bool {
@@ -166,7 +170,8 @@ impl Current {
         let held = std::mem::take(&mut self.held);
         self.print(&held);
         if let (Some(asker), Some(code)) = (self.asker, self.code) {
-            let _ = asker.done.send(process_end(Exit::Code(code), self.stop, self.capture.finish(), self.usage));
+            let end = process_end(Exit::Code(code), self.stop, self.capture.finish(), self.usage);
+            let _ = asker.done.send(Answer { end, seen: seen_in(code) });
         }
     }
 

@@ -4,8 +4,11 @@ use std::collections::VecDeque;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::feed::Feed;
-use crate::tool::job::{End, OutputLimits, Stop};
+use super::super::{super::gauge::Mark, feed::Feed};
+use crate::{
+    sandbox::slot::LimitHit,
+    tool::job::{End, OutputLimits, Stop},
+};
 
 /// A script to run.
 pub(in super::super) struct Run {
@@ -20,9 +23,22 @@ pub(in super::super) struct Run {
     pub(in super::super) max_typed: usize,
     /// For whoever reads its output live.
     pub(in super::super) feed: Option<Feed>,
-    /// Told when its turn comes.
-    pub(in super::super) begun: oneshot::Sender<()>,
-    pub(in super::super) done: oneshot::Sender<End>,
+    /// Told when its turn comes, just before it begins.
+    pub(in super::super) begun: oneshot::Sender<Mark>,
+    pub(in super::super) done: oneshot::Sender<Answer>,
+}
+
+/// How a script ended.
+pub(in super::super) struct Answer {
+    pub(in super::super) end: End,
+    /// A limit that it was seen to run into.
+    pub(in super::super) seen: Option<LimitHit>,
+}
+
+impl From<End> for Answer {
+    fn from(end: End) -> Self {
+        Self { end, seen: None }
+    }
 }
 
 pub(in super::super) enum Word {
@@ -37,6 +53,8 @@ pub(in super::super) enum Word {
 /// What a script is told while it waits or runs.
 pub(in super::super) enum ToCall {
     Stop(Stop),
+    /// With the shell, and all that it has started.
+    End(Stop),
     Type(Vec<u8>),
     /// More live output, in bytes.
     Grant(u32),

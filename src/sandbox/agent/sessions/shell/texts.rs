@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustix::process::Signal;
 
 use crate::{
-    sandbox::slot::{RunnerEnd, SlotError},
+    sandbox::slot::{LimitHit, RunnerEnd, SlotError},
     tool::{
         chain,
         job::{Captured, End, Exit, ProcessEnd, Stop, Usage},
@@ -64,10 +65,23 @@ pub(super) fn with_end(captured: Captured, notice: &str) -> Captured {
     Captured { total: head.len() as u64, head: head.into(), tail: Bytes::new() }
 }
 
-pub(super) fn how(ended: &Result<RunnerEnd, SlotError>) -> String {
+/// What the status says that a shell gives for a process that the kernel has ended with SIGXFSZ, which few others do.
+pub(super) fn seen_in(code: i32) -> Option<LimitHit> {
+    (code == 128 + Signal::XFSZ.as_raw()).then_some(LimitHit::FileSize)
+}
+
+/// How a shell ended, after "the shell".
+pub(in super::super) fn how(ended: &Result<RunnerEnd, SlotError>) -> String {
     match ended {
         Ok(RunnerEnd::Ended { exit: Exit::Code(code), limit: None, .. }) => format!("has exited with code {code}"),
-        Ok(RunnerEnd::Ended { limit: Some(_), .. }) => "has been ended at a limit".to_owned(),
+        Ok(RunnerEnd::Ended { limit: Some(limit), .. }) => {
+            let what = match limit {
+                LimitHit::CpuTime => "processor time",
+                LimitHit::Processes => "processes",
+                LimitHit::FileSize => "a file's size",
+            };
+            format!("has been ended at its limit of {what}")
+        }
         Ok(RunnerEnd::Ended { .. }) => "has been killed".to_owned(),
         Ok(RunnerEnd::NotStarted { message, .. }) => format!("could not be started: {message}"),
         Err(error) => format!("has been lost: {}", chain(error)),

@@ -25,6 +25,16 @@ pub(super) struct Screen {
     pub(super) last_output: Option<Instant>,
 }
 
+/// What is kept of all that was on the screen, as much of it as was asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Entire {
+    pub(super) text: String,
+    /// Lines above it that are kept, and were more than was asked for.
+    pub(super) left_out: usize,
+    /// There were others before them that are not kept any more.
+    pub(super) has_dropped: bool,
+}
+
 /// Lines of the recording.
 pub(super) struct Lines {
     pub(super) text: String,
@@ -78,8 +88,8 @@ impl Screen {
         tidy(rows.iter().map(String::as_str))
     }
 
-    /// All that is kept, and whether there was more.
-    pub(super) fn history(&mut self) -> (String, bool) {
+    /// The last lines that are kept, those on the screen among them, at most so many bytes.
+    pub(super) fn entire(&mut self, max: usize) -> Entire {
         let (height, width) = self.parser.screen().size();
         let (height, width) = (height.get(), width.get());
         let (screen, history) = self.parser.screen_and_callbacks_mut();
@@ -96,7 +106,10 @@ impl Screen {
         }
         screen.set_scrollback(0);
         lines.extend(screen.rows(0, width));
-        (tidy(lines.iter().map(String::as_str)), history.has_dropped())
+        let has_dropped = history.has_dropped();
+        let text = tidy(lines.iter().map(String::as_str));
+        let (left_out, text) = newest(&text, max);
+        Entire { text: text.to_owned(), left_out, has_dropped }
     }
 
     /// Whole lines of the recording since the last time; with `reset`, from its begin.
@@ -122,6 +135,21 @@ fn sizes(width: u16, height: u16) -> [NonZeroU16; 2] {
     [height, width].map(|size| NonZeroU16::new(size).unwrap_or(NonZeroU16::MIN))
 }
 
+/// The last lines of a text, at most so many bytes; and how many lines before them are not among these. Of a line that
+/// is too long for itself, the end.
+fn newest(text: &str, max: usize) -> (usize, &str) {
+    if text.len() <= max {
+        return (0, text);
+    }
+    let from = text.ceil_char_boundary(text.len() - max);
+    // Where a line begins, if one does.
+    let from = match text.as_bytes()[from - 1..].iter().position(|byte| *byte == b'\n') {
+        Some(end) if from + end < text.len() => from + end,
+        _ => from,
+    };
+    (text[..from].matches('\n').count(), &text[from..])
+}
+
 fn tidy<'a>(lines: impl Iterator<Item = &'a str>) -> String {
     let lines: Vec<&str> = lines.map(str::trim_end).collect();
     lines.join("\n").trim_end_matches('\n').to_owned()
@@ -141,7 +169,9 @@ mod tests {
         }
         assert_eq!(screen.text(), "line 7\nline 8");
         let all: Vec<String> = (1..=8).map(|line| format!("line {line}")).collect();
-        assert_eq!(screen.history(), (all.join("\n"), false));
+        let entire = |text: &str, left_out| Entire { text: text.to_owned(), left_out, has_dropped: false };
+        assert_eq!(screen.entire(usize::MAX), entire(&all.join("\n"), 0));
+        assert_eq!(screen.entire(13), entire("line 7\nline 8", 6));
         screen.push(b"\x1b[2J\x1b[H\x1b[31mred");
         assert_eq!(screen.text(), "red");
     }
@@ -154,11 +184,12 @@ mod tests {
             screen.push(format!("\x1b[31m{}\x1b[m\r\n", line(number)).as_bytes());
         }
         let all: Vec<String> = (0..5000).map(line).collect();
-        assert_eq!(screen.history(), (all.join("\n"), false));
+        let whole = screen.entire(usize::MAX);
+        assert!(whole.text == all.join("\n") && (whole.left_out, whole.has_dropped) == (0, false));
         for number in 5000..12_000 {
             screen.push(format!("{}\r\n", line(number)).as_bytes());
         }
-        let (history, has_dropped) = screen.history();
+        let Entire { text: history, has_dropped, .. } = screen.entire(usize::MAX);
         let kept = history.lines().count();
         assert!(has_dropped && (5000..10_000).contains(&kept), "{kept}");
         assert!(history.lines().eq((12_000 - kept..12_000).map(line)));
@@ -166,7 +197,7 @@ mod tests {
         screen.resize(500, 200);
         assert_eq!(screen.text().lines().next().map(str::to_owned), Some(line(12_000 - 199)));
         screen.push(b"\x1b[?1049hfull");
-        assert_eq!(screen.history().0, "full");
+        assert_eq!(screen.entire(usize::MAX).text, "full");
     }
 
     #[test]
@@ -199,14 +230,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_of_any_kind_are_borne(pieces in vec(vec(any::<u8>(), 0..60), 0..30)) {
+        fn bytes_of_any_kind_are_borne(pieces in vec(vec(any::<u8>(), 0..60), 0..30), max in 0_usize..300) {
             let mut screen = Screen::new(20, 10);
             for piece in &pieces {
                 screen.push(piece);
             }
             prop_assert!(screen.text().lines().count() <= 10);
-            let (history, _) = screen.history();
-            prop_assert!(history.ends_with(&screen.text()) || screen.text().is_empty());
+            let whole = screen.entire(usize::MAX).text;
+            prop_assert!(whole.ends_with(&screen.text()) || screen.text().is_empty());
+            let part = screen.entire(max);
+            prop_assert!(part.text.len() <= max && whole.ends_with(&part.text));
+            // What is left out and what is there are all of it, but for the begin of a line that is longer than that.
+            let lines = |text: &str| text.matches('\n').count();
+            prop_assert_eq!(part.left_out + lines(&part.text), lines(&whole));
             for line in screen.lines(usize::MAX, true).text.lines() {
                 prop_assert!(serde_json::from_str::<serde_json::Value>(line).is_ok());
             }
