@@ -60,6 +60,8 @@ pub(super) struct Found {
     pub(super) spares: Vec<u64>,
     /// Segments that nobody needs: what was about to be removed, and what a machine's end has made of no use.
     pub(super) needless: Vec<u64>,
+    /// No end of a machine can have taken any of what was written.
+    pub(super) is_complete: bool,
 }
 
 #[derive(Debug)]
@@ -196,6 +198,7 @@ impl Reading<'_> {
         if let Some(life) = self.unnamed.iter().next().filter(|_| whole) {
             return Err(format!("the beginning of trajectory {life} is not there"));
         }
+        self.found.is_complete = whole;
         let removed = self.found.accounts.forget_before(self.oldest);
         self.found.needless.extend(removed);
         let mut latest = HashMap::new();

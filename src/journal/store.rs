@@ -78,7 +78,7 @@ impl Shared {
             let path = directory.clone();
             move |source| JournalError::Io { step, path, source }
         };
-        let Found { lives: _, forgotten, accounts, last_life, tip, header, spares, needless } = found;
+        let Found { lives: _, forgotten, accounts, last_life, tip, header, spares, needless, is_complete: _ } = found;
         let mut spares = spares.into_iter();
         let taken = needless.iter().copied().max().unwrap_or(0);
         let mut next_spare = |after: u64| match spares.next() {

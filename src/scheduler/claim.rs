@@ -16,6 +16,8 @@ pub struct Claim {
     pub owner: TrajectoryKey,
     pub location: Location,
     pub generation: Generation,
+    /// All that was written of it is known: see [`Wanted::is_complete`].
+    pub is_complete: bool,
     /// If nothing is answered, the scheduler has ended.
     pub reply: oneshot::Sender<Result<Reclaimed, Arc<Evidence>>>,
 }
@@ -36,7 +38,9 @@ pub struct Reclaimed {
 
 impl Claim {
     pub(super) fn wanted(&self) -> Wanted {
-        Wanted { slot: self.location.slot, owner: self.owner.clone(), generation: self.generation }
+        let Self { owner, generation, is_complete, .. } = self;
+        let (slot, owner) = (self.location.slot, owner.clone());
+        Wanted { slot, owner, generation: *generation, is_complete: *is_complete }
     }
 
     /// The slot cannot be had. `evidence` is about its container.

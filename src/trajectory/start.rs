@@ -40,7 +40,7 @@ pub fn restore(recovered: Vec<Recovered>, limits: &Arc<Limits>) -> (Vec<Start>, 
         tenant: Allowance::default(),
         can_record: true,
     };
-    let restored = recovered.into_iter().filter_map(|Recovered { key, entry, records }| {
+    let restored = recovered.into_iter().filter_map(|Recovered { key, entry, records, is_complete }| {
         let Some(state) = State::restore(limits.clone(), records, at) else {
             error!(trajectory = %key, "the journal does not have the beginning of a trajectory: it is forgotten");
             entry.end();
@@ -48,7 +48,8 @@ pub fn restore(recovered: Vec<Recovered>, limits: &Arc<Limits>) -> (Vec<Start>, 
         };
         let reclaim = state.wanted_slot().map(|(location, generation)| {
             let (reply, answer) = oneshot::channel();
-            claims.push(Claim { owner: key.clone(), location: (*location).clone(), generation, reply });
+            let location = (*location).clone();
+            claims.push(Claim { owner: key.clone(), location, generation, is_complete, reply });
             answer
         });
         Some(Start { key, state, journal: entry, reclaim })

@@ -28,6 +28,8 @@ pub struct Wanted {
     pub slot: u32,
     pub owner: TrajectoryKey,
     pub generation: Generation,
+    /// All that earlier executors have written is known. Else the owner may have had the slot, and given it back.
+    pub is_complete: bool,
 }
 
 /// It is the owner's.
@@ -214,14 +216,15 @@ impl Shared {
     /// Assigns an empty slot whose assignment has never arrived: the executor ended before the agent had it.
     ///
     /// That it is empty proves nothing, since it may have been given back or wiped. But whoever gives a slot back writes
-    /// so before the agent is told, and the agent lives: nothing that was written is lost. So if this owner had had the
-    /// slot and it was another's since, the journal would not want it; and if it was nobody's since, the agent's
-    /// last assignment would be this one.
+    /// so before the agent is told. So where nothing that was written is lost, and this owner had had the slot: if it was
+    /// another's since, it would not be wanted; and if it was nobody's since, the agent's last assignment would be this
+    /// one.
     fn assign_again(&self, wanted: &Wanted, attached: &Attached) -> Result<Held, &'static str> {
         let owner = wanted.owner.to_string();
         let vacant = attached.vacant.binary_search_by_key(&wanted.slot, |vacant| vacant.slot);
         let vacant = &attached.vacant[vacant.map_err(|_| "the slot is nobody's any more")?];
-        if vacant.last_owner == owner && vacant.last_generation >= wanted.generation {
+        let has_arrived = vacant.last_owner == owner && vacant.last_generation >= wanted.generation;
+        if has_arrived || !wanted.is_complete {
             return Err("the slot is nobody's any more");
         }
         let slot = self.take_hold(wanted.slot)?;

@@ -29,7 +29,7 @@ use crate::support::{
 };
 
 fn wanted(slot: u32, owner: TrajectoryKey, generation: u64) -> Wanted {
-    Wanted { slot, owner, generation: Generation(generation) }
+    Wanted { slot, owner, generation: Generation(generation), is_complete: true }
 }
 
 /// As [`assign`] has assigned it.
@@ -425,8 +425,13 @@ async fn an_assignment_that_never_arrived_is_made_again() {
     while !matches!(raw.event().await.1.event, Some(event::Event::Ready(_))) {}
     drop(raw);
 
+    // Where the journal's last part may have gone with its machine, a slot may have been had and given back.
+    let incomplete = Wanted { is_complete: false, ..own(1) };
+    let mut first = successor(&agent, 2, &[incomplete]).await;
+    assert_eq!(first.held.remove(0).err(), Some("the slot is nobody's any more"));
+    first.link.leave();
     // Both were written to the journal, and neither was heard of.
-    let mut second = successor(&agent, 2, &[own(0), own(1)]).await;
+    let mut second = successor(&agent, 3, &[own(0), own(1)]).await;
     for index in [0, 1] {
         let Held { mut slot, calls: arrived } = held(&mut second);
         assert_eq!((slot.index(), arrived), (index, calls([])), "none of its calls can have run");
@@ -436,11 +441,11 @@ async fn an_assignment_that_never_arrived_is_made_again() {
     second.link.release(0, false);
     while link_event(&mut second).await != (LinkEvent::SlotReady { slot: 0, kept: false }) {}
     second.link.leave();
-    let mut third = successor(&agent, 3, &[own(0), own(1)]).await;
+    let mut third = successor(&agent, 4, &[own(0), own(1)]).await;
     assert_eq!(third.held.remove(0).err(), Some("the slot is nobody's any more"));
     assert_eq!(held(&mut third).slot.index(), 1, "it is there as before");
     third.link.leave();
     // The next workspace of the same owner has never been there.
-    let mut fourth = successor(&agent, 4, &[wanted(0, owner(0), 2)]).await;
+    let mut fourth = successor(&agent, 5, &[wanted(0, owner(0), 2)]).await;
     assert_eq!(&run(&mut held(&mut fourth).slot, 1, shell("echo again")).await.stdout.head[..], b"again\n");
 }

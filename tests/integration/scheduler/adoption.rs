@@ -45,7 +45,10 @@ impl Claimed {
 fn claim(name: &str, container: ContainerId, slot: u32, generation: u64) -> (Claim, Claimed) {
     let (reply, answer) = oneshot::channel();
     let location = Location { container, node: "here".to_owned(), slot };
-    (Claim { owner: key(name), location, generation: Generation(generation), reply }, Claimed(answer))
+    (
+        Claim { owner: key(name), location, generation: Generation(generation), is_complete: true, reply },
+        Claimed(answer),
+    )
 }
 
 /// A slot as the trajectory of this name has left it, in its third workspace.
