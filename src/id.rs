@@ -1,7 +1,11 @@
 //! The names of things. Each kind is a type of its own, parsed once where it enters the program and printed as it
 //! was given.
 
+mod trace;
+
 use std::{fmt, sync::Arc};
+
+pub use self::trace::{TraceId, TraceParent};
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

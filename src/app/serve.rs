@@ -32,6 +32,8 @@ use crate::{
     telemetry::Metrics,
     trajectory::{self, Directory},
 };
+#[cfg(feature = "otlp")]
+use crate::{settings::TraceSettings, telemetry::Traces};
 
 /// How long connections may take to be done with what they have been sent, and sources of tools to hear that they are
 /// left, at the end.
@@ -52,10 +54,22 @@ pub(super) fn run(flags: ServeFlags) -> Done {
         .worker_threads(loaded.settings.worker_threads)
         .enable_all()
         .build()?;
-    let done = runtime.block_on(serve(loaded.settings));
+    let done = runtime.block_on(traced(loaded.settings));
     // Nothing is left to wait for but connections of clients that do not read.
     runtime.shutdown_background();
     done
+}
+
+/// Serves, and sends spans to a collector if that is wanted.
+async fn traced(settings: Settings) -> Done {
+    #[cfg(feature = "otlp")]
+    if let Some(TraceSettings { endpoint, ratio }) = &settings.traces {
+        let traces = Traces::start(endpoint, *ratio, &settings.executor_id)?;
+        let done = serve(settings).await;
+        traces.finish().await;
+        return done;
+    }
+    serve(settings).await
 }
 
 async fn serve(settings: Settings) -> Done {

@@ -13,6 +13,7 @@ mod program;
 mod render;
 mod service;
 mod status;
+mod trace;
 
 use std::{
     sync::Arc,

@@ -63,6 +63,7 @@ impl Parser {
             take_over: open.take_over,
             last_sequence: Sequence(open.last_sequence),
             require_existing: open.require_existing,
+            trace: None,
         };
         Ok((id, open))
     }

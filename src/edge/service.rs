@@ -12,6 +12,7 @@ use super::{
     parse::{self, Parser, Violation},
     render::{self, PublicLimits},
     status,
+    trace::trace_parent,
 };
 use crate::{
     external,
@@ -48,6 +49,7 @@ impl ToolExecutor for Service {
         request: Request<Streaming<pb::TrajectoryRequest>>,
     ) -> Result<Response<Responses>, Status> {
         let caller = self.caller(&request)?;
+        let trace = trace_parent(request.metadata().as_ref());
         let mut requests = request.into_inner();
         let open = match requests.message().await? {
             Some(pb::TrajectoryRequest { message: Some(pb::trajectory_request::Message::Open(open)) }) => open,
@@ -58,7 +60,8 @@ impl ToolExecutor for Service {
                 ));
             }
         };
-        let (id, open) = self.parser.open(open).map_err(|error| status::violation(&error))?;
+        let (id, mut open) = self.parser.open(open).map_err(|error| status::violation(&error))?;
+        open.trace = trace;
         caller.may_use(&open.options.labels).map_err(|refused| status::refused(&refused))?;
         let key = TrajectoryKey { tenant: caller.tenant.clone(), id: id.clone() };
         let requests = parsed(requests, self.parser.clone());
@@ -73,6 +76,7 @@ impl ToolExecutor for Service {
 
     async fn execute(&self, request: Request<pb::ExecuteRequest>) -> Result<Response<pb::ExecuteResponse>, Status> {
         let caller = self.caller(&request)?;
+        let trace = trace_parent(request.metadata().as_ref());
         let request = request.into_inner();
         let key = self.key(caller.tenant.clone(), &request.trajectory_id)?;
         let call = request.call.ok_or_else(|| crate::pb::codec::invalid_argument("call", "must be set"))?;
@@ -81,7 +85,7 @@ impl ToolExecutor for Service {
         caller.may_use(&options.labels).map_err(|refused| status::refused(&refused))?;
         let answer = self
             .directory
-            .execute(key, call, options, request.require_existing)
+            .execute(key, call, options, request.require_existing, trace)
             .await
             .map_err(|error| status::directory(&error))?;
         Ok(Response::new(pb::ExecuteResponse { result: Some(render::call_result(&answer.result, answer.replayed)) }))

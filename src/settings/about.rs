@@ -44,6 +44,11 @@ pub(super) const GROUPS: &[Group] = &[
             ("keepalive.timeout", "How long its answer may take"),
             ("log.format", "text or json"),
             ("log.filter", "As RUST_LOG has it: a level, or module=level, ..."),
+            (
+                "traces.endpoint",
+                "A collector's address, for spans over OTLP (gRPC); of a program built with the feature otlp",
+            ),
+            ("traces.ratio", "How many trajectories are traced, of those whose callers have not decided: 0 to 1"),
         ],
     ),
     (

@@ -213,6 +213,10 @@ pub(super) const KEYS: &[Key] = &[
     //
     Key::new("log.format", "text"),
     Key::new("log.filter", "info").known_as("RUST_LOG"),
+    // A collector's; unset: no spans are sent.
+    Key::unset("traces.endpoint").known_as("OTEL_EXPORTER_OTLP_ENDPOINT"),
+    // All: a span costs little, and whoever sets an endpoint wants to see something.
+    Key::new("traces.ratio", "1"),
     //
     // What a slot sees of its container's image. A directory of the image of which each workspace is a copy.
     Key::unset("workspace_source").of_pools(),

@@ -23,6 +23,7 @@ mod rules;
 mod sandbox;
 mod sources;
 mod tenants;
+mod traces;
 
 pub use access::{AccessSettings, OpenEndpoints};
 pub use connections::{ClientAuth, ConnectionSettings, KeepAlive, TlsSettings};
@@ -39,6 +40,7 @@ pub use render::render;
 pub use sandbox::SandboxSettings;
 pub use sources::{FileSource, Machine, Sources, read};
 pub use tenants::{TenantSettings, tenants, warning as tenants_warning};
+pub use traces::TraceSettings;
 
 /// Settings that a service can start with.
 #[derive(Debug, Clone)]

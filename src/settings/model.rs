@@ -16,6 +16,7 @@ use super::{
     nomad, pools,
     reader::Reader,
     sandbox,
+    traces::{self, TraceSettings},
 };
 use crate::{journal::Durability, tool::MAX_CAPTURED_BYTES};
 
@@ -47,6 +48,8 @@ pub struct Settings {
     pub limits: LimitSettings,
     pub connections: ConnectionSettings,
     pub log: LogSettings,
+    /// Where spans are sent, if anywhere.
+    pub traces: Option<TraceSettings>,
     /// Where containers run if not on this machine.
     pub nomad: Option<NomadSettings>,
     /// What agents are opened with is made from it.
@@ -217,6 +220,7 @@ pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
         limits: limits(r),
         connections,
         log: LogSettings { format: r.value("log.format", log_format), filter: r.value("log.filter", convert::string) },
+        traces: traces::build(r),
         nomad: nomad::build(r),
         secret: r.optional("secret", secret),
         advertise: r.optional("advertise", url),

@@ -1,12 +1,16 @@
-//! Logging, to stderr, since stdout belongs to what a command answers; and metrics.
+//! Logging, to stderr, since stdout belongs to what a command answers; metrics; and spans for a collector.
 
 mod metrics;
+#[cfg(feature = "otlp")]
+mod otlp;
 
 use std::io::{self, IsTerminal};
 
 use tracing_subscriber::{EnvFilter, filter::ParseError, layer::SubscriberExt, util::SubscriberInitExt};
 
 pub use self::metrics::{Answer, Metrics, Pool, Snapshot};
+#[cfg(feature = "otlp")]
+pub use self::otlp::Traces;
 
 /// How a line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

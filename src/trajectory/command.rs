@@ -10,7 +10,7 @@ use super::{
     state::{Description, Inspection},
     transfer::{NoWorkspace, Workspace},
 };
-use crate::tool::CallResult;
+use crate::{id::TraceParent, tool::CallResult};
 
 /// The answer to a unary call.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(super) enum Command {
     Execute {
         call: Box<Call>,
         require_existing: bool,
+        /// The caller's own.
+        trace: Option<Arc<TraceParent>>,
         reply: oneshot::Sender<Result<Answer, OpenError>>,
     },
     Release {

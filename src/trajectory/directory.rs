@@ -14,13 +14,13 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, info_span};
+use tracing::Instrument as _;
 
 use super::{
     accounts::{Account, Accounts, Quota},
     command::{Answer, Command, OpenCommand},
     connection::Responses,
-    driver::Driver,
+    driver::{Driver, spans::trajectory_span},
     observer::Observer,
     request::{Call, Limits, Open, OpenError, Requests},
     start::Start,
@@ -30,10 +30,13 @@ use super::{
 };
 use crate::{
     external,
-    id::{Tenant, TrajectoryId, TrajectoryKey},
+    id::{Tenant, TraceParent, TrajectoryId, TrajectoryKey},
     journal::{Entry, Journal, Options},
     scheduler,
 };
+
+/// What one begins with.
+type NewTrajectory = (Options, Option<Arc<TraceParent>>);
 
 /// How many commands may wait for a trajectory's task; whoever sends one more waits with it.
 const COMMANDS: usize = 8;
@@ -115,8 +118,8 @@ impl Directory {
     /// Attaches a stream to the trajectory, opening it if need be.
     pub async fn open(&self, key: TrajectoryKey, open: Open, requests: Requests) -> Result<Responses, DirectoryError> {
         let must_exist = open.require_existing || open.last_sequence.0 > 0;
-        let options = open.options.clone();
-        let sender = self.find(&key, (!must_exist).then_some(options))?;
+        let new = (!must_exist).then(|| (open.options.clone(), open.trace.clone()));
+        let sender = self.find(&key, new)?;
         let (reply, answer) = oneshot::channel();
         let command = Command::Open(Box::new(OpenCommand { open, requests, reply }));
         match sender.send(command).await {
@@ -136,13 +139,14 @@ impl Directory {
         call: Call,
         options: Options,
         require_existing: bool,
+        trace: Option<Arc<TraceParent>>,
     ) -> Result<Answer, DirectoryError> {
-        let sender = self.find(&key, (!require_existing).then(|| options.clone()))?;
+        let sender = self.find(&key, (!require_existing).then(|| (options.clone(), trace.clone())))?;
         let (reply, answer) = oneshot::channel();
-        match sender.send(Command::Execute { call: Box::new(call), require_existing, reply }).await {
+        match sender.send(Command::Execute { call: Box::new(call), require_existing, trace, reply }).await {
             Ok(()) => Ok(answer.await.map_err(|_| self.failure())??),
-            Err(mpsc::error::SendError(Command::Execute { call, .. })) if self.has_retired(&key, &sender) => {
-                Box::pin(self.execute(key, *call, options, require_existing)).await
+            Err(mpsc::error::SendError(Command::Execute { call, trace, .. })) if self.has_retired(&key, &sender) => {
+                Box::pin(self.execute(key, *call, options, require_existing, trace)).await
             }
             Err(_) => Err(self.failure()),
         }
@@ -307,14 +311,14 @@ impl Directory {
         }
     }
 
-    /// The trajectory, or a new one with these options.
-    fn find(&self, key: &TrajectoryKey, options: Option<Options>) -> Result<mpsc::Sender<Command>, OpenError> {
+    /// The trajectory, or a new one with these options, as a part of this trace.
+    fn find(&self, key: &TrajectoryKey, new: Option<NewTrajectory>) -> Result<mpsc::Sender<Command>, OpenError> {
         let mut trajectories = self.shared.lock();
         let count = trajectories.len();
         match trajectories.entry(key.clone()) {
             hash_map::Entry::Occupied(entry) if !entry.get().is_closed() => Ok(entry.get().clone()),
             entry => {
-                let options = options.ok_or(OpenError::NotFound)?;
+                let (options, trace) = new.ok_or(OpenError::NotFound)?;
                 if self.is_draining() {
                     return Err(OpenError::Draining);
                 }
@@ -330,7 +334,7 @@ impl Directory {
                 }
                 let state = State::new(self.shared.limits.clone(), options, at);
                 let journal = self.shared.journal.begin(key.clone());
-                let sender = self.start(Start { key: key.clone(), state, journal, reclaim: None });
+                let sender = self.start(Start { key: key.clone(), state, journal, trace, reclaim: None });
                 entry.insert_entry(sender.clone());
                 Ok(sender)
             }
@@ -339,7 +343,7 @@ impl Directory {
 
     fn start(&self, start: Start) -> mpsc::Sender<Command> {
         let (sender, commands) = mpsc::channel(COMMANDS);
-        let span = info_span!("trajectory", tenant = start.key.tenant.name(), trajectory = %start.key.id);
+        let span = trajectory_span(&start.key, start.trace.as_deref());
         self.shared.tasks.spawn(Driver::new(start, self.shared.clone(), commands).run().instrument(span));
         sender
     }

@@ -2,9 +2,11 @@
 
 mod act;
 mod counting;
+#[cfg(feature = "otlp")]
+mod export;
 mod outside;
 mod reclaiming;
-mod spans;
+pub(super) mod spans;
 mod transfers;
 
 use std::{collections::HashMap, future::pending, sync::Arc};
@@ -83,10 +85,11 @@ enum Happening {
 
 impl Driver {
     pub(super) fn new(start: Start, shared: Arc<Shared>, commands: mpsc::Receiver<Command>) -> Self {
-        let Start { key, state, journal, reclaim } = start;
+        let Start { key, state, journal, trace, reclaim } = start;
         let reclaiming = reclaim.map(Reclaiming::new);
         let mut driver = Self {
             account: shared.accounts.of(&key.tenant),
+            spans: CallSpans::new(&key, trace),
             key,
             shared,
             state,
@@ -103,7 +106,6 @@ impl Driver {
             next_waiter: 0,
             releases: Vec::new(),
             transfers: JoinSet::new(),
-            spans: CallSpans::default(),
             counted: Part::default(),
         };
         // At once: whoever finds it finds it counted.
@@ -225,7 +227,8 @@ impl Driver {
         let at = self.moment();
         match command {
             Command::Open(command) => self.on_open(*command, at),
-            Command::Execute { call, require_existing, reply } => {
+            Command::Execute { call, require_existing, trace, reply } => {
+                self.spans.asked(&call.id, trace);
                 self.next_waiter += 1;
                 let waiter = self.next_waiter;
                 match self.state.on_execute(*call, require_existing, waiter, at) {
@@ -269,9 +272,11 @@ impl Driver {
     fn on_open(&mut self, command: OpenCommand, at: Moment) {
         let OpenCommand { open, requests, reply } = command;
         let (connection, responses) = Connection::new(requests);
+        let trace = open.trace.clone();
         match self.state.on_open(open, at) {
             Ok(()) => {
                 self.arriving = Some(connection);
+                self.spans.attached(trace);
                 // If the client is gone already, the closed channel says so.
                 drop(reply.send(Ok(responses)));
             }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio_stream::Stream;
 
 use crate::{
-    id::{CallId, Generation, Sequence},
+    id::{CallId, Generation, Sequence, TraceParent},
     journal::Options,
     tool::{ActionHash, CallResult, Chooser, Evidence, Location, Rejection, Task, ToolLabel, job::OutputLimits},
 };
@@ -20,6 +20,8 @@ pub struct Open {
     /// Send again what came after this result.
     pub last_sequence: Sequence,
     pub require_existing: bool,
+    /// The caller's own trace, of which the trajectory and the stream's calls are to be a part.
+    pub trace: Option<Arc<TraceParent>>,
 }
 
 /// One message of an attached stream.

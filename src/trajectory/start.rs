@@ -15,7 +15,7 @@ use super::{
     totals::Holdings,
 };
 use crate::{
-    id::TrajectoryKey,
+    id::{TraceParent, TrajectoryKey},
     journal::{Entry, Recovered},
     scheduler::{Claim, Reclaimed},
     tool::Evidence,
@@ -26,6 +26,8 @@ pub struct Start {
     pub(super) key: TrajectoryKey,
     pub(super) state: State,
     pub(super) journal: Entry,
+    /// Of whoever asked for it; after a restart nobody knows.
+    pub(super) trace: Option<Arc<TraceParent>>,
     /// Whether the slot that it had is still its own; none if it had none.
     pub(super) reclaim: Option<oneshot::Receiver<Result<Reclaimed, Arc<Evidence>>>>,
 }
@@ -52,7 +54,7 @@ pub fn restore(recovered: Vec<Recovered>, limits: &Arc<Limits>) -> (Vec<Start>, 
             claims.push(Claim { owner: key.clone(), location, generation, is_complete, reply });
             answer
         });
-        Some(Start { key, state, journal: entry, reclaim })
+        Some(Start { key, state, journal: entry, trace: None, reclaim })
     });
     (restored.collect(), claims)
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{
-    super::parse::Parser,
+    super::{parse::Parser, trace::trace_parent},
     Gateway, digest,
     field::{Fault, Faults, Field},
     refusal::Refusal,
@@ -51,6 +51,7 @@ struct ToolResult<'a> {
 
 pub(super) async fn execute(State(gateway): State<Gateway>, request: Request) -> Result<Response, Refusal> {
     let uri = request.uri().clone();
+    let trace = trace_parent(request.headers());
     let (tenant, body) = gateway.admit(request).await?;
     let execute = Execute::parse(&body, &uri).map_err(Refusal::Unprocessable)?;
     // It may be large, and the call long.
@@ -60,7 +61,7 @@ pub(super) async fn execute(State(gateway): State<Gateway>, request: Request) ->
     let call = execute.into_call(&gateway.parser);
     let options = gateway.parser.options(None, "options").map_err(|_| Refusal::Internal)?;
     // The trajectory's own task runs it: the client may go away, and come again for the answer.
-    let answer = gateway.directory.execute(key, call, options, false).await?;
+    let answer = gateway.directory.execute(key, call, options, false, trace).await?;
     match Refusal::of(&answer.result) {
         Some(refusal) => Err(refusal),
         None => Ok(respond(&answer.result, &uniq_id)),

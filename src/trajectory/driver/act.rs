@@ -53,6 +53,7 @@ impl Driver {
             }
             // Whoever does not wait any more needs no answer.
             Effect::Released => {
+                self.spans.released();
                 for reply in self.releases.drain(..) {
                     let _ = reply.send(());
                 }

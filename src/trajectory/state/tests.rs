@@ -58,7 +58,7 @@ fn options() -> Options {
 }
 
 fn open() -> Open {
-    Open { options: options(), take_over: false, last_sequence: Sequence(0), require_existing: false }
+    Open { options: options(), take_over: false, last_sequence: Sequence(0), require_existing: false, trace: None }
 }
 
 fn call(name: &str, concurrent: bool) -> Call {

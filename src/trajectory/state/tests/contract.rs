@@ -458,8 +458,13 @@ impl Contract {
                 }
             }
         };
-        let open =
-            Open { options: Self::options(), take_over, last_sequence: Sequence(last_sequence), require_existing };
+        let open = Open {
+            options: Self::options(),
+            take_over,
+            last_sequence: Sequence(last_sequence),
+            require_existing,
+            trace: None,
+        };
         let asked = self.world.act(|state, at| state.on_open(open, at));
         assert_eq!(asked.clone().map_err(drop), expected.map(drop), "{asked:?}");
         let Ok(resumed) = expected else { return };
