@@ -197,6 +197,7 @@ pub(super) fn limits(settings: &Settings) -> Limits {
         max_total_call_bytes_in_flight: limits.max_total_call_bytes_in_flight,
         max_call_ids: limits.max_call_ids,
         max_pending_input_bytes: limits.max_pending_input_bytes,
+        logged_payload_bytes: settings.log.payload_bytes as usize,
         max_timeout: calls.max_timeout,
         retry_after: RETRY_AFTER,
         default_options: Defaults {

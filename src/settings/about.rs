@@ -44,6 +44,7 @@ pub(super) const GROUPS: &[Group] = &[
             ("keepalive.timeout", "How long its answer may take"),
             ("log.format", "text or json"),
             ("log.filter", "As RUST_LOG has it: a level, or module=level, ..."),
+            ("log.payloads", "How much of each call's arguments and output is logged: 0 is nothing, 1MiB the most"),
             (
                 "traces.endpoint",
                 "A collector's address, for spans over OTLP (gRPC); of a program built with the feature otlp",

@@ -213,6 +213,8 @@ pub(super) const KEYS: &[Key] = &[
     //
     Key::new("log.format", "text"),
     Key::new("log.filter", "info").known_as("RUST_LOG"),
+    // Nothing: what a model writes and what it is shown may hold anything.
+    Key::new("log.payloads", "0"),
     // A collector's; unset: no spans are sent.
     Key::unset("traces.endpoint").known_as("OTEL_EXPORTER_OTLP_ENDPOINT"),
     // All: a span costs little, and whoever sets an endpoint wants to see something.

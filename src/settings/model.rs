@@ -136,6 +136,8 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// As `RUST_LOG` has it.
     pub filter: String,
+    /// Of a call's arguments, and of its output; 0 is never.
+    pub payload_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -219,7 +221,7 @@ pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
         },
         limits: limits(r),
         connections,
-        log: LogSettings { format: r.value("log.format", log_format), filter: r.value("log.filter", convert::string) },
+        log: log(r),
         traces: traces::build(r),
         nomad: nomad::build(r),
         secret: r.optional("secret", secret),
@@ -235,6 +237,14 @@ pub(super) fn build(r: &mut Reader<'_>, machine: &Machine) -> Settings {
             max_answer_bytes: size(r, "max_external_answer_bytes", 1024..=256 * MIB),
             ca_cert: r.optional("external_ca_cert", convert::path),
         },
+    }
+}
+
+fn log(r: &mut Reader<'_>) -> LogSettings {
+    LogSettings {
+        format: r.value("log.format", log_format),
+        filter: r.value("log.filter", convert::string),
+        payload_bytes: size(r, "log.payloads", 0..=MIB),
     }
 }
 

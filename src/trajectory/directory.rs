@@ -48,7 +48,7 @@ pub struct Directory {
 }
 
 pub(super) struct Shared {
-    limits: Arc<Limits>,
+    pub(super) limits: Arc<Limits>,
     max_trajectories: usize,
     pub(super) scheduler: scheduler::Handle,
     pub(super) tools: external::Handle,

@@ -5,7 +5,9 @@ mod counting;
 #[cfg(feature = "otlp")]
 mod export;
 mod outside;
+mod payloads;
 mod reclaiming;
+mod recording;
 pub(super) mod spans;
 mod transfers;
 
@@ -351,25 +353,6 @@ impl Driver {
                 self.state.on_reclaimed(Place { location, isolation, network_isolated }, &calls, is_exact, at);
             }
             Err(evidence) => self.state.on_not_reclaimed(&evidence, at),
-        }
-    }
-
-    /// Keeps what has happened, so that whatever follows from it may.
-    async fn record(&mut self) {
-        let records = self.state.take_records();
-        self.spans.begin(&records);
-        if let Some(journal) = &mut self.journal
-            && !records.is_empty()
-        {
-            journal.append(&records).await;
-        }
-    }
-
-    async fn checkpoint(&mut self) {
-        // They are among what is stated anew.
-        self.state.take_records();
-        if let Some(journal) = &mut self.journal {
-            journal.checkpoint(&self.state.restate()).await;
         }
     }
 }

@@ -214,6 +214,8 @@ pub struct Limits {
     pub max_total_call_bytes_in_flight: u64,
     pub max_call_ids: u64,
     pub max_pending_input_bytes: u32,
+    /// What the log has of a call's arguments, and of its output, in bytes; 0 is nothing.
+    pub logged_payload_bytes: usize,
     pub max_timeout: Duration,
     /// How long a client that was refused for lack of room should wait.
     pub retry_after: Duration,

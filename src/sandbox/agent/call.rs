@@ -326,7 +326,7 @@ impl Running {
                 self.call.answer(End::NotStarted { kind, message }, phases(Duration::ZERO));
             }
             Ok(RunnerEnd::Ended { exit, usage, execution, limit, written }) => {
-                let concluded = self.mark.conclude(exit, limit, written).await;
+                let concluded = self.mark.conclude(exit, limit, Some(written)).await;
                 let exceeded = self.exceeded.or(concluded.map(Box::new));
                 let end = process_end(exit, usage, self.stop, exceeded, self.stdout, self.stderr);
                 self.call.answer(End::Process(end), phases(execution));

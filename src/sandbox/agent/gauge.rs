@@ -170,8 +170,9 @@ impl Mark {
         if self.is_alone() { self.since.counted().or_else(|| self.since.filled()) } else { self.since.filled() }
     }
 
-    /// What the call has run into, now that all of its processes are gone; `written`: its bytes to disks.
-    pub(super) async fn conclude(self, exit: Exit, seen: Option<LimitHit>, written: u64) -> Option<Exceeded> {
+    /// What the call has run into, now that all of its processes are gone; `written`: its bytes to disks, where they are
+    /// known.
+    pub(super) async fn conclude(self, exit: Exit, seen: Option<LimitHit>, written: Option<u64>) -> Option<Exceeded> {
         self.since.conclude(exit, seen, written, || self.is_alone()).await
     }
 
@@ -192,13 +193,14 @@ impl Since {
         &self,
         exit: Exit,
         seen: Option<LimitHit>,
-        written: u64,
+        written: Option<u64>,
         is_alone: impl Fn() -> bool,
     ) -> Option<Exceeded> {
-        if let Some(Space::Measured(meter)) = &self.space {
-            meter.settle(written).await;
-        }
         let failed = exit != Exit::Code(0);
+        if let Some(Space::Measured(meter)) = &self.space {
+            // What has succeeded need not have its limit named.
+            meter.settle(if failed { written } else { written.or(Some(0)) }).await;
+        }
         // Whoever sets itself a limit for its files has run into that.
         let seen = seen.filter(|hit| *hit != LimitHit::FileSize || self.limits().file.is_some());
         let seen = seen.map(|hit| self.seen(hit));

@@ -107,10 +107,13 @@ impl Meter {
         }
     }
 
-    /// A call has ended that has written so many bytes: counts now, if there is reason to.
-    pub(super) async fn settle(&self, written: u64) {
-        self.known().written += written;
-        if self.may_be_over() {
+    /// A call has ended that has written so many bytes: counts now, if there is reason to. Where it is not known how
+    /// many, the file system alone would not do, since what others delete hides what it took: it counts then as often as
+    /// while a call runs.
+    pub(super) async fn settle(&self, written: Option<u64>) {
+        self.known().written += written.unwrap_or(0);
+        let is_due = written.is_none() && Instant::now() >= self.known().next;
+        if is_due || self.may_be_over() {
             self.count().await;
         }
     }
@@ -237,12 +240,16 @@ mod tests {
         fs::create_dir(&root).unwrap();
         fs::write(root.join("file"), vec![1; 1 << 20]).unwrap();
         let roomy = Meter::new(home.path().to_owned(), Use::limits(Some(1 << 50), None));
-        roomy.settle(1 << 30).await;
+        roomy.settle(Some(1 << 30)).await;
         assert_eq!(roomy.last(), Use::default());
         // Whatever others do to the file system meanwhile, this is over.
         let tight = Meter::new(home.path().to_owned(), Use::limits(Some(0), None));
         fs::write(root.join("more"), vec![1; 8 << 20]).unwrap();
-        tight.settle(8 << 20).await;
+        tight.settle(Some(8 << 20)).await;
         assert!(tight.last().bytes > 8 << 20 && tight.last().inodes == 2, "{:?}", tight.last());
+        // Of what was written nothing is known.
+        let unknown = Meter::new(home.path().to_owned(), Use::limits(Some(1 << 50), None));
+        unknown.settle(None).await;
+        assert_eq!(unknown.last(), tight.last());
     }
 }

@@ -35,6 +35,7 @@ fn limits() -> Limits {
         max_call_bytes_in_flight: 1 << 20,
         max_total_call_bytes_in_flight: 1 << 30,
         max_call_ids: 1000,
+        logged_payload_bytes: 0,
         max_pending_input_bytes: 100,
         max_timeout: HOUR,
         retry_after: Duration::from_millis(100),

@@ -36,3 +36,4 @@ mod storm;
 mod terminals;
 mod tls;
 mod tools;
+mod traces;

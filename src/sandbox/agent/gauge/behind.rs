@@ -74,7 +74,7 @@ impl Behind {
 
     /// As [`Mark::conclude`](super::Mark::conclude).
     pub(in super::super) async fn conclude(self, exit: Exit, seen: Option<LimitHit>, written: u64) -> Option<Exceeded> {
-        self.since.conclude(exit, seen, written, || self.surroundings() == (true, false)).await
+        self.since.conclude(exit, seen, Some(written), || self.surroundings() == (true, false)).await
     }
 
     /// Whether no call has run since, and whether anything else goes on that may be to blame: for a shell, only the

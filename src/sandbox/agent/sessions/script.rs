@@ -132,8 +132,8 @@ async fn conclude(answer: Answer, mark: Option<Mark>, exceeded: Option<Exceeded>
     match (end, mark) {
         (End::Process(end), Some(mark)) => {
             let exceeded = match exceeded {
-                // What it has written is not known: the file system tells of it.
-                None => mark.conclude(end.exit, seen, 0).await,
+                // What it has written is not known.
+                None => mark.conclude(end.exit, seen, None).await,
                 exceeded => exceeded,
             };
             End::Process(ProcessEnd { exceeded: exceeded.map(Box::new), ..end })

@@ -199,6 +199,7 @@ impl Contract {
             max_total_result_bytes: MAX_TOTAL_BYTES,
             max_total_calls_in_flight: MAX_TOTAL_CALLS,
             max_call_ids: MAX_CALL_IDS,
+            logged_payload_bytes: 0,
             ..limits()
         };
         Self {

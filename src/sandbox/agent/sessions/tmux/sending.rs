@@ -51,7 +51,7 @@ impl Tmux {
         let ended = self.ended.borrow().clone();
         if exceeded.is_none() {
             // How the command ended is not known: what others may have done is not put down to it.
-            exceeded = mark.conclude(Exit::Code(0), ended.as_ref().and_then(|ended| ended.seen), 0).await;
+            exceeded = mark.conclude(Exit::Code(0), ended.as_ref().and_then(|ended| ended.seen), Some(0)).await;
         }
         let mut told = self.capture(false).naming(exceeded.as_ref());
         if let Some(Ended { how, .. }) = ended {
