@@ -2,9 +2,7 @@
 
 use std::process::ExitCode;
 
-use tokio::net::TcpListener;
-
-use super::{Done, containers, rooms, tenants};
+use super::{Done, containers, listen::listen, print, rooms, tenants};
 use crate::{
     backend::{Finding, Verdict},
     external,
@@ -15,9 +13,9 @@ use crate::{
 /// Prints what it finds; the exit status is 0 only if `serve` would work.
 pub(super) fn run(flags: ServeFlags) -> Done {
     let loaded = settings::read(flags)?;
-    print!("{}", settings::render(&loaded));
+    print(settings::render(&loaded).as_bytes())?;
     for warning in &loaded.warnings {
-        println!("warning: {warning}");
+        print(format!("warning: {warning}\n").as_bytes())?;
     }
     let settings = loaded.settings;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
@@ -27,34 +25,31 @@ pub(super) fn run(flags: ServeFlags) -> Done {
                 Ok(text) => ("ok", text),
                 Err(text) => ("FAILED", text),
             };
-            println!("{what}: {mark}: {text}");
             fine &= found.is_ok();
+            print(format!("{what}: {mark}: {text}\n").as_bytes())
         };
-        let listened = TcpListener::bind(settings.listen).await;
-        say(
-            "listen",
-            listened.map(|_| settings.listen.to_string()).map_err(|error| format!("{}: {error}", settings.listen)),
-        );
+        let listened = listen(settings.listen).await;
+        say("listen", listened.map(|_| settings.listen.to_string()).map_err(|error| chain(&error)))?;
         match rooms::tls(&settings) {
             Ok(None) => {}
-            Ok(Some(tls)) => say("tls", Ok(tls.describe())),
-            Err(error) => say("tls", Err(chain(&error))),
+            Ok(Some(tls)) => say("tls", Ok(tls.describe()))?,
+            Err(error) => say("tls", Err(chain(&error)))?,
         }
         if let Some(path) = &settings.access.tokens_file {
-            say("tokens file", Ok(tenants::told(path, &settings.access.tenants)));
+            say("tokens file", Ok(tenants::told(path, &settings.access.tenants)))?;
         }
         let state = super::state_dir::StateDir::take(&settings.state_dir);
         match &state {
-            Ok(state) => say("state directory", Ok(state.path().display().to_string())),
-            Err(error) => say("state directory", Err(chain(error))),
+            Ok(state) => say("state directory", Ok(state.path().display().to_string()))?,
+            Err(error) => say("state directory", Err(chain(error)))?,
         }
         match (&settings.nomad, state) {
             (Some(_), _) => {
                 for Finding { what, verdict } in containers::inspect(&settings).await? {
                     match verdict {
-                        Verdict::Fine(text) => say(&what, Ok(text)),
-                        Verdict::Warning(text) => say(&what, Ok(format!("warning: {text}"))),
-                        Verdict::Failed(text) => say(&what, Err(text)),
+                        Verdict::Fine(text) => say(&what, Ok(text))?,
+                        Verdict::Warning(text) => say(&what, Ok(format!("warning: {text}")))?,
+                        Verdict::Failed(text) => say(&what, Err(text))?,
                     }
                 }
             }
@@ -65,10 +60,10 @@ pub(super) fn run(flags: ServeFlags) -> Done {
                     None => level.to_string(),
                     Some(improvement) => format!("{level}: {improvement}"),
                 };
-                say("isolation", probed.map(told).map_err(|error| error.to_string()));
+                say("isolation", probed.map(told).map_err(|error| error.to_string()))?;
                 if let Some(level) = level {
                     for limit in rooms::probe_limits(&settings, level, state.path()).await {
-                        println!("limit: {limit}");
+                        print(format!("limit: {limit}\n").as_bytes())?;
                     }
                 }
             }
@@ -80,7 +75,7 @@ pub(super) fn run(flags: ServeFlags) -> Done {
                 Ok(tools) => format!("{tools} tools"),
                 Err(cause) => format!("warning: it does not say what tools it has: {cause}"),
             };
-            say(&source, Ok(text));
+            say(&source, Ok(text))?;
         }
         Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })

@@ -3,6 +3,7 @@
 mod check;
 mod containers;
 mod descriptors;
+mod listen;
 mod metrics;
 mod reload;
 mod rooms;
@@ -10,7 +11,12 @@ mod serve;
 mod state_dir;
 mod tenants;
 
-use std::{error::Error, path::PathBuf, process::ExitCode};
+use std::{
+    error::Error,
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -71,14 +77,12 @@ pub fn main() -> ExitCode {
     let done = match line.command.unwrap_or(Command::Serve(line.serve)) {
         Command::Serve(flags) => serve::run(flags),
         Command::Check(flags) => check::run(flags),
-        Command::ExampleSettings => {
-            print!("{}", settings::example());
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::ExampleSettings => print(settings::example().as_bytes()).map(|()| ExitCode::SUCCESS),
         Command::Client(command) => cli::main(command).map_err(Into::into),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut CommandLine::command(), "tool-executor", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut CommandLine::command(), "tool-executor", &mut script);
+            print(&script).map(|()| ExitCode::SUCCESS)
         }
         Command::Sandbox { directory, container, port } => sandbox(&agent::Place { directory, container, port }),
     };
@@ -92,6 +96,13 @@ pub fn main() -> ExitCode {
 }
 
 type Done = Result<ExitCode, Box<dyn Error>>;
+
+/// To standard output, whose reader may go before it has read all.
+fn print(text: &[u8]) -> Result<(), Box<dyn Error>> {
+    let mut stdout = io::stdout().lock();
+    let printed = stdout.write_all(text).and_then(|()| stdout.flush());
+    printed.map_err(|error| format!("could not write to standard output: {error}").into())
+}
 
 fn sandbox(place: &agent::Place) -> Done {
     let filter = std::env::var("TOOL_EXECUTOR_LOG").unwrap_or_default();

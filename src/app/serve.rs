@@ -3,7 +3,6 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use tokio::{
-    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinSet,
@@ -15,6 +14,7 @@ use tracing::{info, warn};
 use super::{
     Done,
     containers::{self, Containers, scheme},
+    listen::listen,
     log,
     metrics::{Counter, Scraped},
     reload::{Hangups, Reload},
@@ -101,9 +101,7 @@ async fn serve(settings: Settings) -> Done {
         agent_grace: settings.link.agent_grace,
         superseded: superseded.clone(),
     };
-    let listener = TcpListener::bind(settings.listen)
-        .await
-        .map_err(|error| format!("could not listen on {}: {error}", settings.listen))?;
+    let listener = listen(settings.listen).await?;
     let address = listener.local_addr()?;
 
     let Containers { backend, program } = containers::open(&settings, &state, &options, address).await?;

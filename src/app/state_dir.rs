@@ -20,7 +20,7 @@ pub(super) struct StateDir {
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StateDirError {
-    #[error("could not {step} {path}")]
+    #[error("could not {step} {path}: {}", advice(source.kind()))]
     Io {
         step: &'static str,
         path: PathBuf,
@@ -36,6 +36,21 @@ pub(super) enum StateDirError {
     Newer { path: PathBuf, found: u32 },
     #[error("{path} should hold {what}, and holds something else: it was not written by this program")]
     Damaged { path: PathBuf, what: &'static str },
+}
+
+fn advice(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::PermissionDenied => {
+            "run as the user that it belongs to, or choose another directory with --state-dir"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room there, or choose a directory on another disk with --state-dir"
+        }
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            "it is no directory: choose one with --state-dir"
+        }
+        _ => "choose another directory with --state-dir",
+    }
 }
 
 /// Of what lies in the directory; grows with each change that an older program could not read.
@@ -158,6 +173,17 @@ mod tests {
         fs::write(path.join("epoch"), "nonsense").unwrap();
         assert!(matches!(second.next_epoch(), Err(StateDirError::Damaged { .. })));
         assert_eq!(fs::read_to_string(path.join("epoch")).unwrap(), "nonsense", "what is not understood is left alone");
+    }
+
+    #[test]
+    fn what_cannot_be_a_directory_says_what_to_do() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("file");
+        fs::write(&file, "").unwrap();
+        for path in [file.clone(), file.join("below")] {
+            let said = StateDir::take(&path).unwrap_err().to_string();
+            assert!(said.contains("it is no directory: choose one with --state-dir"), "{said}");
+        }
     }
 
     #[test]

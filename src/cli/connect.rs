@@ -59,9 +59,11 @@ impl Server {
             return Err(Failure::NotPrivate { address: self.address.clone() });
         }
         let channel = endpoint.connect().await;
-        let channel = channel.map_err(|source| match failure::is_of_tls(&source) {
-            true => Failure::Untrusted { address: self.address.clone(), source },
-            false => Failure::Unreachable { address: self.address.clone(), source },
+        let address = self.address.clone();
+        let channel = channel.map_err(|source| match failure::of_tls(&source) {
+            Some(rustls::Error::InvalidMessage(_)) => Failure::NotTls { address, source },
+            Some(_) => Failure::Untrusted { address, source },
+            None => Failure::Unreachable { address, source },
         })?;
         Ok(ToolExecutorClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }

@@ -4,7 +4,7 @@ use std::{error::Error, io};
 
 use tonic::{Code, Status};
 
-use crate::tool::chain;
+use crate::{tool::chain, trajectory::NoWorkspace};
 
 /// See the module.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,8 @@ pub enum Failure {
     Read { path: String, source: io::Error },
     #[error("could not write `{path}`")]
     Write { path: String, source: io::Error },
+    #[error("`{0}` is a directory: pack it (`tar czf x.tar.gz -C {0} .`), and put the archive with --unpack")]
+    Directory(String),
     #[error("say which path it is to have: there is no name to go by")]
     NoPath,
     #[error("`{0}` is no archive by its name: it must end in .tar, .tar.gz, .tgz or .tar.zst")]
@@ -32,6 +34,8 @@ pub enum Failure {
     Unreachable { address: String, source: tonic::transport::Error },
     #[error("the executor at {address} cannot be trusted, or does not trust this client: see --ca and --certificate")]
     Untrusted { address: String, source: tonic::transport::Error },
+    #[error("what listens at {address} speaks without TLS: an executor without it has an address with http://")]
+    NotTls { address: String, source: tonic::transport::Error },
     #[error("--ca, --certificate or --key cannot be used")]
     Certificates(#[source] tonic::transport::Error),
     #[error("`{address}` is not private: with --ca or --certificate it must begin with https://")]
@@ -55,6 +59,10 @@ impl Failure {
         if said.contains(ALERT) {
             return Self::Refused(format!("{said}: see --ca and --certificate"));
         }
+        if said.contains(NO_GRPC) {
+            let advice = "no gRPC is spoken there without TLS: an executor with it has an address with https://";
+            return Self::Refused(format!("{said}: {advice}"));
+        }
         let advice = match status.code() {
             Code::Unauthenticated => "give the executor's token with --token or TOOL_EXECUTOR_TOKEN",
             Code::PermissionDenied => "the token does not allow it: ask whoever runs the executor for another",
@@ -62,22 +70,42 @@ impl Failure {
             Code::ResourceExhausted | Code::Unavailable => {
                 "try again later; `tool-executor status` says how busy it is"
             }
-            Code::NotFound => "`tool-executor trajectories` lists those that are open",
+            Code::NotFound => OPEN_ONES,
             Code::Unimplemented => "is it an executor of this version that listens there?",
             _ => return Self::Refused(said),
         };
         Self::Refused(format!("{said}: {advice}"))
     }
+
+    /// The same of a transfer, where a path may be what is wrong.
+    pub(super) fn of_file(status: &Status) -> Self {
+        let advice = match status.code() {
+            Code::NotFound if status.message() == NoWorkspace::NotFound.to_string() => OPEN_ONES,
+            Code::NotFound | Code::PermissionDenied => {
+                "paths are of the workspace: relative to it, or below /workspace"
+            }
+            Code::FailedPrecondition if status.message().starts_with("Not a file") => {
+                "a directory comes with --archive"
+            }
+            _ => return Self::of(status),
+        };
+        Self::Refused(format!("{}: {advice}", status.message()))
+    }
 }
+
+const OPEN_ONES: &str = "`tool-executor trajectories` lists those that are open";
 
 /// In what rustls says of a peer that has ended the connection; of the error itself, HTTP/2 keeps the text alone.
 const ALERT: &str = "received fatal alert";
 
-/// Whether one of the two did not like the other's certificate, or speaks no TLS.
-pub(super) fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |cause| (*cause).source()).any(|error| {
+/// In what HTTP/2 says of an answer that is none of its own: a TLS alert, or HTTP/1.1.
+const NO_GRPC: &str = "frame with invalid size";
+
+/// What TLS has against the peer, if it is that.
+pub(super) fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    std::iter::successors(Some(error), |cause| (*cause).source()).find_map(|error| {
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>())
+        error.downcast_ref().or_else(|| inner?.downcast_ref())
     })
 }
 

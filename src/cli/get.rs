@@ -81,13 +81,14 @@ pub(super) async fn get(arguments: Arguments) -> Result<(), Failure> {
     let summary = match arguments.archive {
         None => {
             let request = ReadArtifactRequest { trajectory_id, path, ..ReadArtifactRequest::default() };
-            let pieces = client.read_artifact(request).await.map_err(|status| Failure::of(&status))?.into_inner();
+            let pieces = client.read_artifact(request).await.map_err(|status| Failure::of_file(&status))?.into_inner();
             receive(pieces.filter_map(of_file), &target, &bar).await?
         }
         Some(kind) => {
             let format = kind.format().into();
             let request = ArchiveArtifactsRequest { trajectory_id, path, format, max_bytes: 0 };
-            let pieces = client.archive_artifacts(request).await.map_err(|status| Failure::of(&status))?.into_inner();
+            let pieces =
+                client.archive_artifacts(request).await.map_err(|status| Failure::of_file(&status))?.into_inner();
             receive(pieces.filter_map(of_archive), &target, &bar).await?
         }
     };
@@ -159,7 +160,7 @@ async fn copy(
 ) -> Result<TransferSummary, Failure> {
     let mut digest = Sha256::new();
     while let Some(piece) = pieces.next().await {
-        match piece.map_err(|status| Failure::of(&status))? {
+        match piece.map_err(|status| Failure::of_file(&status))? {
             Piece::Size(size) => progress::known(bar, size),
             Piece::Chunk(chunk) => {
                 digest.update(&chunk);

@@ -1,6 +1,6 @@
 //! A file of this machine into a trajectory's workspace.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, pin::pin};
 
 use bytes::Bytes;
 use indicatif::ProgressBar;
@@ -48,8 +48,11 @@ pub(super) async fn put(arguments: Arguments) -> Result<(), Failure> {
         (Box::new(tokio::io::stdin()), None)
     } else {
         let file = tokio::fs::File::open(&arguments.file).await.map_err(failed)?;
-        let size = file.metadata().await.map_err(failed)?.len();
-        (Box::new(file), Some(size))
+        let metadata = file.metadata().await.map_err(failed)?;
+        if metadata.is_dir() {
+            return Err(Failure::Directory(arguments.file.display().to_string()));
+        }
+        (Box::new(file), Some(metadata.len()))
     };
     let mut client = arguments.server.connect().await?;
     let header = WriteArtifactHeader {
@@ -60,19 +63,15 @@ pub(super) async fn put(arguments: Arguments) -> Result<(), Failure> {
     };
     let (requests, receiver) = mpsc::channel(CHUNKS);
     let bar = if arguments.server.json { ProgressBar::hidden() } else { progress::bar(size) };
-    let sending = tokio::spawn(send(source, bar, header, requests));
-    let answered = client.write_artifact(ReceiverStream::new(receiver)).await;
-    let summary = match answered {
-        Ok(answer) => answer.into_inner().summary.unwrap_or_default(),
-        Err(status) => {
-            // What ended the sending is the cause, if it was that.
-            return match sending.await {
-                Ok(Err(source)) => Err(failed(source)),
-                _ => Err(Failure::of(&status)),
-            };
-        }
+    let mut answered = pin!(client.write_artifact(ReceiverStream::new(receiver)));
+    // An answer before all is sent is a refusal.
+    let sent = tokio::select! {
+        sent = send(source, bar, header, &requests) => sent.map_err(failed)?,
+        answer = &mut answered => return Err(answer.map_or_else(|status| Failure::of_file(&status), |_| Failure::NoAnswer)),
     };
-    let sent = sending.await.map_err(|_| Failure::NoAnswer)?.map_err(failed)?;
+    drop(requests);
+    let answer = answered.await.map_err(|status| Failure::of_file(&status))?;
+    let summary = answer.into_inner().summary.unwrap_or_default();
     if !summary.sha256.is_empty() && summary.sha256 != sent {
         return Err(Failure::Different);
     }
@@ -83,12 +82,13 @@ pub(super) fn tell(summary: &TransferSummary, as_json: bool) -> Result<(), Failu
     if as_json { print((json::line(summary)? + "\n").as_bytes()) } else { Ok(()) }
 }
 
-/// The digest of what was sent. An error ends the stream in the middle, so that nothing is kept of it.
+/// The digest of what was sent. The stream is left open: its end makes a file of what was sent, so that only who knows
+/// that it is whole may end it.
 async fn send(
     mut source: Box<dyn AsyncRead + Send + Unpin>,
     bar: ProgressBar,
     header: WriteArtifactHeader,
-    requests: mpsc::Sender<WriteArtifactRequest>,
+    requests: &mpsc::Sender<WriteArtifactRequest>,
 ) -> std::io::Result<String> {
     let mut digest = Sha256::new();
     let mut message = Message::Header(header);

@@ -85,7 +85,7 @@ impl Parser {
         }
         let pool = PoolName::new(&options.pool);
         if !self.scheduler.knows_pool(&pool) {
-            return Err(Violation::new(format!("{field}.pool"), format!("there is no pool {pool:?}")));
+            return Err(Violation::new(format!("{field}.pool"), format!("there is no pool `{pool}`")));
         }
         let limits = options.output_limits.unwrap_or_default();
         let output_limits = OutputLimits {

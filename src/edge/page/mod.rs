@@ -170,11 +170,15 @@ async fn home(State(page): State<Page>, headers: HeaderMap, extensions: Extensio
 
 #[derive(Deserialize)]
 struct Find {
+    #[serde(default)]
     id: String,
 }
 
-/// The form's way to a trajectory.
+/// The form's way to a trajectory. Who names none is shown all.
 async fn find(Query(Find { id }): Query<Find>) -> Response {
+    if id.trim().is_empty() {
+        return sealed(Redirect::to("/"));
+    }
     match TrajectoryId::parse(id.trim()) {
         Ok(id) => sealed(Redirect::to(&render::address(id.as_str()))),
         Err(_) => not_found(),

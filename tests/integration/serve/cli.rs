@@ -146,16 +146,25 @@ async fn files_go_in_and_come_out() {
     let same =
         client(&server, &["run", "--trajectory", "t", "--", "find copy -name in.bin -exec cmp {} d/in.bin \\; -print"]);
     assert!(same.status.success() && text(&same.stdout).contains("in.bin"), "{}", text(&same.stdout));
-    // What fails leaves nothing, and says why.
-    for arguments in [
-        &["get", "--trajectory", "t", "missing", &at("none")][..],
-        &["put", "--trajectory", "nobody", &at("in.bin")],
-        &["put", "--trajectory", "t", &at("not-there")],
-        &["put", "--trajectory", "t", "--unpack", &at("in.bin")],
+    // What fails leaves nothing, and says what to do next. The first address of a program is nobody's to read.
+    let broken = "/proc/self/mem";
+    for (arguments, says) in [
+        (&["get", "--trajectory", "t", "missing", &at("none")][..], "paths are of the workspace"),
+        (&["get", "--trajectory", "t", "../a", &at("none")], "paths are of the workspace"),
+        (&["get", "--trajectory", "t", "d", &at("none")], "--archive"),
+        (&["get", "--trajectory", "nobody", "d/a", &at("none")], "tool-executor trajectories"),
+        (&["put", "--trajectory", "nobody", &at("in.bin")], "tool-executor trajectories"),
+        (&["put", "--trajectory", "t", &at("not-there")], "could not read"),
+        (&["put", "--trajectory", "t", &at("."), "d/directory"], "--unpack"),
+        (&["put", "--trajectory", "t", broken, "d/a"], "could not read `/proc/self/mem`"),
+        (&["put", "--trajectory", "t", "--unpack", &at("in.bin")], ".tar.gz"),
     ] {
         let failed = client(&server, arguments);
-        assert!(failed.status.code() == Some(1) && !failed.stderr.is_empty(), "{arguments:?}");
+        assert_eq!(failed.status.code(), Some(1), "{arguments:?}");
+        assert!(text(&failed.stderr).contains(says), "{arguments:?}: {}", text(&failed.stderr));
     }
+    let kept = client(&server, &["run", "--trajectory", "t", "--", "sleep 0.2; ls -A d; cat d/a"]);
+    assert_eq!(text(&kept.stdout), "a\nin.bin\na\n", "what breaks off is no file");
     let mut left: Vec<_> =
         std::fs::read_dir(home.path()).expect("a directory").flatten().map(|entry| entry.file_name()).collect();
     left.sort();
@@ -243,6 +252,7 @@ async fn failures_say_what_to_do_next() {
         ("127.0.0.1:1", "no executor answers at 127.0.0.1:1"),
         ("not an address", "is no address"),
         ("https://127.0.0.1:1", "no executor answers at https://127.0.0.1:1"),
+        (&format!("https://{}", server.address), "an address with http://"),
     ] {
         let failed = client(&server, &["status", "--address", address]);
         assert_eq!(failed.status.code(), Some(1));
@@ -250,6 +260,21 @@ async fn failures_say_what_to_do_next() {
     }
     let help = client(&server, &["run", "--help"]);
     assert!(!text(&help.stdout).contains("s3cret"));
+}
+
+#[test]
+fn a_reader_that_goes_early_is_told_in_a_line() {
+    for arguments in [&["example-settings"][..], &["completions", "bash"], &["check", "--listen", "127.0.0.1:0"]] {
+        let home = tempfile::tempdir().expect("a directory");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tool-executor"));
+        command.args(arguments).env_clear().env("TOOL_EXECUTOR_STATE_DIR", home.path()).stdout(writer);
+        let output = command.output().expect("it runs");
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.starts_with("tool-executor: could not write to standard output: Broken pipe"), "{said}");
+    }
 }
 
 #[test]

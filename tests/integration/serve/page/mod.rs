@@ -68,6 +68,10 @@ async fn a_browser_has_a_page_where_a_program_has_json() {
         let answer = page(&server, path).await;
         assert_eq!((answer.status, answer.header("content-type")), (404, Some("text/html; charset=utf-8")), "{path}");
     }
+    for path in ["/trajectories", "/trajectories?id=+"] {
+        let all = page(&server, path).await;
+        assert_eq!((all.status, all.header("location")), (303, Some("/")), "{path}");
+    }
     let found = page(&server, "/trajectories?id=run-7%2F3").await;
     assert_eq!((found.status, found.header("location")), (303, Some("/trajectories/run-7%2F3")));
 }
