@@ -32,6 +32,8 @@ pub enum Failure {
     Unreachable { address: String, source: tonic::transport::Error },
     #[error("the executor at {address} cannot be trusted, or does not trust this client: see --ca and --certificate")]
     Untrusted { address: String, source: tonic::transport::Error },
+    #[error("what listens at {address} does not speak TLS: say http:// if that is what the executor speaks")]
+    Plain { address: String },
     #[error("--ca, --certificate or --key cannot be used")]
     Certificates(#[source] tonic::transport::Error),
     #[error("`{address}` is not private: with --ca or --certificate it must begin with https://")]
@@ -62,7 +64,8 @@ impl Failure {
             Code::ResourceExhausted | Code::Unavailable => {
                 "try again later; `tool-executor status` says how busy it is"
             }
-            Code::NotFound => "`tool-executor trajectories` lists those that are open",
+            // Else a file is not there.
+            Code::NotFound if said.contains("trajectory") => "`tool-executor trajectories` lists those that are open",
             Code::Unimplemented => "is it an executor of this version that listens there?",
             _ => return Self::Refused(said),
         };
@@ -73,11 +76,23 @@ impl Failure {
 /// In what rustls says of a peer that has ended the connection; of the error itself, HTTP/2 keeps the text alone.
 const ALERT: &str = "received fatal alert";
 
-/// Whether one of the two did not like the other's certificate, or speaks no TLS.
-pub(super) fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |cause| (*cause).source()).any(|error| {
+impl Failure {
+    /// That no connection could be made.
+    pub(super) fn to_connect(address: String, source: tonic::transport::Error) -> Self {
+        match of_tls(&source) {
+            // No more than that is known of an answer that is none of TLS.
+            Some(rustls::Error::InvalidMessage(_)) => Self::Plain { address },
+            // One of the two did not like the other's certificate.
+            Some(_) => Self::Untrusted { address, source },
+            None => Self::Unreachable { address, source },
+        }
+    }
+}
+
+fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    std::iter::successors(Some(error), |cause| (*cause).source()).find_map(|error| {
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>())
+        error.downcast_ref().or_else(|| inner?.downcast_ref())
     })
 }
 
@@ -93,5 +108,8 @@ mod tests {
             "the request has no bearer token: give the executor's token with --token or TOOL_EXECUTOR_TOKEN"
         );
         assert_eq!(Failure::of(&Status::invalid_argument("call_id: is empty")).to_string(), "call_id: is empty");
+        assert_eq!(Failure::of(&Status::not_found("File not found: x")).to_string(), "File not found: x");
+        let said = Failure::of(&Status::not_found("the trajectory is not open")).to_string();
+        assert!(said.ends_with("`tool-executor trajectories` lists those that are open"), "{said}");
     }
 }
