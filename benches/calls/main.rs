@@ -13,7 +13,8 @@
 //! `cargo bench --bench calls` prints every figure and its ratio to the floor. Quote ratios: absolute figures change
 //! with the machine and its mood. With a word after it, it measures less: `-- read_file` one kind of call, and no floor;
 //! `-- scale`, `-- fairness`, `-- limits`, `-- output`, `-- reset`, `-- terminal` and `-- artifacts` what they say;
-//! `-- nomad` what it costs that containers run on a cluster; `-- journal` what it costs that a restart finds everything.
+//! `-- nomad` what it costs that containers run on a cluster; `-- journal` what it costs that a restart finds everything,
+//! and `-- telemetry` what the log does.
 //! `-- against CHECKOUT` compares another checkout, or a built program of it, with this one, in turns, and fails if
 //! this one is slower by more than 10 %.
 
@@ -30,6 +31,7 @@ mod output;
 mod reset;
 mod scale;
 mod servers;
+mod telemetry;
 mod terminal;
 mod turns;
 #[path = "../../tests/integration/support"]
@@ -76,6 +78,7 @@ fn measure(arguments: &[&str]) -> Result<ExitCode> {
         ["output"] => output::measure(&runtime)?,
         ["artifacts"] => artifacts::measure(&runtime)?,
         ["journal"] => return journal::measure(&runtime),
+        ["telemetry"] => return telemetry::measure(&runtime),
         ["reset"] => reset::measure(&runtime)?,
         ["terminal"] => terminal::measure(&runtime)?,
         ["against", other] => return against::measure(&runtime, Path::new(other)),

@@ -45,7 +45,7 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Serves until it is told to end.
 pub(super) fn run(flags: ServeFlags) -> Done {
-    let loaded = settings::read(flags)?;
+    let loaded = settings::read(flags.clone())?;
     log(&loaded.settings.log)?;
     for warning in &loaded.warnings {
         warn!("{warning}");
@@ -54,25 +54,26 @@ pub(super) fn run(flags: ServeFlags) -> Done {
         .worker_threads(loaded.settings.worker_threads)
         .enable_all()
         .build()?;
-    let done = runtime.block_on(traced(loaded.settings));
+    let done = runtime.block_on(traced(loaded.settings, flags));
     // Nothing is left to wait for but connections of clients that do not read.
     runtime.shutdown_background();
     done
 }
 
 /// Serves, and sends spans to a collector if that is wanted.
-async fn traced(settings: Settings) -> Done {
+async fn traced(settings: Settings, flags: ServeFlags) -> Done {
     #[cfg(feature = "otlp")]
     if let Some(TraceSettings { endpoint, ratio }) = &settings.traces {
         let traces = Traces::start(endpoint, *ratio, &settings.executor_id)?;
-        let done = serve(settings).await;
+        let done = serve(settings, flags).await;
         traces.finish().await;
         return done;
     }
-    serve(settings).await
+    serve(settings, flags).await
 }
 
-async fn serve(settings: Settings) -> Done {
+/// `flags`: what the settings came from, which may be asked again.
+async fn serve(settings: Settings, flags: ServeFlags) -> Done {
     let mut signals = Signals::listen()?;
     let hangups = Hangups::listen()?;
     let connections = rooms::connection_limits(&settings);
@@ -124,7 +125,7 @@ async fn serve(settings: Settings) -> Done {
     let directory =
         Directory::new(limits, max_trajectories, scheduler.clone(), tools.clone(), journal, counter, restored);
     let access = tenants::access(&settings, &directory);
-    reloads.extend(tenants::reload(&settings, &access, &directory));
+    reloads.extend(tenants::reload(&settings, flags, &access, &directory));
     let (serving, is_serving) = watch::channel(true);
     let counts = ConnectionCounts::default();
     let edge = Edge {

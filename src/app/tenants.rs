@@ -1,6 +1,6 @@
 //! Those who may call, as the rooms are told of them: the edge who they are, and the trajectories how much they may.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{collections::HashMap, fmt::Display, path::Path, sync::Arc};
 
 use tracing::{info, warn};
 
@@ -8,7 +8,7 @@ use super::reload::Reload;
 use crate::{
     edge::{Access, Caller, Holder, TokenDigest, Unasked},
     id::Tenant,
-    settings::{self, AccessSettings, Mistakes, Secret, Settings, TenantSettings},
+    settings::{self, AccessSettings, Secret, ServeFlags, Settings, TenantSettings},
     trajectory::{Directory, Quota},
 };
 
@@ -24,20 +24,28 @@ pub(super) fn access(settings: &Settings, directory: &Directory) -> Access {
     Access::new(!settings.asks_callers(), unasked, holders(settings.token.as_ref(), tenants))
 }
 
-/// Reads the file of tenants again, if there is one, so that these are the tenants from then on. A file that has
-/// mistakes changes nothing.
-pub(super) fn reload(settings: &Settings, access: &Access, directory: &Directory) -> Option<Reload> {
-    let path = settings.access.tokens_file.clone()?;
-    let (own, access, directory) = (settings.token.clone(), access.clone(), directory.clone());
+/// Reads the service's own token and the file of tenants again, so that these are those who may call from then on. What
+/// has mistakes changes nothing. None where nobody is asked.
+pub(super) fn reload(settings: &Settings, flags: ServeFlags, access: &Access, directory: &Directory) -> Option<Reload> {
+    if !settings.asks_callers() {
+        return None;
+    }
+    let (access, directory, had_own) = (access.clone(), directory.clone(), settings.token.is_some());
     Some(Box::new(move || {
-        let tenants = settings::tenants(&path, own.as_ref())
-            .map_err(|mistakes| format!("the tenants stay as they were: {}", Mistakes(mistakes)))?;
-        if let Some(warning) = settings::tenants_warning(&path) {
+        let stay = |why: &dyn Display| format!("tokens and tenants stay as they were: {why}");
+        let Settings { token, access: read, .. } =
+            settings::read(flags.clone()).map_err(|mistakes| stay(&mistakes))?.settings;
+        // Other settings follow from it, such as whether slots have a network.
+        if token.is_some() != had_own {
+            return Err(stay(&"whether the service has a token of its own changes with a restart alone"));
+        }
+        if let Some(warning) = read.tokens_file.as_deref().and_then(settings::tenants_warning) {
             warn!("{warning}");
         }
-        directory.set_quotas(&quotas(&tenants));
-        access.replace(holders(own.as_ref(), &tenants));
-        Ok(told(&path, &tenants))
+        directory.set_quotas(&quotas(&read.tenants));
+        access.replace(holders(token.as_ref(), &read.tenants));
+        let of_file = read.tokens_file.as_deref().map(|path| told(path, &read.tenants));
+        Ok(of_file.unwrap_or_else(|| "the service's own token has been read again".to_owned()))
     }))
 }
 

@@ -12,7 +12,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use super::{Failure, failure};
+use super::Failure;
 use crate::pb::toolexecutor::tool_executor_client::ToolExecutorClient;
 
 /// For the connection alone.
@@ -59,12 +59,7 @@ impl Server {
             return Err(Failure::NotPrivate { address: self.address.clone() });
         }
         let channel = endpoint.connect().await;
-        let address = self.address.clone();
-        let channel = channel.map_err(|source| match failure::of_tls(&source) {
-            Some(rustls::Error::InvalidMessage(_)) => Failure::NotTls { address, source },
-            Some(_) => Failure::Untrusted { address, source },
-            None => Failure::Unreachable { address, source },
-        })?;
+        let channel = channel.map_err(|source| Failure::to_connect(self.address.clone(), source))?;
         Ok(ToolExecutorClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 

@@ -4,7 +4,7 @@ use std::{error::Error, io};
 
 use tonic::{Code, Status};
 
-use crate::{tool::chain, trajectory::NoWorkspace};
+use crate::tool::chain;
 
 /// See the module.
 #[derive(Debug, thiserror::Error)]
@@ -34,8 +34,8 @@ pub enum Failure {
     Unreachable { address: String, source: tonic::transport::Error },
     #[error("the executor at {address} cannot be trusted, or does not trust this client: see --ca and --certificate")]
     Untrusted { address: String, source: tonic::transport::Error },
-    #[error("what listens at {address} speaks without TLS: an executor without it has an address with http://")]
-    NotTls { address: String, source: tonic::transport::Error },
+    #[error("what listens at {address} does not speak TLS: say http:// if that is what the executor speaks")]
+    Plain { address: String },
     #[error("--ca, --certificate or --key cannot be used")]
     Certificates(#[source] tonic::transport::Error),
     #[error("`{address}` is not private: with --ca or --certificate it must begin with https://")]
@@ -60,7 +60,7 @@ impl Failure {
             return Self::Refused(format!("{said}: see --ca and --certificate"));
         }
         if said.contains(NO_GRPC) {
-            let advice = "no gRPC is spoken there without TLS: an executor with it has an address with https://";
+            let advice = "no gRPC without TLS is spoken there: the address of an executor with it begins with https://";
             return Self::Refused(format!("{said}: {advice}"));
         }
         let advice = match status.code() {
@@ -70,7 +70,8 @@ impl Failure {
             Code::ResourceExhausted | Code::Unavailable => {
                 "try again later; `tool-executor status` says how busy it is"
             }
-            Code::NotFound => OPEN_ONES,
+            // Else a file is not there.
+            Code::NotFound if said.contains("trajectory") => "`tool-executor trajectories` lists those that are open",
             Code::Unimplemented => "is it an executor of this version that listens there?",
             _ => return Self::Refused(said),
         };
@@ -79,30 +80,40 @@ impl Failure {
 
     /// The same of a transfer, where a path may be what is wrong.
     pub(super) fn of_file(status: &Status) -> Self {
+        let said = status.message();
         let advice = match status.code() {
-            Code::NotFound if status.message() == NoWorkspace::NotFound.to_string() => OPEN_ONES,
+            Code::NotFound if said.contains("trajectory") => return Self::of(status),
+            Code::PermissionDenied if !said.contains("outside workspace") => return Self::Refused(said.to_owned()),
             Code::NotFound | Code::PermissionDenied => {
                 "paths are of the workspace: relative to it, or below /workspace"
             }
-            Code::FailedPrecondition if status.message().starts_with("Not a file") => {
-                "a directory comes with --archive"
-            }
+            Code::FailedPrecondition if said.starts_with("Not a file") => "a directory comes with --archive",
             _ => return Self::of(status),
         };
-        Self::Refused(format!("{}: {advice}", status.message()))
+        Self::Refused(format!("{said}: {advice}"))
     }
 }
-
-const OPEN_ONES: &str = "`tool-executor trajectories` lists those that are open";
 
 /// In what rustls says of a peer that has ended the connection; of the error itself, HTTP/2 keeps the text alone.
 const ALERT: &str = "received fatal alert";
 
-/// In what HTTP/2 says of an answer that is none of its own: a TLS alert, or HTTP/1.1.
+/// In what HTTP/2 says of an answer that is none of its own: TLS, or HTTP/1.1.
 const NO_GRPC: &str = "frame with invalid size";
 
-/// What TLS has against the peer, if it is that.
-pub(super) fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+impl Failure {
+    /// That no connection could be made.
+    pub(super) fn to_connect(address: String, source: tonic::transport::Error) -> Self {
+        match of_tls(&source) {
+            // No more than that is known of an answer that is none of TLS.
+            Some(rustls::Error::InvalidMessage(_)) => Self::Plain { address },
+            // One of the two did not like the other's certificate.
+            Some(_) => Self::Untrusted { address, source },
+            None => Self::Unreachable { address, source },
+        }
+    }
+}
+
+fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     std::iter::successors(Some(error), |cause| (*cause).source()).find_map(|error| {
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         error.downcast_ref().or_else(|| inner?.downcast_ref())
@@ -121,5 +132,8 @@ mod tests {
             "the request has no bearer token: give the executor's token with --token or TOOL_EXECUTOR_TOKEN"
         );
         assert_eq!(Failure::of(&Status::invalid_argument("call_id: is empty")).to_string(), "call_id: is empty");
+        assert_eq!(Failure::of(&Status::not_found("File not found: x")).to_string(), "File not found: x");
+        let said = Failure::of(&Status::not_found("the trajectory is not open")).to_string();
+        assert!(said.ends_with("`tool-executor trajectories` lists those that are open"), "{said}");
     }
 }

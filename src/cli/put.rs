@@ -67,7 +67,9 @@ pub(super) async fn put(arguments: Arguments) -> Result<(), Failure> {
     // An answer before all is sent is a refusal.
     let sent = tokio::select! {
         sent = send(source, bar, header, &requests) => sent.map_err(failed)?,
-        answer = &mut answered => return Err(answer.map_or_else(|status| Failure::of_file(&status), |_| Failure::NoAnswer)),
+        answer = &mut answered => {
+            return Err(answer.map_or_else(|status| Failure::of_file(&status), |_| Failure::NoAnswer));
+        }
     };
     drop(requests);
     let answer = answered.await.map_err(|status| Failure::of_file(&status))?;

@@ -39,7 +39,7 @@ pub use pools::PoolSettings;
 pub use render::render;
 pub use sandbox::SandboxSettings;
 pub use sources::{FileSource, Machine, Sources, read};
-pub use tenants::{TenantSettings, tenants, warning as tenants_warning};
+pub use tenants::{TenantSettings, warning as tenants_warning};
 pub use traces::TraceSettings;
 
 /// Settings that a service can start with.

@@ -31,7 +31,7 @@ pub struct TenantSettings {
 ///
 /// # Errors
 /// All that is wrong with it.
-pub fn tenants(path: &Path, own: Option<&Secret>) -> Result<Vec<TenantSettings>, Vec<Mistake>> {
+pub(super) fn tenants(path: &Path, own: Option<&Secret>) -> Result<Vec<TenantSettings>, Vec<Mistake>> {
     let mistake = |message| Mistake { source: path.display().to_string(), message };
     let text = fs::read_to_string(path).map_err(|error| vec![mistake(format!("cannot be read: {error}"))])?;
     parse(&text, own).map_err(|messages| messages.into_iter().map(mistake).collect())

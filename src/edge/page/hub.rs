@@ -153,6 +153,10 @@ mod tests {
     use super::*;
     use crate::id::Tenant;
 
+    fn overview(is_operator: bool) -> Topic {
+        Topic::Overview { tenant: Tenant::anonymous(), is_operator }
+    }
+
     fn section(name: &'static str, html: &str) -> Section {
         Section { name, html: html.to_owned() }
     }
@@ -169,10 +173,9 @@ mod tests {
     async fn all_viewers_share_a_page_and_it_ends_with_the_last() {
         let hub = Arc::new(Hub::new(CancellationToken::new()));
         let made = Arc::new(AtomicUsize::new(0));
-        let topic = || Topic::Overview(Tenant::anonymous());
         let watch = || {
             let made = made.clone();
-            hub.watch(topic(), move || {
+            hub.watch(overview(true), move || {
                 let count = made.fetch_add(1, Ordering::Relaxed).to_string();
                 async move { Some(vec![section("a", &count)]) }
             })
@@ -197,10 +200,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_an_operator_sees_is_for_operators() {
+        let hub = Arc::new(Hub::new(CancellationToken::new()));
+        let watch = |is_operator, html: &'static str| {
+            let viewer = hub.watch(overview(is_operator), move || async move { Some(vec![section("a", html)]) });
+            viewer.expect("there is room")
+        };
+        let mut operator = Box::pin(watch(true, "all"));
+        assert!(operator.next().await.is_some());
+        let mut tenant = Box::pin(watch(false, "own"));
+        assert!(tenant.next().await.is_some());
+        let shown = |is_operator| {
+            let feeds = hub.lock();
+            feeds[&overview(is_operator)].borrow().as_ref().expect("it was made")[0].html.clone()
+        };
+        assert_eq!((shown(true), shown(false)), ("all".to_owned(), "own".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn viewers_go_when_the_service_ends() {
         let closing = CancellationToken::new();
         let hub = Arc::new(Hub::new(closing.clone()));
-        let viewer = hub.watch(Topic::Overview(Tenant::anonymous()), || async { Some(vec![section("a", "")]) });
+        let viewer = hub.watch(overview(true), || async { Some(vec![section("a", "")]) });
         let mut viewer = Box::pin(viewer.expect("there is room"));
         assert!(viewer.next().await.is_some());
         closing.cancel();

@@ -57,7 +57,11 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// What a page is of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Topic {
-    Overview(Tenant),
+    /// What an operator sees is more, and a reload may make of one a tenant like others while its page is open.
+    Overview {
+        tenant: Tenant,
+        is_operator: bool,
+    },
     Trajectory(TrajectoryKey),
 }
 
@@ -226,7 +230,7 @@ async fn events(
     let keep_alive = KeepAlive::new().interval(SIGNS_OF_LIFE);
     let stream = match watch.trajectory {
         None => {
-            let topic = Topic::Overview(caller.tenant.clone());
+            let topic = Topic::Overview { tenant: caller.tenant.clone(), is_operator: caller.is_operator };
             let make = move || {
                 let made = page.clone().overview(caller.clone());
                 async { made.await.map(|(sections, _)| sections) }

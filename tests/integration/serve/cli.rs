@@ -248,11 +248,12 @@ async fn failures_say_what_to_do_next() {
     assert!(text(&refused.stderr).contains("TOOL_EXECUTOR_TOKEN"), "{}", text(&refused.stderr));
     let mut right = command(&server, &["status"]);
     assert!(right.env("TOOL_EXECUTOR_TOKEN", "s3cret").output().expect("it runs").status.success());
+    let private = format!("https://{}", server.address);
     for (address, says) in [
         ("127.0.0.1:1", "no executor answers at 127.0.0.1:1"),
         ("not an address", "is no address"),
         ("https://127.0.0.1:1", "no executor answers at https://127.0.0.1:1"),
-        (&format!("https://{}", server.address), "an address with http://"),
+        (&private, "does not speak TLS"),
     ] {
         let failed = client(&server, &["status", "--address", address]);
         assert_eq!(failed.status.code(), Some(1));

@@ -319,5 +319,5 @@ fn the_command_line_goes_over_tls() {
     let (done, said) = cli(&server, &["status", "--address", &plain, "--ca", text(&ca)]);
     assert!(!done && said.contains("https://"), "{said}");
     let (done, said) = cli(&server, &["status", "--address", &plain]);
-    assert!(!done && said.contains("has an address with https://"), "{said}");
+    assert!(!done && said.contains("begins with https://"), "{said}");
 }

@@ -1,10 +1,17 @@
-//! Tenants come and go with a SIGHUP, and no stream is dropped.
+//! Tokens and tenants come and go with a SIGHUP, and no stream is dropped.
 
+use std::fs::File;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
 use tonic::{Code, Status};
 use tool_executor::pb::toolexecutor::CallResult;
 
-use super::Guarded;
-use crate::support::client::{Stream, bash, open};
+use super::{Guarded, said};
+use crate::support::{
+    client::{Stream, bash, open},
+    server::Server,
+};
 
 fn code(answer: &Result<CallResult, Status>) -> Code {
     answer.as_ref().map_or_else(Status::code, |_| Code::Ok)
@@ -53,4 +60,32 @@ async fn tenants_are_read_again_and_no_stream_is_dropped() {
     assert_eq!(code(&guarded.execute("new", "another", "true").await), Code::Ok, "its quota is gone");
     assert_eq!(code(&guarded.execute("g", "lasting", "true").await), Code::Unauthenticated);
     assert_eq!(echo(&mut red, "still").await, "still");
+}
+
+#[tokio::test]
+async fn the_services_own_token_is_read_again_from_its_file() {
+    let directory = TempDir::new().expect("a directory");
+    let (settings, log) = (directory.path().join("settings.toml"), directory.path().join("log"));
+    let state = TempDir::new().expect("a directory for the state");
+    std::fs::write(&settings, "token = \"old\"\n").expect("a file");
+    let mut command = Server::command(&state);
+    command.arg("--config").arg(&settings).stderr(File::create(&log).expect("a log"));
+    let server = Server::run(command, state);
+    let mut stream = Stream::bearing(server.client().await, Some("old"), open("lasting")).await.expect("it opens");
+    let reload = async |text: &str, told: &str| {
+        std::fs::write(&settings, text).expect("a file");
+        server.signal(Signal::HUP);
+        said(&log, told).await;
+    };
+    let opens = async |token: &str| {
+        let opened = Stream::bearing(server.client().await, Some(token), open("another")).await;
+        opened.map(drop).map_or_else(|status| status.code(), |()| Code::Ok)
+    };
+    reload("token = \"new\"\n", "the service's own token has been read again").await;
+    assert_eq!((opens("old").await, opens("new").await), (Code::Unauthenticated, Code::Ok));
+    assert_eq!(echo(&mut stream, "on").await, "on");
+    // What is wrong, or cannot change without a restart, changes nothing.
+    reload("token = \"newer\"\nslotz = 3\n", "slotz").await;
+    reload("", "changes with a restart alone").await;
+    assert_eq!((opens("newer").await, opens("new").await), (Code::Unauthenticated, Code::Ok));
 }

@@ -52,6 +52,8 @@ async fn files_are_read_listed_and_archived() {
     assert!(told.starts_with("Archive too large: ") && told.ends_with(" bytes (max 100)"), "{told}, of {size}");
 }
 
+const OUTSIDE: &str = "Access denied: path outside workspace";
+
 #[tokio::test]
 async fn what_is_not_there_is_told() {
     let server = Server::start();
@@ -67,10 +69,25 @@ async fn what_is_not_there_is_told() {
         assert_eq!(none["success"], false);
     }
     Request::execute(&server.address, "t", "make", "ln -s /etc/passwd out").send().await.done();
-    for path in ["missing", "out", "../../etc/passwd", "/etc/passwd", "."] {
+    for (path, error) in [
+        ("missing", "File not found: missing"),
+        ("out", OUTSIDE),
+        ("../../etc/passwd", OUTSIDE),
+        ("/etc/passwd", OUTSIDE),
+        (".", "Not a file: ."),
+    ] {
         let refused = ask("/artifacts/read", json!({"trajectory_id": "t", "path": path})).await;
         assert_eq!((&refused["success"], &refused["content"]), (&false.into(), &"".into()), "{path}: {refused}");
-        assert!(!refused["error"].as_str().expect("text").is_empty());
+        assert_eq!(refused["error"], error, "{path}");
+    }
+    for endpoint in ["/artifacts/list", "/artifacts/archive"] {
+        for path in ["../..", "/etc", "out"] {
+            let refused = ask(endpoint, json!({"trajectory_id": "t", "path": path})).await;
+            assert_eq!((&refused["success"], &refused["error"]), (&false.into(), &OUTSIDE.into()), "{endpoint} {path}");
+        }
+        let refused = ask(endpoint, json!({"trajectory_id": "t", "path": "missing"})).await;
+        assert_eq!(refused["success"], false, "{endpoint}: {refused}");
+        assert!(refused["error"].as_str().is_some_and(|error| error.contains("not found: missing")), "{refused}");
     }
     let bad = Request::post(&server.address, "/artifacts/read", &json!({"path": "a"})).send().await;
     assert_eq!(bad.status, 422, "{bad:?}");
