@@ -3,6 +3,7 @@
 use std::{error::Error, io};
 
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 use crate::tool::chain;
 
@@ -88,6 +89,10 @@ impl Failure {
                 "paths are of the workspace: relative to it, or below /workspace"
             }
             Code::FailedPrecondition if said.starts_with("Not a file") => "a directory comes with --archive",
+            // Waiting would not help.
+            Code::ResourceExhausted if status.get_details_retry_info().is_none() => {
+                "make room in the workspace, or ask whoever runs the executor for a higher limit"
+            }
             _ => return Self::of(status),
         };
         Self::Refused(format!("{said}: {advice}"))
@@ -122,7 +127,20 @@ fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tonic_types::ErrorDetails;
+
     use super::*;
+
+    #[test]
+    fn a_transfer_is_told_to_wait_only_where_that_helps() {
+        let full = Status::resource_exhausted("the workspace is full");
+        assert!(Failure::of_file(&full).to_string().contains("make room"));
+        let retry = ErrorDetails::with_retry_info(Some(Duration::from_secs(1)));
+        let busy = Status::with_error_details(Code::ResourceExhausted, "four transfers run", retry);
+        assert!(Failure::of_file(&busy).to_string().contains("try again later"));
+    }
 
     #[test]
     fn a_refusal_says_what_to_do_next() {

@@ -195,6 +195,9 @@ fn dotenv(sources: &Sources, mistakes: &mut Vec<Mistake>, warnings: &mut Vec<Str
     variables(&environment, ".env: ", mistakes, warnings)
 }
 
+/// Where the client subcommands find an executor: none of its settings, and no mistake.
+const CLIENTS_ADDRESS: &str = "TOOL_EXECUTOR_ADDRESS";
+
 /// Takes the variables that are ours. An empty one counts as unset; an unknown one is only a warning, since others
 /// (Kubernetes) make variables that begin with a service's name.
 fn variables(
@@ -229,10 +232,13 @@ fn variables(
         }
     }
     let known = || KEYS.iter().flat_map(|key| [Some(key.variable()), key.number_variable()]).flatten();
-    for name in environment.keys().filter(|name| name.starts_with(PREFIX)) {
+    for name in environment.keys().filter(|name| *name != CLIENTS_ADDRESS) {
+        // What all of them begin with makes none more like another.
+        let Some(own) = name.strip_prefix(PREFIX) else { continue };
         if !known().any(|known| known == *name) {
-            warnings.push(match nearest(name, known()) {
-                Some(nearest) => format!("{place}{name} is not a setting; perhaps {nearest} is meant"),
+            let names = known().filter_map(|known| known.strip_prefix(PREFIX).map(str::to_owned));
+            warnings.push(match nearest(own, names) {
+                Some(nearest) => format!("{place}{name} is not a setting; perhaps {PREFIX}{nearest} is meant"),
                 None => format!("{place}{name} is not a setting"),
             });
         }

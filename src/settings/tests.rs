@@ -269,8 +269,15 @@ fn mutual_tls_is_as_good_as_a_token() {
 
 #[test]
 fn empty_variables_count_as_unset_and_unknown_ones_are_warned_of() {
-    let mut all =
-        environment(&[("SLOTS", ""), ("TOKEN", " "), ("SLOT", "3"), ("PORT_9001_TCP", "x"), ("ALLOW_NETWORK", "0")]);
+    let mut all = environment(&[
+        ("SLOTS", ""),
+        ("TOKEN", " "),
+        ("SLOT", "3"),
+        ("PORT_9001_TCP", "x"),
+        ("ALLOW_NETWORK", "0"),
+        ("ADDRESS", "127.0.0.1:9001"),
+        ("ADDRESSES", "none is like it"),
+    ]);
     all.dotenv = Some("TOOL_EXECUTOR_SLOTS=6\nOTHER=1\n".into());
     let loaded = load(&all).unwrap();
     assert_eq!(loaded.settings.pools[0].slots, 6);
@@ -278,6 +285,7 @@ fn empty_variables_count_as_unset_and_unknown_ones_are_warned_of() {
     assert_eq!(
         loaded.warnings,
         [
+            "TOOL_EXECUTOR_ADDRESSES is not a setting",
             "TOOL_EXECUTOR_PORT_9001_TCP is not a setting",
             "TOOL_EXECUTOR_SLOT is not a setting; perhaps TOOL_EXECUTOR_SLOTS is meant",
         ]
