@@ -30,7 +30,8 @@ pub(super) fn reload(settings: &Settings, flags: ServeFlags, access: &Access, di
     if !settings.asks_callers() {
         return None;
     }
-    let (access, directory, had_own) = (access.clone(), directory.clone(), settings.token.is_some());
+    let (access, directory) = (access.clone(), directory.clone());
+    let (had_own, tokens_file) = (settings.token.is_some(), settings.access.tokens_file.clone());
     Some(Box::new(move || {
         let stay = |why: &dyn Display| format!("tokens and tenants stay as they were: {why}");
         let Settings { token, access: read, .. } =
@@ -38,6 +39,9 @@ pub(super) fn reload(settings: &Settings, flags: ServeFlags, access: &Access, di
         // Other settings follow from it, such as whether slots have a network.
         if token.is_some() != had_own {
             return Err(stay(&"whether the service has a token of its own changes with a restart alone"));
+        }
+        if read.tokens_file != tokens_file {
+            return Err(stay(&"tokens_file changes with a restart alone"));
         }
         if let Some(warning) = read.tokens_file.as_deref().and_then(settings::tenants_warning) {
             warn!("{warning}");

@@ -52,6 +52,17 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// That no connection could be made.
+    pub(super) fn to_connect(address: String, source: tonic::transport::Error) -> Self {
+        match of_tls(&source) {
+            // No more than that is known of an answer that is none of TLS.
+            Some(rustls::Error::InvalidMessage(_)) => Self::Plain { address },
+            // One of the two did not like the other's certificate.
+            Some(_) => Self::Untrusted { address, source },
+            None => Self::Unreachable { address, source },
+        }
+    }
+
     /// What the executor, or the way to it, says.
     pub(super) fn of(status: &Status) -> Self {
         // The way to the executor broke: the status says that, and its cause says why.
@@ -71,8 +82,8 @@ impl Failure {
             Code::ResourceExhausted | Code::Unavailable => {
                 "try again later; `tool-executor status` says how busy it is"
             }
-            // Else a file is not there.
-            Code::NotFound if said.contains("trajectory") => "`tool-executor trajectories` lists those that are open",
+            // Else it is a file that is not there.
+            Code::NotFound if said == NOT_OPEN => "`tool-executor trajectories` lists those that are open",
             Code::Unimplemented => "is it an executor of this version that listens there?",
             _ => return Self::Refused(said),
         };
@@ -83,7 +94,7 @@ impl Failure {
     pub(super) fn of_file(status: &Status) -> Self {
         let said = status.message();
         let advice = match status.code() {
-            Code::NotFound if said.contains("trajectory") => return Self::of(status),
+            Code::NotFound if said == NOT_OPEN => return Self::of(status),
             Code::PermissionDenied if !said.contains("outside workspace") => return Self::Refused(said.to_owned()),
             Code::NotFound | Code::PermissionDenied => {
                 "paths are of the workspace: relative to it, or below /workspace"
@@ -102,21 +113,11 @@ impl Failure {
 /// In what rustls says of a peer that has ended the connection; of the error itself, HTTP/2 keeps the text alone.
 const ALERT: &str = "received fatal alert";
 
+/// What the executor says of a trajectory that it does not have.
+const NOT_OPEN: &str = "the trajectory is not open";
+
 /// In what HTTP/2 says of an answer that is none of its own: TLS, or HTTP/1.1.
 const NO_GRPC: &str = "frame with invalid size";
-
-impl Failure {
-    /// That no connection could be made.
-    pub(super) fn to_connect(address: String, source: tonic::transport::Error) -> Self {
-        match of_tls(&source) {
-            // No more than that is known of an answer that is none of TLS.
-            Some(rustls::Error::InvalidMessage(_)) => Self::Plain { address },
-            // One of the two did not like the other's certificate.
-            Some(_) => Self::Untrusted { address, source },
-            None => Self::Unreachable { address, source },
-        }
-    }
-}
 
 fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     std::iter::successors(Some(error), |cause| (*cause).source()).find_map(|error| {
@@ -150,7 +151,10 @@ mod tests {
             "the request has no bearer token: give the executor's token with --token or TOOL_EXECUTOR_TOKEN"
         );
         assert_eq!(Failure::of(&Status::invalid_argument("call_id: is empty")).to_string(), "call_id: is empty");
-        assert_eq!(Failure::of(&Status::not_found("File not found: x")).to_string(), "File not found: x");
+        assert_eq!(
+            Failure::of(&Status::not_found("File not found: my trajectory")).to_string(),
+            "File not found: my trajectory"
+        );
         let said = Failure::of(&Status::not_found("the trajectory is not open")).to_string();
         assert!(said.ends_with("`tool-executor trajectories` lists those that are open"), "{said}");
     }

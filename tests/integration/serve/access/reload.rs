@@ -86,6 +86,10 @@ async fn the_services_own_token_is_read_again_from_its_file() {
     assert_eq!(echo(&mut stream, "on").await, "on");
     // What is wrong, or cannot change without a restart, changes nothing.
     reload("token = \"newer\"\nslotz = 3\n", "slotz").await;
-    reload("", "changes with a restart alone").await;
+    reload("", "a token of its own changes with a restart alone").await;
+    let tenants = directory.path().join("tenants.toml");
+    std::fs::write(&tenants, "[red]\ntoken = \"r\"\n").expect("a file");
+    let moved = format!("token = \"newer\"\ntokens_file = {tenants:?}\n");
+    reload(&moved, "tokens_file changes with a restart alone").await;
     assert_eq!((opens("newer").await, opens("new").await), (Code::Unauthenticated, Code::Ok));
 }
