@@ -18,9 +18,10 @@ use crate::{
 };
 
 const NEIGHBOURS: usize = 4;
-const PAUSE: Duration = Duration::from_millis(20);
 const ROUNDS: usize = 5;
-const TIME: Duration = Duration::from_secs(3);
+const TIME: Duration = Duration::from_secs(4);
+/// Between two bare processes, and two small calls.
+const PAUSE: Duration = Duration::from_millis(20);
 const GOAL: f64 = 1.5;
 
 const SETTINGS: [(&str, &str); 6] = [
@@ -48,7 +49,12 @@ const HOGS: [(&str, &str, &str); 4] = [
     ),
 ];
 
-const KINDS: [(Kind, &str); 2] = [(Kind::True, "bash true"), (Kind::Read, "read_file")];
+/// With the pauses between two of them, which leave the machine most of its time while nobody hogs it.
+const KINDS: [(Kind, &str, Duration); 3] = [
+    (Kind::Script, "script", Duration::from_millis(60)),
+    (Kind::True, "bash true", PAUSE),
+    (Kind::Read, "read_file", PAUSE),
+];
 
 pub(crate) fn measure(runtime: &Runtime) -> Result<()> {
     let server = Server::executor_with(&SETTINGS)?;
@@ -66,7 +72,7 @@ pub(crate) fn measure(runtime: &Runtime) -> Result<()> {
                 }
                 rounds.push(std::array::from_fn(|index| (alone[index], beside[index])));
             }
-            for (index, name) in KINDS.map(|(_, name)| name).into_iter().chain(["bare process"]).enumerate() {
+            for (index, name) in KINDS.map(|(_, name, _)| name).into_iter().chain(["bare process"]).enumerate() {
                 let ratio = middle(rounds.iter().map(|round| round[index].1 / round[index].0));
                 let alone = middle(rounds.iter().map(|round| round[index].0 * 1e3));
                 println!(
@@ -81,14 +87,14 @@ pub(crate) fn measure(runtime: &Runtime) -> Result<()> {
 /// The p99 of each kind of call, and of a bare process, one after another, in seconds.
 async fn everybody(server: &Server) -> Result<[f64; KINDS.len() + 1]> {
     let mut all = [0.0; KINDS.len() + 1];
-    for (p99, (kind, _)) in all.iter_mut().zip(KINDS) {
-        *p99 = neighbours(server, kind).await?.as_secs_f64();
+    for (p99, (kind, _, pause)) in all.iter_mut().zip(KINDS) {
+        *p99 = neighbours(server, kind, pause).await?.as_secs_f64();
     }
     all[KINDS.len()] = tokio::task::spawn_blocking(bare_neighbours).await?.as_secs_f64();
     Ok(all)
 }
 
-async fn neighbours(server: &Server, kind: Kind) -> Result<Duration> {
+async fn neighbours(server: &Server, kind: Kind, pause: Duration) -> Result<Duration> {
     let channel = load::connect(&server.address).await?;
     let mut tasks = Vec::new();
     for index in 0..NEIGHBOURS {
@@ -100,7 +106,7 @@ async fn neighbours(server: &Server, kind: Kind) -> Result<Duration> {
                 let begun = Instant::now();
                 trajectory.call(kind).await?;
                 times.push(begun.elapsed());
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(pause).await;
             }
             trajectory.release().await?;
             Result::Ok(times)

@@ -44,6 +44,8 @@ pub(crate) enum Kind {
     Read,
     Write,
     Sleep,
+    /// Ten small programs, one after another.
+    Script,
 }
 
 impl Kind {
@@ -51,6 +53,9 @@ impl Kind {
         let (name, arguments) = match self {
             Self::True => ("bash", r#"{"command":"true"}"#.to_owned()),
             Self::Sleep => ("bash", r#"{"command":"sleep 5"}"#.to_owned()),
+            Self::Script => {
+                ("bash", r#"{"command":"for n in 1 2 3 4 5 6 7 8 9 10; do grep -c . /etc/passwd; done"}"#.to_owned())
+            }
             Self::Read => ("read_file", r#"{"path":"file"}"#.to_owned()),
             Self::Write => ("write_file", format!(r#"{{"path":"file","content":"{}"}}"#, "x".repeat(1024))),
         };

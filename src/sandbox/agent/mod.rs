@@ -213,7 +213,7 @@ async fn make_slots(
         let mut slot = SlotConfig { isolation, ..slot_config(config, directory, &index.to_string(), index) };
         let max_processes = slot.max_processes;
         let cgroup = held(&enforcement, &mut slot, index)?.map(Arc::new);
-        let precedence = cgroup.clone().and_then(|cgroup| Precedence::new(cgroup, config.profile.slots));
+        let precedence = cgroup.clone().and_then(Precedence::new);
         precedences.extend(precedence.clone());
         let gauge = Gauge::new(&slot, max_processes, cgroup);
         let slot = SlotTask::new(index, slot, gauge, precedence, agent.clone());
