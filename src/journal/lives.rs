@@ -8,12 +8,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map};
 
 use super::segment::CAPACITY;
 
-/// Kept however little of it lives, in bytes.
-const FREE: u64 = 4 * CAPACITY;
+/// Kept however little of it lives, in bytes. It is read in half a second.
+const FREE: u64 = 8 * CAPACITY;
 /// How many times as large as what lives the segments may be.
 const FACTOR: u64 = 3;
 /// A life may have written so much since its last statement, whatever the size of that, in bytes.
-const SLACK: u64 = 64 << 10;
+const SLACK: u64 = 256 << 10;
+/// And so many times as much as that. What is stated anew costs more than what is written once: of a life of many small
+/// calls every result that is kept is among it.
+const SINCE: u64 = 4;
 /// How many are asked at a time: a statement costs as much as it has to say.
 const ASKED: usize = 16;
 
@@ -59,7 +62,7 @@ impl Lives {
             hash_map::Entry::Occupied(mut entry) => {
                 let known = entry.get_mut();
                 known.since += bytes;
-                known.since > SLACK + 2 * known.stated && self.asked.insert(life)
+                known.since > SLACK + SINCE * known.stated && self.asked.insert(life)
             }
         }
     }
@@ -156,31 +159,32 @@ mod tests {
         let mut lives = Lives::default();
         lives.add_segment(1, CAPACITY);
         lives.wrote(7, 1, 1000, false);
-        let asked = (0..200).filter(|_| lives.wrote(7, 1, 1000, false)).count();
-        assert_eq!(asked, 1);
+        let asked: Vec<_> = (1..=1000).filter(|_| lives.wrote(7, 1, 1000, false)).collect();
+        assert_eq!(asked, [SLACK / 1000 + SINCE + 1]);
         assert!(!lives.wrote(7, 1, 90_000, true));
-        assert!(!lives.wrote(7, 1, SLACK + 100_000, false), "in proportion to what it states");
-        assert!(lives.wrote(7, 1, 100_000, false));
+        assert!(!lives.wrote(7, 1, SLACK + SINCE * 90_000, false), "in proportion to what it states");
+        assert!(lives.wrote(7, 1, 1, false));
     }
 
     #[test]
     fn those_who_hold_the_oldest_are_asked_a_few_at_a_time() {
         let mut lives = Lives::default();
-        for segment in 1..=5 {
+        let newest = FREE / CAPACITY + 1;
+        for segment in 1..=newest {
             lives.add_segment(segment, CAPACITY);
         }
         assert!((0..100).all(|life| !lives.wrote(life, 1, 100, false)));
         let mut statements = 0;
-        let mut asked = lives.ask(5);
+        let mut asked = lives.ask(newest);
         while let Some(life) = asked.pop() {
             statements += 1;
-            lives.wrote(life, 5, 100, true);
-            asked.extend(lives.ask(5));
+            lives.wrote(life, newest, 100, true);
+            asked.extend(lives.ask(newest));
             assert!(asked.len() <= ASKED);
         }
         assert_eq!(statements, 100);
-        assert_eq!(lives.take_needless(5), [1, 2, 3, 4]);
-        assert!(lives.ask(5).is_empty());
+        assert!(lives.take_needless(newest).into_iter().eq(1..newest));
+        assert!(lives.ask(newest).is_empty());
     }
 
     #[test]
