@@ -6,12 +6,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tempfile::TempDir;
 use tool_executor::pb::toolexecutor::{
-    ContainerState, Evidence, Executed, Outcome, Reason, ReleaseRequest, Reset, SandboxDraining, notice::Event,
-    trajectory_request::Message, trajectory_response,
+    Call, ContainerState, Evidence, Executed, Open, Outcome, Reason, ReleaseRequest, Reset, SandboxDraining,
+    notice::Event, trajectory_request::Message, trajectory_response,
 };
 
 use crate::support::{
-    client::{Stream, bash, seconds},
+    client::{Stream, bash, open, seconds},
     process,
     real_nomad::RealNomad,
     server::Server,
@@ -164,18 +164,48 @@ async fn a_killed_container_is_told_and_another_takes_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_successor_adopts_what_runs() {
+async fn a_successor_goes_on_with_what_runs() {
     let Some(nomad) = RealNomad::dev().await else { return };
     let mut server = start(&nomad, &[]);
-    drop(streams(&server, 2).await);
+    let mut streams = streams(&server, 2).await;
     let (before, jobs, tasks) = (containers(&server).await, nomad.jobs().await, nomad.tasks());
     assert_eq!((before.len(), jobs.len(), tasks.len()), (2, 3, 2));
+    let long = bash("long", "echo begun; sleep 3; echo ran >> log; cat log");
+    streams[0].batch(vec![Call { stream_output: true, ..long }]).await;
+    let begun = |message| matches!(message, trajectory_response::Message::Output(_)).then_some(());
+    streams[0].until(begun).await;
+    drop(streams);
     server.signal(Signal::KILL);
     server.wait();
     let begun = Instant::now();
     let server = succeed(&nomad, server, &[]);
-    server.pool_until("both containers", |pool| pool.available_slots == 2).await;
+    server.pool_until("both containers", |pool| pool.acquired_slots == 2).await;
     println!("start to both containers adopted: {:?}", begun.elapsed());
+    assert_eq!(containers(&server).await, before);
+    assert_eq!((nomad.jobs().await, nomad.tasks()), (jobs, tasks), "nothing new, and nothing ended");
+    for index in 0..2 {
+        let open = Open { last_sequence: 1, ..open(&format!("t{index}")) };
+        let mut stream = Stream::try_open(&server, open).await.expect("it is known");
+        if index == 0 {
+            let long = stream.result().await;
+            assert_eq!((long.call_id.as_str(), long.output.trim()), ("long", "begun\nran"), "{long:?}");
+        }
+        assert_eq!(stream.bash("second", "ls file").await.output.trim(), "file");
+    }
+    assert_eq!(containers(&server).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_successor_without_the_state_empties_what_it_adopts() {
+    let Some(nomad) = RealNomad::dev().await else { return };
+    let settings = [("EXECUTOR_ID", "trainer"), ("SECRET", "shared")];
+    let mut server = start(&nomad, &settings);
+    drop(streams(&server, 2).await);
+    let (before, jobs, tasks) = (containers(&server).await, nomad.jobs().await, nomad.tasks());
+    server.signal(Signal::KILL);
+    server.wait();
+    let server = start(&nomad, &settings);
+    server.pool_until("both containers", |pool| pool.available_slots == 2).await;
     assert_eq!(containers(&server).await, before);
     assert_eq!((nomad.jobs().await, nomad.tasks()), (jobs, tasks), "nothing new, and nothing ended");
     for index in 0..2 {
@@ -265,7 +295,7 @@ async fn executors_of_two_names_leave_each_other_alone() {
     one.signal(Signal::KILL);
     one.wait();
     let mut one = succeed(&nomad, one, &[("EXECUTOR_ID", "one")]);
-    one.pool_until("its containers", |pool| pool.available_slots == 2).await;
+    one.pool_until("its containers", |pool| pool.acquired_slots == 2).await;
     assert_eq!((containers(&one).await, containers(&other).await), (ones, others.clone()));
     // Ended, with all that is its own.
     one.signal(Signal::TERM);
