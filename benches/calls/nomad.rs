@@ -43,7 +43,6 @@ fn over(address: &str, settings: &[(&str, &str)]) -> Result<Server> {
         ("AGENT_PATH", env!("CARGO_BIN_EXE_tool-executor")),
         ("CPU", "20"),
         ("MEMORY", "64MiB"),
-        ("UID_BASE", "500000"),
     ];
     Server::executor_with(&[&common[..], settings].concat())
 }
