@@ -42,7 +42,7 @@ fn over(address: &str, settings: &[(&str, &str)]) -> Result<Server> {
         ("AGENT", "present"),
         ("AGENT_PATH", env!("CARGO_BIN_EXE_tool-executor")),
         ("CPU", "20"),
-        ("MEMORY", "64MiB"),
+        ("MEMORY", "256MiB"),
     ];
     Server::executor_with(&[&common[..], settings].concat())
 }

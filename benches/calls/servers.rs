@@ -46,6 +46,8 @@ impl Server {
         let state = TempDir::new()?;
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--state-dir"]).arg(state.path());
+        // Those that are to run over Nomad are told so by their settings.
+        command.env_remove("NOMAD_ADDR");
         // Servers that are compared run beside one another, and share no user.
         static USERS: AtomicU32 = AtomicU32::new(70_000);
         command.env("TOOL_EXECUTOR_UID_BASE", USERS.fetch_add(1_000, Ordering::Relaxed).to_string());
