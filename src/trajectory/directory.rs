@@ -369,7 +369,7 @@ impl Shared {
     /// One trajectory's part has changed from `before`.
     pub(super) fn count(&self, before: &Part, now: &Part) {
         let kept_bytes = self.totals.change(before, now);
-        if kept_bytes >= self.limits.max_total_result_bytes {
+        if kept_bytes >= self.limits.pressing_result_bytes() {
             self.pressure.notify_one();
         }
     }

@@ -222,6 +222,14 @@ pub struct Limits {
     pub default_options: Defaults,
 }
 
+impl Limits {
+    /// So many kept bytes of all trajectories make them let go of results that have been sent. It is less than the bound, so
+    /// that nobody is refused for what is about to go.
+    pub(super) fn pressing_result_bytes(&self) -> u64 {
+        self.max_total_result_bytes / 8 * 7
+    }
+}
+
 /// What a trajectory gets that asks for nothing else.
 #[derive(Debug, Clone)]
 pub struct Defaults {

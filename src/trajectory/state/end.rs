@@ -81,8 +81,8 @@ impl State {
 
     /// All trajectories together hold too much: those that can let go do so, one after the other.
     pub(in crate::trajectory) fn on_pressure(&mut self, at: Moment) {
-        let (others, max) = (at.others.kept_bytes + self.printed_bytes, self.limits.max_total_result_bytes);
-        self.let_go(|_, bytes| others + bytes >= max);
+        let (others, pressing) = (at.others.kept_bytes + self.printed_bytes, self.limits.pressing_result_bytes());
+        self.let_go(|_, bytes| others + bytes >= pressing);
         self.settle(at);
     }
 

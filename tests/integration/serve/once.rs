@@ -170,3 +170,27 @@ async fn idle_trajectories_make_room_for_busy_ones() {
     busy.batch(vec![mib("7")]).await;
     assert!(busy.result().await.replayed, "the latest is kept");
 }
+
+/// However much they have been sent: it goes before anybody is refused for it.
+#[tokio::test]
+async fn who_reads_results_is_never_refused_for_those_that_were_read() {
+    let server = Server::with(&[("MAX_TOTAL_RESULT_BYTES", "4MiB"), ("MAX_KEPT_RESULT_BYTES", "4MiB"), ("SLOTS", "4")]);
+    let mut trainers = tokio::task::JoinSet::new();
+    for number in 0..4 {
+        let limits = OutputLimits { head_bytes: Some(1 << 20), tail_bytes: None };
+        let options = Some(TrajectoryOptions { output_limits: Some(limits), ..TrajectoryOptions::default() });
+        let open = tool_executor::pb::toolexecutor::Open { options, ..open(&format!("reads-{number}")) };
+        let mut stream = Stream::try_open(&server, open).await.expect("it opens");
+        trainers.spawn(async move {
+            // Three times the bound, all together.
+            for n in 0..100 {
+                stream.batch(vec![command(&n.to_string(), shell("head -c 32000 /dev/zero"))]).await;
+                let result = stream.result().await;
+                assert!(result.success, "{n}: {:?}, {}", result.reason(), result.error);
+            }
+        });
+    }
+    while let Some(trainer) = trainers.join_next().await {
+        trainer.expect("all its calls succeed");
+    }
+}
