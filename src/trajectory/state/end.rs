@@ -79,7 +79,7 @@ impl State {
         self.let_go(|results, bytes| results > max_results || bytes > max_bytes);
     }
 
-    /// All trajectories together hold too much: those that can let go do so, one after the other.
+    /// All trajectories together hold nearly too much: those that can let go do so, one after the other.
     pub(in crate::trajectory) fn on_pressure(&mut self, at: Moment) {
         let (others, pressing) = (at.others.kept_bytes + self.printed_bytes, self.limits.pressing_result_bytes());
         self.let_go(|_, bytes| others + bytes >= pressing);

@@ -402,11 +402,12 @@ impl Contract {
                 (self.world.others.calls, self.world.others.kept_bytes) = (calls.into(), u64::from(kibibytes) << 10);
                 // It takes notice with whatever happens to it next.
                 self.world.act(|state, at| state.sent(Sequence(0), at));
-                // Each time that all hold too much, every trajectory is asked in its turn.
-                if self.world.others.kept_bytes + self.world.state.part().kept_bytes >= MAX_TOTAL_BYTES {
+                // Each time that all hold nearly too much, every trajectory is asked in its turn.
+                let pressing = self.world.state.limits.pressing_result_bytes();
+                if self.world.others.kept_bytes + self.world.state.part().kept_bytes >= pressing {
                     self.world.act(State::on_pressure);
                     let total = self.world.others.kept_bytes + self.world.state.part().kept_bytes;
-                    assert!(total < MAX_TOTAL_BYTES || !self.world.state.can_let_go(), "it lets go of what it can");
+                    assert!(total < pressing || !self.world.state.can_let_go(), "it lets go of what it can");
                 }
             }
             Step::Drain => {
