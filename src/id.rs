@@ -171,6 +171,17 @@ pub struct TrajectoryKey {
     pub id: TrajectoryId,
 }
 
+impl TrajectoryKey {
+    /// What has been printed; none if nothing can have been printed so.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (tenant, id) = match text.rsplit_once('#') {
+            Some((tenant, id)) => (Tenant::parse(tenant).ok()?, id),
+            None => (Tenant::anonymous(), text),
+        };
+        Some(Self { tenant, id: TrajectoryId::parse(id).ok()? })
+    }
+}
+
 /// `ID`, or `TENANT#ID`: no two keys look the same, because no id has a `#`.
 impl fmt::Display for TrajectoryKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -225,6 +236,18 @@ mod tests {
         };
         assert_eq!([key("", "a/t"), key("a", "t")], ["a/t", "a#t"]);
         assert_ne!(key("a#b", "c"), key("a", "b/c"));
+    }
+
+    #[test]
+    fn what_is_printed_of_a_key_tells_it() {
+        for text in ["a/t", "a#t", "a#b#c", "a tenant#t"] {
+            assert_eq!(TrajectoryKey::parse(text).map(|key| key.to_string()).as_deref(), Some(text));
+        }
+        assert_eq!(
+            TrajectoryKey::parse("a#t").and_then(|key| key.tenant.name().map(str::to_owned)).as_deref(),
+            Some("a")
+        );
+        assert!(["", "#", "#t", "a#", "a b", "a\nb#t"].iter().all(|text| TrajectoryKey::parse(text).is_none()));
     }
 
     #[test]

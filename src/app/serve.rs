@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -27,7 +27,7 @@ use crate::{
     external,
     journal::Journal,
     sandbox::client::LinkOptions,
-    scheduler::{self, ContainerState},
+    scheduler::{self, ContainerState, FormerOwner},
     settings::{self, OnShutdown, ServeFlags, Settings},
     telemetry::Metrics,
     trajectory::{self, Directory},
@@ -40,6 +40,8 @@ use crate::{settings::TraceSettings, telemetry::Traces};
 const CLOSING: Duration = Duration::from_secs(2);
 /// How long containers may take to end once it is to be at once.
 const HURRY: Duration = Duration::from_secs(2);
+/// How long agents that run already may take to say whose slots they have, before anybody is served without it.
+const ADOPTING: Duration = Duration::from_secs(2);
 /// How often it is looked whether new trajectories are welcome.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -116,14 +118,21 @@ async fn serve(settings: Settings, flags: ServeFlags) -> Done {
     let (tools, registry) =
         external::open(rooms::external_config(&settings), enabled, disabled, &mut refreshing).await?;
     let pools = settings.pools.iter().map(rooms::pool_config).collect();
-    let (scheduler, scheduling) = scheduler::spawn(pools, backend.clone(), options, adopted, claims);
+    let (tell_former_owner, former_owners) = mpsc::unbounded_channel();
+    let (scheduler, scheduling) = scheduler::spawn(pools, backend.clone(), options, adopted, claims, tell_former_owner);
     let defaults = limits.default_options.clone();
     let max_trajectories = settings.limits.max_trajectories;
     let metrics = Arc::new(Metrics::new(backend.name()));
     let history = Arc::new(History::default());
     let counter = Arc::new(Counter { metrics: metrics.clone(), history: history.clone() });
+    let nothing_is_known = restored.is_empty();
     let directory =
         Directory::new(limits, max_trajectories, scheduler.clone(), tools.clone(), journal, counter, restored);
+    let stranding = tokio::spawn(strand(directory.clone(), former_owners));
+    if nothing_is_known {
+        // Else the first call of each could run in an empty workspace.
+        let _ = timeout(ADOPTING, stranding).await;
+    }
     let access = tenants::access(&settings, &directory);
     reloads.extend(tenants::reload(&settings, flags, &access, &directory));
     let (serving, is_serving) = watch::channel(true);
@@ -225,6 +234,13 @@ async fn serve(settings: Settings, flags: ServeFlags) -> Done {
     leaving.await?;
     info!("ended");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Until everybody has been told of.
+async fn strand(directory: Directory, mut former_owners: mpsc::UnboundedReceiver<FormerOwner>) {
+    while let Some(owner) = former_owners.recv().await {
+        directory.strand(owner).await;
+    }
 }
 
 /// SIGTERM and SIGINT.

@@ -1,4 +1,4 @@
-//! Slots that trajectories have had under an executor before this one.
+//! Slots that trajectories have had under an executor before this one, and who had them.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::lease::Lease;
 use crate::{
-    id::{CallNumber, Generation, TrajectoryKey},
+    id::{CallNumber, Generation, PoolName, TrajectoryKey},
     sandbox::client::Wanted,
     tool::{Evidence, Location},
 };
@@ -34,6 +34,15 @@ pub struct Reclaimed {
     /// Any other call has never arrived there, or its end was acknowledged. Else that is not known of the others: the
     /// agent is of a build that does not tell.
     pub is_exact: bool,
+}
+
+/// To whom an executor before this one has given a slot. Where nobody claims it, its files are about to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FormerOwner {
+    pub key: TrajectoryKey,
+    pub pool: PoolName,
+    /// Of the workspace there.
+    pub generation: Generation,
 }
 
 impl Claim {

@@ -22,7 +22,7 @@ mod status;
 mod supervisor;
 
 pub use self::{
-    claim::{Claim, Reclaimed},
+    claim::{Claim, FormerOwner, Reclaimed},
     config::PoolConfig,
     core::SlotState,
     driver::spawn,

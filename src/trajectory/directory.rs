@@ -1,5 +1,7 @@
 //! Finds the trajectory of a key, making it where that is asked for, and counts what all of them hold.
 
+mod stranding;
+
 use std::{
     collections::{BTreeMap, HashMap, hash_map},
     sync::{
@@ -107,11 +109,8 @@ impl Directory {
                 draining: AtomicBool::new(false),
             }),
         };
-        let mut trajectories = directory.shared.lock();
-        for start in restored {
-            trajectories.insert(start.key.clone(), directory.start(start));
-        }
-        drop(trajectories);
+        let restored = restored.into_iter().map(|start| (start.key.clone(), directory.start(start)));
+        directory.shared.lock().extend(restored);
         directory
     }
 

@@ -50,9 +50,11 @@ pub struct Attached {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsedSlot {
     pub slot: u32,
-    /// To whom it is assigned; or, if it is not or its processes are dead, what became of it.
-    pub owner: Result<String, &'static str>,
+    /// To whom it is assigned, or was and is so no more than in name; empty if to nobody.
+    pub owner: String,
     pub generation: Generation,
+    /// It is its owner's, and its processes live; or what became of it.
+    pub held: Result<(), &'static str>,
     /// Calls that its owner has given it, each of which runs, or whose end is told (again) to this executor.
     pub calls: BTreeSet<CallNumber>,
 }
@@ -194,8 +196,9 @@ pub(super) async fn attach(
 fn used_slot(index: u32, slot: &pb::SlotSnapshot) -> UsedSlot {
     UsedSlot {
         slot: index,
-        owner: match slot.state() {
-            pb::SlotState::Assigned => Ok(slot.owner.clone()),
+        owner: slot.owner.clone(),
+        held: match slot.state() {
+            pb::SlotState::Assigned => Ok(()),
             pb::SlotState::Lost => Err("the slot's processes have died"),
             pb::SlotState::Kept => Err("the slot was given back"),
             pb::SlotState::Quarantined => Err("the slot could not be emptied"),

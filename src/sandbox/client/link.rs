@@ -204,7 +204,8 @@ impl Shared {
             return self.assign_again(wanted, attached);
         };
         let used = &attached.used[used];
-        if *used.owner.as_ref().map_err(|became| *became)? != wanted.owner.to_string() {
+        used.held?;
+        if used.owner != wanted.owner.to_string() {
             return Err("the slot is another trajectory's");
         }
         if used.generation != wanted.generation {

@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::{
     super::{
-        claim::{Claim, Reclaimed},
+        claim::{Claim, FormerOwner, Reclaimed},
         core::{ContainerKey, ContainerState, Event, OwnerId, PoolKey, SlotKey},
         lease::Lease,
     },
@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     backend::Container,
-    id::{ContainerId, PoolName},
-    sandbox::client::{Attached, Held},
+    id::{ContainerId, PoolName, TrajectoryKey},
+    sandbox::client::{Attached, Held, UsedSlot},
     tool::Location,
 };
 
@@ -60,6 +60,7 @@ impl Driver {
             let backend = self.backend.clone();
             self.supervisors.spawn(async move { backend.stop(&container.id).await });
         }
+        self.former_owners = None;
     }
 
     /// A container's agent answers, and has told how an earlier executor has left its slots: those that are wanted and
@@ -71,6 +72,7 @@ impl Driver {
         draining: Option<String>,
         held: Vec<Result<Held, &'static str>>,
     ) {
+        self.tell_former_owners(container, &attached.used);
         let claims = self.containers.get_mut(&container).map(|watched| std::mem::take(&mut watched.claims));
         self.tell(Event::ContainerTakenOver { container, slots: attached.slots });
         let mut used: HashSet<u32> = attached.used.iter().map(|used| used.slot).collect();
@@ -94,6 +96,18 @@ impl Driver {
                 }
             } else {
                 self.tell(Event::SlotReady { slot: SlotKey { container, index }, kept: false });
+            }
+        }
+    }
+
+    fn tell_former_owners(&mut self, container: ContainerKey, used: &[UsedSlot]) {
+        let pool = self.pool(container.pool()).map(|pool| pool.config.name.clone());
+        let to = self.containers.get_mut(&container).and_then(|watched| watched.former_owners.take());
+        let (Some(pool), Some(to)) = (pool, to) else { return };
+        for UsedSlot { owner, generation, .. } in used {
+            if let Some(key) = TrajectoryKey::parse(owner) {
+                // Nobody may want to hear of it.
+                let _ = to.send(FormerOwner { key, pool: pool.clone(), generation: *generation });
             }
         }
     }

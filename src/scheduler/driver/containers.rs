@@ -30,8 +30,11 @@ impl Driver {
             Report::Failed(evidence) => {
                 let Evidence { cause, events, stderr_tail, .. } = &evidence;
                 warn!(cause, ?events, stderr_tail, "a container could not be started");
-                let claims = watched.map(|watched| std::mem::take(&mut watched.claims)).unwrap_or_default();
-                claims.into_iter().for_each(|claim| claim.refuse(&evidence));
+                let claims = watched.map(|watched| {
+                    watched.former_owners = None;
+                    std::mem::take(&mut watched.claims)
+                });
+                claims.into_iter().flatten().for_each(|claim| claim.refuse(&evidence));
                 if let Some(pool) = self.pools.get_mut(usize::from(container.pool().0)) {
                     pool.last_start_failure = Some(Arc::new(evidence));
                 }
@@ -137,6 +140,7 @@ impl Driver {
 
     pub(super) fn start(&mut self, container: ContainerKey) {
         let adopted = self.adopted.pop();
+        let former_owners = self.former_owners.clone().filter(|_| adopted.is_some());
         let claims = adopted.as_ref().and_then(|adopted| self.claims.remove(&adopted.id)).unwrap_or_default();
         let wanted = claims.iter().map(Claim::wanted).collect();
         let Some(Pool { config, .. }) = self.pool(container.pool()) else { return };
@@ -157,6 +161,7 @@ impl Driver {
         let task = self.supervisors.spawn(supervisor.run().instrument(span));
         self.supervised.insert(task.id(), container);
         let (node, since) = (String::new(), SystemTime::now());
-        self.containers.insert(container, Watched { stop, id: None, node, agent: None, claims, since });
+        let watched = Watched { stop, id: None, node, agent: None, claims, former_owners, since };
+        self.containers.insert(container, watched);
     }
 }

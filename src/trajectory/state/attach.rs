@@ -104,6 +104,10 @@ impl State {
 
     /// A unary release. [`Effect::Released`] follows, at once if there is nothing to release.
     pub(in crate::trajectory) fn on_release(&mut self, keep: bool, at: Moment) {
+        // Its workspace went with its lease, and now its client knows: whatever it sends next goes on in an empty one.
+        if self.ledger.phase == Phase::Expired {
+            self.commit(Record::Released);
+        }
         self.begin_release(keep, at);
         self.settle(at);
     }

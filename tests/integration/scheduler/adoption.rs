@@ -9,7 +9,7 @@ use tool_executor::{
     id::{CallNumber, ContainerId, Generation},
     pb::sandbox::{SlotSnapshot, SlotState},
     sandbox::{PROTOCOL_VERSION, client::SlotEvent},
-    scheduler::{Claim, ContainerState, PoolConfig, Reclaimed},
+    scheduler::{Claim, ContainerState, FormerOwner, PoolConfig, Reclaimed},
     tool::{Evidence, Location},
 };
 
@@ -99,6 +99,29 @@ async fn a_slot_that_is_still_its_trajectorys_goes_on() {
     drop(reclaimed);
     // Nobody is in it then: it ends, and its slot need not be wiped.
     bed.backend.until_stopped(1).await;
+}
+
+#[tokio::test]
+async fn who_had_slots_is_told_and_then_no_more() {
+    let mut agent = agent_with(&["a", "b", "c"]);
+    agent.slots[1].state = SlotState::Kept.into();
+    agent.slots[2].state = SlotState::Lost.into();
+    let (mut bed, _claimed) = left(Some((agent, Manner::Good)), rules());
+    for name in ["a", "b", "c"] {
+        let owner = timeout(PATIENCE, bed.former_owners.recv()).await.expect("it is told in time");
+        let (pool, generation) = (rules().name, Generation(3));
+        assert_eq!(owner, Some(FormerOwner { key: key(name), pool, generation }));
+    }
+    assert_eq!(timeout(PATIENCE, bed.former_owners.recv()).await.expect("it ends in time"), None);
+}
+
+#[tokio::test]
+async fn where_nobody_answers_no_former_owners_are_waited_for() {
+    let (mut bed, claimed) = left(None, PoolConfig { start_timeout: Duration::from_millis(50), ..rules() });
+    assert_eq!(timeout(PATIENCE, bed.former_owners.recv()).await.expect("it ends in time"), None);
+    claimed.refused().await;
+    let mut bed = Bed::new(rules());
+    assert_eq!(timeout(PATIENCE, bed.former_owners.recv()).await.expect("it ends in time"), None);
 }
 
 /// A slot that cannot be wiped is no matter of those who have theirs.

@@ -9,13 +9,15 @@ mod waits;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tool_executor::{
     backend::Backend as _,
     id::{PoolName, Tenant, TrajectoryId, TrajectoryKey},
     sandbox::client::{LinkOptions, SlotEvent},
-    scheduler::{self, Claim, Grant, Handle, Lease, PoolConfig, PoolStatus, WaitEvent, WaitFailure, Waiting},
+    scheduler::{
+        self, Claim, FormerOwner, Grant, Handle, Lease, PoolConfig, PoolStatus, WaitEvent, WaitFailure, Waiting,
+    },
 };
 
 use self::backend::FakeBackend;
@@ -41,6 +43,7 @@ struct Bed {
     scheduler: Handle,
     task: JoinHandle<()>,
     backend: Arc<FakeBackend>,
+    former_owners: mpsc::UnboundedReceiver<FormerOwner>,
 }
 
 impl Bed {
@@ -63,8 +66,10 @@ impl Bed {
             agent_grace: Duration::from_millis(100),
             superseded: CancellationToken::new(),
         };
-        let (scheduler, task) = scheduler::spawn(vec![rules], backend.clone(), link, backend.left(), claims);
-        Self { scheduler, task, backend }
+        let (to_former_owners, former_owners) = mpsc::unbounded_channel();
+        let (scheduler, task) =
+            scheduler::spawn(vec![rules], backend.clone(), link, backend.left(), claims, to_former_owners);
+        Self { scheduler, task, backend, former_owners }
     }
 
     fn acquire(&self, name: &str) -> Waiting {

@@ -196,7 +196,27 @@ async fn a_lease_ends_and_nothing_runs_in_a_silently_empty_workspace() {
         ..ExecuteRequest::default()
     };
     assert_eq!(try_execute(&server, existing).await.expect_err("it is over").code(), tonic::Code::NotFound);
-    assert!(!Stream::open(&server, "leased").await.opened.resumed, "an open starts afresh");
+    // Whoever lets go of it knows that it is gone.
+    let release = ReleaseRequest { trajectory_id: "leased".to_owned(), keep_workspace: false };
+    server.client().await.release(release).await.expect("it releases");
+    let next = execute(&server, "leased", bash("b", "ls")).await;
+    assert_eq!((next.success, &*next.output, next.generation), (true, "", known.generation + 1));
+    assert!(execute(&server, "leased", bash("a", "touch file")).await.replayed, "the ledger outlives that, too");
+}
+
+#[tokio::test]
+async fn after_a_lease_an_open_begins_afresh() {
+    let server = Server::start();
+    let mut open = open("leased");
+    open.options = Some(TrajectoryOptions { lease: seconds(1), ..TrajectoryOptions::default() });
+    let mut stream = Stream::try_open(&server, open.clone()).await.expect("it opens");
+    assert!(stream.bash("a", "touch file").await.success);
+    drop(stream);
+    server.pool_until("the slot to be free", |pool| pool.acquired_slots == 0 && pool.available_slots > 0).await;
+    let mut stream = Stream::try_open(&server, open).await.expect("it opens");
+    assert!(!stream.opened.resumed);
+    let first = stream.bash("a", "ls").await;
+    assert_eq!((&*first.output, first.replayed), ("", false));
 }
 
 #[tokio::test]

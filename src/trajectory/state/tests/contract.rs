@@ -553,6 +553,9 @@ impl Contract {
                     assert_eq!(self.pending(), 0, "a release waits for what runs");
                     self.life = Life::Released;
                 }
+                if self.life == Life::Expired {
+                    self.life = Life::Released;
+                }
                 (self.releasing, self.lost) = (false, false);
             }
             Effect::Acquire(_) => {
