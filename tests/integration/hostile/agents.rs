@@ -1,7 +1,7 @@
 //! An executor's end of the link, facing agents that do not keep to the protocol: see `cluster` for what a trainer sees
 //! of it.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use proptest::{collection::vec, prelude::*};
 use tempfile::TempDir;
@@ -88,6 +88,11 @@ fn speech() -> BoxedStrategy<Speech> {
         .prop_map(|attached| encoded(tool_executor::pb::sandbox::link_response::Message::Attached(attached)));
     let greeting = prop::option::weighted(0.1, prop_oneof![mutated(message), vec(any::<u8>(), 0..32)]);
     (attached, greeting, vec(said(), 0..6))
-        .prop_map(|(attached, greeting, rest): (_, _, Vec<Said>)| Speech { attached, greeting, rest })
+        .prop_map(|(attached, greeting, rest): (_, _, Vec<Said>)| Speech {
+            attached,
+            greeting,
+            rest,
+            transfers: VecDeque::new(),
+        })
         .boxed()
 }

@@ -2,7 +2,7 @@
 //! that a client can take.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     fs::{self, File},
     os::unix::fs::PermissionsExt,
     path::PathBuf,
@@ -12,15 +12,20 @@ use std::{
 use proptest::{collection::vec, prelude::*};
 use prost::Message as _;
 use tempfile::TempDir;
-use tokio::{net::TcpListener, runtime::Runtime, task::JoinSet};
-use tool_executor::pb::toolexecutor::{ExecuteRequest, Outcome};
+use tokio::{net::TcpListener, runtime::Runtime, task::JoinSet, time::timeout};
+use tonic::{Code, Status, transport::Channel};
+use tool_executor::pb::toolexecutor::{
+    ArchiveArtifactsRequest, ArtifactFormat, ExecuteRequest, ListArtifactsRequest, Notice, Open, Outcome,
+    ReadArtifactRequest, TrajectoryOptions, WriteArtifactHeader, WriteArtifactRequest, notice::Event,
+    tool_executor_client::ToolExecutorClient, trajectory_response::Message as Response, write_artifact_request,
+};
 
 use super::{
     bed::{MEMORY, Watched, cases, field, runtime},
-    impostor::{self, Said, Speech, said},
+    impostor::{self, Said, Speech, said, transfer_said},
 };
 use crate::support::{
-    client::{PATIENCE, bash, command, shell, try_execute},
+    client::{PATIENCE, Stream, bash, command, open, shell, try_execute},
     dying,
     nomad::{AllocationView, Nomad, Options},
     process,
@@ -29,6 +34,8 @@ use crate::support::{
 
 /// A client takes no more, unless it is told to.
 const MAX_RESULT: usize = 4 << 20;
+/// Of an error's text, in bytes: more goes into no header.
+const MAX_ERROR: usize = 8 << 10;
 
 /// Whose containers are given agents by a test.
 struct Cluster {
@@ -68,11 +75,11 @@ impl Cluster {
 
     /// Gives a container that is new an agent that says this. It stays, to refuse what comes after: one that is silent is
     /// waited for.
-    async fn next_agent(&mut self, rest: Vec<Said>) {
+    async fn next_agent(&mut self, rest: Vec<Said>, transfers: VecDeque<Vec<Vec<u8>>>) {
         let AllocationView { id, port, .. } = self.next_container().await;
         let address = ("127.0.0.1", port.expect("it has a port"));
         let listener = TcpListener::bind(address).await.expect("the port is free");
-        let speech = Speech { attached: impostor::attached(&id, 1), greeting: None, rest };
+        let speech = Speech { attached: impostor::attached(&id, 1), greeting: None, rest, transfers };
         self.agents.spawn(impostor::listen(listener, speech));
     }
 
@@ -91,7 +98,7 @@ impl Cluster {
 
     /// Runs one call under such an agent; it is answered, whatever with.
     async fn call(&mut self, rest: Vec<Said>, is_command: bool) -> Outcome {
-        self.next_agent(rest).await;
+        self.next_agent(rest, VecDeque::new()).await;
         let call = if is_command { command("a", shell("true")) } else { bash("a", "true") };
         let trajectory_id = fastrand::u64(..).to_string();
         let request = ExecuteRequest { trajectory_id, call: Some(call), ..ExecuteRequest::default() };
@@ -99,6 +106,31 @@ impl Cluster {
         assert!(result.encoded_len() < MAX_RESULT, "it has {} bytes", result.encoded_len());
         self.watched.no_panics();
         result.outcome()
+    }
+
+    /// Asks for transfers under such an agent, one after another; each is answered, whatever with.
+    async fn transfer(&mut self, transfers: Vec<(Vec<Vec<u8>>, u8)>) {
+        let (said, asked): (_, Vec<u8>) = transfers.into_iter().unzip();
+        self.next_agent(Vec::new(), said).await;
+        let options = TrajectoryOptions { acquire_slot: true, ..TrajectoryOptions::default() };
+        let id = fastrand::u64(..).to_string();
+        let open = Open { options: Some(options), ..open(&id) };
+        let mut stream = Stream::try_open(&self.watched.server, open).await.expect("it opens");
+        let assigned = |response| match response {
+            Response::Notice(Notice { event: Some(Event::SlotAssigned(_)) }) => Some(()),
+            _ => None,
+        };
+        stream.until(assigned).await;
+        for method in asked {
+            let mut client = self.watched.server.client().await;
+            let answered = timeout(PATIENCE, ask(&mut client, method, id.clone())).await.expect("an answer in time");
+            if let Err(status) = answered {
+                // What tonic says of a stream that broke.
+                assert_ne!(status.code(), Code::Unknown, "{status:?}");
+                assert!(status.message().len() < MAX_ERROR, "{status:?}");
+            }
+            self.watched.no_panics();
+        }
     }
 
     async fn is_well(&mut self) {
@@ -115,6 +147,49 @@ fn with_cluster(test: impl FnOnce(&Runtime, &mut Cluster)) {
     let mut cluster = Cluster::start();
     test(&runtime, &mut cluster);
     runtime.block_on(cluster.is_well());
+}
+
+/// Of files, in one of the four ways.
+async fn ask(client: &mut ToolExecutorClient<Channel>, method: u8, trajectory_id: String) -> Result<(), Status> {
+    let path = "file".to_owned();
+    let tar = ArtifactFormat::Tar.into();
+    match method {
+        0 => {
+            let read = ReadArtifactRequest { trajectory_id, path, ..ReadArtifactRequest::default() };
+            let mut answers = client.read_artifact(read).await?.into_inner();
+            while answers.message().await?.is_some() {}
+        }
+        1 => {
+            let archive = ArchiveArtifactsRequest { trajectory_id, path, format: tar, max_bytes: 0 };
+            let mut answers = client.archive_artifacts(archive).await?.into_inner();
+            while answers.message().await?.is_some() {}
+        }
+        2 => {
+            let list = ListArtifactsRequest { trajectory_id, ..ListArtifactsRequest::default() };
+            client.list_artifacts(list).await?;
+        }
+        _ => {
+            let header = WriteArtifactHeader { trajectory_id, path, format: ArtifactFormat::Raw.into(), mode: 0 };
+            let messages = [write_artifact_request::Message::Header(header), chunk(b"content")];
+            let messages = messages.map(|message| WriteArtifactRequest { message: Some(message) });
+            client.write_artifact(tokio_stream::iter(messages)).await?;
+        }
+    }
+    Ok(())
+}
+
+fn chunk(content: &'static [u8]) -> write_artifact_request::Message {
+    write_artifact_request::Message::Chunk(content.into())
+}
+
+#[test]
+fn transfers_under_an_agent_that_talks_nonsense_are_answered() {
+    with_cluster(|runtime, cluster| {
+        let cluster = std::cell::RefCell::new(cluster);
+        cases(4, &vec((transfer_said(), 0..4_u8), 1..40), |transfers| {
+            runtime.block_on(cluster.borrow_mut().transfer(transfers));
+        });
+    });
 }
 
 #[test]

@@ -104,7 +104,7 @@ async fn converse(agent: &Agent, messages: Vec<Vec<u8>>, listen: Duration) -> Op
     ended.ok()?.err()
 }
 
-async fn channel(agent: &Agent) -> Channel {
+pub(super) async fn channel(agent: &Agent) -> Channel {
     let socket = agent.socket();
     let connect = tower::service_fn(move |_| {
         let socket = socket.clone();
@@ -158,7 +158,7 @@ async fn until_ready(events: &mut mpsc::UnboundedReceiver<LinkEvent>, slot: u32)
     }
 }
 
-async fn echo(slot: &mut SlotHandle) -> String {
+pub(super) async fn echo(slot: &mut SlotHandle) -> String {
     let process = SlotProcess { program: Program::Shell("echo well".to_owned()), ..SlotProcess::default() };
     let order = Order {
         job: Job::Process(process),

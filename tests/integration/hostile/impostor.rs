@@ -1,6 +1,9 @@
 //! An agent that says what a test has written for it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use axum::{Router, body::Body, extract::Request, http::Response, serve::Listener};
 use bytes::Bytes;
@@ -13,9 +16,10 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, server::Grpc};
 use tool_executor::pb::sandbox::{
-    AgentFailure, Attached, CallEnded, CallLost, CallOutput, Captured, Event, Events, Exceeded, FileFailure,
-    LastAssignment, LinkRequest, LinkResponse, ProcessEnd, SlotLimit, SlotLost, SlotQuarantined, SlotReady,
-    SlotSnapshot, StartFailure, call_ended, event, link_request, link_response, process_end, request,
+    AgentFailure, Artifact, ArtifactPage, Attached, CallEnded, CallLost, CallOutput, Captured, Event, Events, Exceeded,
+    FileFailure, LastAssignment, LinkRequest, LinkResponse, ProcessEnd, SlotLimit, SlotLost, SlotQuarantined,
+    SlotReady, SlotSnapshot, StartFailure, TransferFailure, TransferResponse, TransferSummary, call_ended, event,
+    link_request, link_response, process_end, request, transfer_response,
 };
 
 use super::{
@@ -36,6 +40,8 @@ pub(super) struct Speech {
     /// In place of that.
     pub(super) greeting: Option<Vec<u8>>,
     pub(super) rest: Vec<Said>,
+    /// What is said in each transfer of files, in turn. The link stays until there is none left.
+    pub(super) transfers: VecDeque<Vec<Vec<u8>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -49,29 +55,66 @@ pub(super) enum Said {
     Bytes(Vec<u8>),
 }
 
+/// What has not been said yet.
+struct Script {
+    link: Mutex<Option<Speech>>,
+    transfers: Mutex<VecDeque<Vec<Vec<u8>>>>,
+}
+
+impl Script {
+    fn transfers(&self) -> MutexGuard<'_, VecDeque<Vec<Vec<u8>>>> {
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Listens until it is dropped.
-pub(super) async fn listen(listener: impl Listener<Addr: std::fmt::Debug>, speech: Speech) {
-    let speech = Arc::new(Mutex::new(Some(speech)));
-    let answer = move |request: Request| answer(request, speech.clone());
+pub(super) async fn listen(listener: impl Listener<Addr: std::fmt::Debug>, mut speech: Speech) {
+    let transfers = Mutex::new(std::mem::take(&mut speech.transfers));
+    let script = Arc::new(Script { link: Mutex::new(Some(speech)), transfers });
+    let answer = move |request: Request| answer(request, script.clone());
     axum::serve(listener, Router::new().fallback(answer)).await.expect("it listens");
 }
 
-async fn answer(request: Request, speech: Arc<Mutex<Option<Speech>>>) -> Response<Body> {
-    let link = tower::service_fn(move |request: tonic::Request<Streaming<Vec<u8>>>| {
-        let speech = speech.lock().unwrap_or_else(PoisonError::into_inner).take();
+async fn answer(request: Request, script: Arc<Script>) -> Response<Body> {
+    let is_transfer = request.uri().path().ends_with("/Transfer");
+    let service = tower::service_fn(move |request: tonic::Request<Streaming<Vec<u8>>>| {
+        let script = script.clone();
         async move {
-            let speech = speech.ok_or_else(|| Status::unauthenticated("all has been said"))?;
             let (responses, receiver) = mpsc::channel(16);
-            tokio::spawn(speech.give(request.into_inner(), responses));
+            let over = || Status::unauthenticated("all has been said");
+            if is_transfer {
+                let said = script.transfers().pop_front().ok_or_else(over)?;
+                tokio::spawn(transfer(request.into_inner(), said, responses));
+            } else {
+                let speech = script.link.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(over)?;
+                tokio::spawn(speech.give(request.into_inner(), responses, script));
+            }
             Ok(tonic::Response::new(ReceiverStream::new(receiver)))
         }
     });
     let mut grpc = Grpc::new(Raw).apply_max_message_size_config(Some(64 << 20), Some(64 << 20));
-    grpc.streaming(link, request).await.map(Body::new)
+    grpc.streaming(service, request).await.map(Body::new)
+}
+
+async fn transfer(
+    mut requests: Streaming<Vec<u8>>,
+    said: Vec<Vec<u8>>,
+    responses: mpsc::Sender<Result<Vec<u8>, Status>>,
+) {
+    let _ = requests.message().await;
+    for bytes in said {
+        // An executor that hangs up has heard enough.
+        let _ = responses.send(Ok(bytes)).await;
+    }
 }
 
 impl Speech {
-    async fn give(self, mut requests: Streaming<Vec<u8>>, responses: mpsc::Sender<Result<Vec<u8>, Status>>) {
+    async fn give(
+        self,
+        mut requests: Streaming<Vec<u8>>,
+        responses: mpsc::Sender<Result<Vec<u8>, Status>>,
+        script: Arc<Script>,
+    ) {
         let _ = requests.message().await;
         let mut next = self.attached.events_acknowledged.wrapping_add(1);
         let greeting = self.greeting.unwrap_or_else(|| encoded(link_response::Message::Attached(self.attached)));
@@ -95,6 +138,9 @@ impl Speech {
                 }
             };
             let _ = responses.send(Ok(bytes)).await;
+        }
+        while !script.transfers().is_empty() && !responses.is_closed() {
+            sleep(LAST).await;
         }
         sleep(LAST).await;
     }
@@ -199,6 +245,46 @@ fn event() -> BoxedStrategy<Event> {
         (slot(), long()).prop_map(|(slot, cause)| event::Event::Quarantined(SlotQuarantined { slot, cause }));
     let event = prop_oneof![3 => output, 6 => ended, 1 => ready, 1 => lost, 1 => quarantined];
     prop::option::weighted(0.95, event).prop_map(|event| Event { event }).boxed()
+}
+
+/// Of one transfer: mostly what makes sense one by one.
+pub(super) fn transfer_said() -> BoxedStrategy<Vec<Vec<u8>>> {
+    let typed = || piece().prop_map(|message| TransferResponse { message }.encode_to_vec());
+    let said = prop_oneof![6 => typed(), 2 => mutated(typed()), 1 => vec(any::<u8>(), 0..32)];
+    vec(said, 0..5).boxed()
+}
+
+fn piece() -> BoxedStrategy<Option<transfer_response::Message>> {
+    use transfer_response::Message;
+    let failure = (integer(), long()).prop_map(|(kind, message)| Message::Failure(TransferFailure { kind, message }));
+    let page = (vec(artifact(), 0..4), any::<bool>())
+        .prop_map(|(artifacts, more)| Message::Page(ArtifactPage { artifacts, more }));
+    let summary = (number(), number(), long(), any::<bool>()).prop_map(|(bytes, entries, sha256, truncated)| {
+        Message::Summary(TransferSummary { bytes, entries, sha256, truncated })
+    });
+    let message = prop_oneof![
+        3 => artifact().prop_map(Message::Artifact),
+        3 => data().prop_map(Message::Chunk),
+        2 => summary,
+        2 => failure,
+        2 => page,
+    ];
+    prop::option::weighted(0.95, message).boxed()
+}
+
+fn artifact() -> impl Strategy<Value = Artifact> {
+    let seconds = number().prop_map(u64::cast_signed);
+    (data(), any::<bool>(), number(), seconds, small(), small(), long()).prop_map(
+        |(path, is_directory, size, modified_seconds, modified_nanos, mode, media_type)| Artifact {
+            path,
+            is_directory,
+            size,
+            modified_seconds,
+            modified_nanos,
+            mode,
+            media_type,
+        },
+    )
 }
 
 /// Longer than a result may be, now and then.

@@ -13,4 +13,6 @@ mod impostor;
 pub(crate) mod mutate;
 mod port;
 mod public;
+mod sessions;
+mod transfers;
 mod values;
