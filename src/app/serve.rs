@@ -27,7 +27,7 @@ use crate::{
     external,
     journal::Journal,
     sandbox::client::LinkOptions,
-    scheduler::{self, ContainerState, FormerOwner},
+    scheduler::{self, ContainerState},
     settings::{self, OnShutdown, ServeFlags, Settings},
     telemetry::Metrics,
     trajectory::{self, Directory},
@@ -40,8 +40,6 @@ use crate::{settings::TraceSettings, telemetry::Traces};
 const CLOSING: Duration = Duration::from_secs(2);
 /// How long containers may take to end once it is to be at once.
 const HURRY: Duration = Duration::from_secs(2);
-/// How long agents that run already may take to say whose slots they have, before anybody is served without it.
-const ADOPTING: Duration = Duration::from_secs(2);
 /// How often it is looked whether new trajectories are welcome.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -118,20 +116,18 @@ async fn serve(settings: Settings, flags: ServeFlags) -> Done {
     let (tools, registry) =
         external::open(rooms::external_config(&settings), enabled, disabled, &mut refreshing).await?;
     let pools = settings.pools.iter().map(rooms::pool_config).collect();
-    let (tell_former_owner, former_owners) = mpsc::unbounded_channel();
-    let (scheduler, scheduling) = scheduler::spawn(pools, backend.clone(), options, adopted, claims, tell_former_owner);
+    let (tell_former_owners, former_owners) = (!journal.was_complete()).then(mpsc::unbounded_channel).unzip();
+    let (scheduler, scheduling) =
+        scheduler::spawn(pools, backend.clone(), options, adopted, claims, tell_former_owners);
     let defaults = limits.default_options.clone();
     let max_trajectories = settings.limits.max_trajectories;
     let metrics = Arc::new(Metrics::new(backend.name()));
     let history = Arc::new(History::default());
     let counter = Arc::new(Counter { metrics: metrics.clone(), history: history.clone() });
-    let nothing_is_known = restored.is_empty();
     let directory =
         Directory::new(limits, max_trajectories, scheduler.clone(), tools.clone(), journal, counter, restored);
-    let stranding = tokio::spawn(strand(directory.clone(), former_owners));
-    if nothing_is_known {
-        // Else the first call of each could run in an empty workspace.
-        let _ = timeout(ADOPTING, stranding).await;
+    if let Some(former_owners) = former_owners {
+        tokio::spawn(directory.clone().strand(former_owners));
     }
     let access = tenants::access(&settings, &directory);
     reloads.extend(tenants::reload(&settings, flags, &access, &directory));
@@ -234,13 +230,6 @@ async fn serve(settings: Settings, flags: ServeFlags) -> Done {
     leaving.await?;
     info!("ended");
     Ok(ExitCode::SUCCESS)
-}
-
-/// Until everybody has been told of.
-async fn strand(directory: Directory, mut former_owners: mpsc::UnboundedReceiver<FormerOwner>) {
-    while let Some(owner) = former_owners.recv().await {
-        directory.strand(owner).await;
-    }
 }
 
 /// SIGTERM and SIGINT.

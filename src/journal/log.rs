@@ -31,11 +31,15 @@ pub enum Durability {
     Synced,
 }
 
+/// A file beside the segments as long as they may not tell of all.
+const INCOMPLETE: &str = "incomplete";
+
 /// Where records are kept. Cheap to clone.
 #[derive(Clone)]
 pub struct Journal {
     /// None where they are not.
     shared: Option<Arc<Shared>>,
+    was_complete: bool,
 }
 
 /// A trajectory's part of it. Dropped, what it has written stays.
@@ -72,26 +76,29 @@ impl Journal {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("create"))?;
         let boot = boot();
         let mut found = recovery::read(directory, &boot)?;
-        let is_complete = found.is_complete;
+        let was_complete = found.is_complete && !directory.join(INCOMPLETE).exists();
         if durability == Durability::Memory {
             // From here on what is there would be out of date.
             let segments = segment::list(directory).map_err(failed("list"))?;
             let remove = |number| fs::remove_file(segment::path(directory, number));
             segments.into_iter().try_for_each(remove).map_err(failed("clear"))?;
-            let journal = Self { shared: None };
-            let recovered = found.lives.into_values().map(|life| journal.recovered(0, life, is_complete));
+            let journal = Self { shared: None, was_complete };
+            let recovered = found.lives.into_values().map(|life| journal.recovered(0, life));
             return Ok((journal.clone(), recovered.collect()));
+        }
+        if !was_complete {
+            fs::File::create(directory.join(INCOMPLETE)).map_err(failed("write to"))?;
         }
         let lives = std::mem::take(&mut found.lives);
         let shared = Arc::new(Shared::new(directory.to_owned(), boot, durability == Durability::Synced, found)?);
-        let journal = Self { shared: Some(shared.clone()) };
-        let recovered = lives.into_iter().map(|(number, life)| journal.recovered(number, life, is_complete)).collect();
+        let journal = Self { shared: Some(shared.clone()), was_complete };
+        let recovered = lives.into_iter().map(|(number, life)| journal.recovered(number, life)).collect();
         shared.tidy();
         Ok((journal, recovered))
     }
 
-    fn recovered(&self, life: u64, FoundLife { key, records }: FoundLife, is_complete: bool) -> Recovered {
-        Recovered { entry: self.entry(life, key.clone(), false), key, records, is_complete }
+    fn recovered(&self, life: u64, FoundLife { key, records }: FoundLife) -> Recovered {
+        Recovered { entry: self.entry(life, key.clone(), false), key, records, is_complete: self.was_complete }
     }
 
     /// A trajectory begins. Each life of a key has an entry of its own, so that the late end of one is not another's.
@@ -103,6 +110,19 @@ impl Journal {
     fn entry(&self, life: u64, key: TrajectoryKey, new: bool) -> Entry {
         let wanted = self.shared.as_ref().map(|shared| shared.wanted(life)).unwrap_or_default();
         Entry { shared: self.shared.clone(), life, key, new, wanted }
+    }
+
+    /// When it was opened, it was there, with all that was written to it: whoever is not in it is not open.
+    pub fn was_complete(&self) -> bool {
+        self.was_complete
+    }
+
+    /// What it did not tell has been written to it, as far as it can be known: from now on it is complete.
+    pub fn complete(&self) {
+        if let Some(shared) = &self.shared {
+            // If it cannot be removed, the next executor asks once more.
+            let _ = fs::remove_file(shared.directory.join(INCOMPLETE));
+        }
     }
 
     /// New calls and trajectories must be refused: what room is left is for what becomes of those that were accepted.

@@ -198,7 +198,8 @@ impl Reading<'_> {
         if let Some(life) = self.unnamed.iter().next().filter(|_| whole) {
             return Err(format!("the beginning of trajectory {life} is not there"));
         }
-        self.found.is_complete = whole;
+        // Where there is none, there may have been one.
+        self.found.is_complete = whole && self.found.header.is_some();
         let removed = self.found.accounts.forget_before(self.oldest);
         self.found.needless.extend(removed);
         let mut latest = HashMap::new();

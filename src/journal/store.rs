@@ -31,7 +31,7 @@ use crate::pb::journal as pb;
 pub(super) const AGAIN: Duration = Duration::from_millis(100);
 
 pub(super) struct Shared {
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     boot: Boot,
     pub(super) synced: bool,
     log: Mutex<Log>,

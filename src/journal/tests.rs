@@ -295,6 +295,18 @@ fn recovered(directory: &Path, durability: Durability) -> (Journal, BTreeMap<Tra
     (journal, lives.collect())
 }
 
+#[test]
+fn a_journal_is_complete_once_it_is_said_to_be() {
+    let home = tempfile::tempdir().unwrap();
+    let opened = || Journal::open(home.path(), Durability::File).unwrap().0;
+    assert!(!opened().was_complete(), "there was none, and there may have been one");
+    let journal = opened();
+    assert!(!journal.was_complete(), "nobody has said so");
+    journal.complete();
+    drop(journal);
+    assert!((0..2).all(|_| opened().was_complete()));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 

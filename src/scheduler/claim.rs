@@ -36,13 +36,21 @@ pub struct Reclaimed {
     pub is_exact: bool,
 }
 
-/// To whom an executor before this one has given a slot. Where nobody claims it, its files are about to go.
+/// To whom an executor before this one has given a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FormerOwner {
     pub key: TrajectoryKey,
     pub pool: PoolName,
     /// Of the workspace there.
     pub generation: Generation,
+}
+
+/// Of one container. What nobody claims of it is about to be emptied.
+#[derive(Debug)]
+pub struct FormerOwners {
+    pub owners: Vec<FormerOwner>,
+    /// It is once this is answered, or dropped.
+    pub heard: oneshot::Sender<()>,
 }
 
 impl Claim {

@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    claim::{Claim, FormerOwner},
+    claim::{Claim, FormerOwners},
     config::PoolConfig,
     core::{ContainerKey, Core, Effect, Event, PoolKey},
     handle::{Command, Handle},
@@ -51,7 +51,7 @@ struct Watched {
     /// Of its slots, until the agent has answered.
     claims: Vec<Claim>,
     /// Of a container that was taken over, until the agent has answered.
-    former_owners: Option<mpsc::UnboundedSender<FormerOwner>>,
+    former_owners: Option<mpsc::UnboundedSender<FormerOwners>>,
     since: SystemTime,
 }
 
@@ -66,8 +66,8 @@ struct Driver {
     adopted: Vec<Container>,
     /// Of slots in containers that run already and are about to be taken over.
     claims: HashMap<ContainerId, Vec<Claim>>,
-    /// Whoever wants to hear of them. None once there is nothing more to take over.
-    former_owners: Option<mpsc::UnboundedSender<FormerOwner>>,
+    /// Whoever wants to hear of them, if anybody does; none once there is nothing more to take over.
+    former_owners: Option<mpsc::UnboundedSender<FormerOwners>>,
     /// Nobody watches over containers any more.
     leave: CancellationToken,
     link: LinkOptions,
@@ -87,8 +87,9 @@ struct Driver {
 
 /// Starts the scheduler: what runs already is adopted, and with it the slots that trajectories claim; the least number of
 /// containers of each pool is started at once, and the others as they are needed. Every claim is answered, as soon as it
-/// is known what has become of its slot. And `former_owners` is told whose slots agents say that they were, known or not,
-/// before any of those is emptied; it is closed once every agent that was there has answered or is given up.
+/// is known what has become of its slot. Where there may have been more trajectories than are known, `former_owners` hears
+/// whose slots agents say that they were, known or not; it is closed once every agent that was there has answered or is
+/// given up.
 ///
 /// Its task ends after [`Handle::shut_down`], when every container is gone; and never after [`Handle::hand_over`].
 pub fn spawn(
@@ -97,7 +98,7 @@ pub fn spawn(
     link: LinkOptions,
     adopted: Vec<(PoolName, Container)>,
     claims: Vec<Claim>,
-    former_owners: mpsc::UnboundedSender<FormerOwner>,
+    former_owners: Option<mpsc::UnboundedSender<FormerOwners>>,
 ) -> (Handle, JoinHandle<()>) {
     // Each bounded by what it carries: see `Command` and `Report`.
     let (to_commands, commands) = mpsc::unbounded_channel();
@@ -111,7 +112,7 @@ pub fn spawn(
         backend,
         adopted: Vec::new(),
         claims: adoption::by_container(claims),
-        former_owners: Some(former_owners),
+        former_owners,
         leave: CancellationToken::new(),
         link,
         commands,

@@ -22,7 +22,7 @@ mod status;
 mod supervisor;
 
 pub use self::{
-    claim::{Claim, FormerOwner, Reclaimed},
+    claim::{Claim, FormerOwner, FormerOwners, Reclaimed},
     config::PoolConfig,
     core::SlotState,
     driver::spawn,

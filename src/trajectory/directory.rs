@@ -1,5 +1,6 @@
 //! Finds the trajectory of a key, making it where that is asked for, and counts what all of them hold.
 
+mod ending;
 mod stranding;
 
 use std::{
@@ -8,11 +9,11 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::task::TaskTracker;
@@ -64,6 +65,8 @@ pub(super) struct Shared {
     pub(super) pressure: Notify,
     pub(super) tasks: TaskTracker,
     draining: AtomicBool,
+    /// False while there may be some whose slots are about to tell of them.
+    all_are_known: watch::Sender<bool>,
 }
 
 /// One trajectory of a list.
@@ -107,6 +110,7 @@ impl Directory {
                 pressure: Notify::new(),
                 tasks: TaskTracker::new(),
                 draining: AtomicBool::new(false),
+                all_are_known: watch::Sender::new(true),
             }),
         };
         let restored = restored.into_iter().map(|start| (start.key.clone(), directory.start(start)));
@@ -116,6 +120,7 @@ impl Directory {
 
     /// Attaches a stream to the trajectory, opening it if need be.
     pub async fn open(&self, key: TrajectoryKey, open: Open, requests: Requests) -> Result<Responses, DirectoryError> {
+        self.recognize(&key).await;
         let must_exist = open.require_existing || open.last_sequence.0 > 0;
         let new = (!must_exist).then(|| (open.options.clone(), open.trace.clone()));
         let sender = self.find(&key, new)?;
@@ -140,6 +145,7 @@ impl Directory {
         require_existing: bool,
         trace: Option<Arc<TraceParent>>,
     ) -> Result<Answer, DirectoryError> {
+        self.recognize(&key).await;
         let sender = self.find(&key, (!require_existing).then(|| (options.clone(), trace.clone())))?;
         let (reply, answer) = oneshot::channel();
         match sender.send(Command::Execute { call: Box::new(call), require_existing, trace, reply }).await {
@@ -169,6 +175,7 @@ impl Directory {
 
     /// Ends a trajectory; returns once its slot has been given back. One that is not there has ended.
     pub async fn release(&self, key: &TrajectoryKey, keep: bool) {
+        self.recognize(key).await;
         let Some(sender) = self.shared.lock().get(key).cloned() else { return };
         let (reply, answer) = oneshot::channel();
         if sender.send(Command::Release { keep, reply }).await.is_ok() {
@@ -269,45 +276,6 @@ impl Directory {
 
     pub fn is_draining(&self) -> bool {
         self.shared.draining.load(Ordering::Relaxed)
-    }
-
-    /// Takes nothing new, lets what was accepted finish for at most `timeout`, then cancels it; returns once every
-    /// trajectory has ended and given its slot back.
-    pub async fn drain(&self, timeout: Duration) {
-        self.shared.draining.store(true, Ordering::Relaxed);
-        self.tell_all(|| Command::Drain { remaining: timeout }).await;
-        if tokio::time::timeout(timeout, self.all_ended()).await.is_err() {
-            self.tell_all(|| Command::DrainDeadline).await;
-            self.all_ended().await;
-        }
-    }
-
-    /// Leaves every trajectory as it is, for the executor after this one; returns once nothing more happens to any. What
-    /// they have been sent still reaches their clients.
-    pub async fn hand_over(&self) {
-        self.shared.draining.store(true, Ordering::Relaxed);
-        let senders: Vec<_> = self.shared.lock().values().cloned().collect();
-        for sender in senders {
-            // One that has ended needs no telling.
-            let _ = sender.send(Command::HandOver).await;
-            sender.closed().await;
-        }
-    }
-
-    async fn tell_all(&self, command: impl Fn() -> Command) {
-        let senders: Vec<_> = self.shared.lock().values().cloned().collect();
-        for sender in senders {
-            // One that has ended needs no telling.
-            let _ = sender.send(command()).await;
-        }
-    }
-
-    async fn all_ended(&self) {
-        // Coarse on purpose: this runs once in the life of a process.
-        let mut tick = tokio::time::interval(Duration::from_millis(5));
-        while self.counts().open_trajectories > 0 {
-            tick.tick().await;
-        }
     }
 
     /// The trajectory, or a new one with these options, as a part of this trace.

@@ -16,8 +16,8 @@ use crate::{
     sandbox::{outgoing::Outgoing, session::pasts},
 };
 
-/// How long a new executor waits for slots that are busy with what the one before has asked; it is told nothing of those
-/// that take longer.
+/// How long a new executor waits for slots that are busy with what the one before has asked; of those that take longer it
+/// is told only whose they were.
 const SETTLING: Duration = Duration::from_secs(3);
 
 /// The way to a slot's task.
@@ -87,7 +87,10 @@ pub(super) fn snapshots(slots: &[SlotHandle], events: &Outgoing<Event>, unsettle
     let pasts = events.look(|events| pasts(slots.len(), events));
     let all = slots.iter().zip(pasts).enumerate();
     all.map(|(index, (slot, past))| match unsettled.contains(&index) {
-        true => SlotSnapshot { state: SlotState::Resetting.into(), ..SlotSnapshot::default() },
+        true => {
+            let SlotSnapshot { owner, generation, .. } = slot.snapshot();
+            SlotSnapshot { state: SlotState::Resetting.into(), owner, generation, ..SlotSnapshot::default() }
+        }
         false => SlotSnapshot {
             ended_calls: past.ended.into_iter().collect(),
             events_of_others: past.of_others,

@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use tokio::sync::oneshot;
 use tracing::info;
 
 use super::{
     super::{
-        claim::{Claim, FormerOwner, Reclaimed},
+        claim::{Claim, FormerOwner, FormerOwners, Reclaimed},
         core::{ContainerKey, ContainerState, Event, OwnerId, PoolKey, SlotKey},
         lease::Lease,
     },
@@ -45,7 +46,9 @@ impl Driver {
             self.adopted = of_pool.collect();
             let in_use = self.adopted.iter().filter(|container| self.claims.contains_key(&container.id)).count();
             let count = |containers| u32::try_from(containers).unwrap_or(u32::MAX);
-            let (containers, in_use) = (count(self.adopted.len()), count(in_use));
+            let containers = count(self.adopted.len());
+            // Where not everybody is known, any of them may be.
+            let in_use = if self.former_owners.is_some() { containers } else { count(in_use) };
             if containers > 0 {
                 info!(containers, in_use, pool = %name, "containers of an earlier executor are taken over");
                 self.tell(Event::Adopt { pool, containers, in_use });
@@ -72,7 +75,7 @@ impl Driver {
         draining: Option<String>,
         held: Vec<Result<Held, &'static str>>,
     ) {
-        self.tell_former_owners(container, &attached.used);
+        let heard = self.tell_former_owners(container, &attached.used);
         let claims = self.containers.get_mut(&container).map(|watched| std::mem::take(&mut watched.claims));
         self.tell(Event::ContainerTakenOver { container, slots: attached.slots });
         let mut used: HashSet<u32> = attached.used.iter().map(|used| used.slot).collect();
@@ -89,27 +92,38 @@ impl Driver {
         }
         // Before anything in it is free.
         self.drain_if_need_be(container, attached.is_old, draining);
-        for index in (0..attached.slots).filter(|index| !kept.contains(index)) {
-            if used.contains(&index) {
-                if let Some(agent) = self.containers.get(&container).and_then(|watched| watched.agent.as_ref()) {
-                    agent.link.release(index, false);
-                }
-            } else {
-                self.tell(Event::SlotReady { slot: SlotKey { container, index }, kept: false });
-            }
+        let (left, clean): (Vec<u32>, Vec<u32>) =
+            (0..attached.slots).filter(|index| !kept.contains(index)).partition(|index| used.contains(index));
+        for index in clean {
+            self.tell(Event::SlotReady { slot: SlotKey { container, index }, kept: false });
+        }
+        self.empty(container, left, heard);
+    }
+
+    /// Slots that nobody has any more, once `heard` is answered, if there is anybody to hear.
+    fn empty(&self, container: ContainerKey, slots: Vec<u32>, heard: Option<oneshot::Receiver<()>>) {
+        let Some(agent) = self.containers.get(&container).and_then(|watched| watched.agent.clone()) else { return };
+        let empty = move || slots.into_iter().for_each(|slot| agent.link.release(slot, false));
+        match heard {
+            None => empty(),
+            Some(heard) => drop(tokio::spawn(async move {
+                // See there.
+                let _ = heard.await;
+                empty();
+            })),
         }
     }
 
-    fn tell_former_owners(&mut self, container: ContainerKey, used: &[UsedSlot]) {
-        let pool = self.pool(container.pool()).map(|pool| pool.config.name.clone());
-        let to = self.containers.get_mut(&container).and_then(|watched| watched.former_owners.take());
-        let (Some(pool), Some(to)) = (pool, to) else { return };
-        for UsedSlot { owner, generation, .. } in used {
-            if let Some(key) = TrajectoryKey::parse(owner) {
-                // Nobody may want to hear of it.
-                let _ = to.send(FormerOwner { key, pool: pool.clone(), generation: *generation });
-            }
-        }
+    fn tell_former_owners(&mut self, container: ContainerKey, used: &[UsedSlot]) -> Option<oneshot::Receiver<()>> {
+        let former_owners = self.containers.get_mut(&container)?.former_owners.take()?;
+        let pool = &self.pool(container.pool())?.config.name;
+        let owner = |UsedSlot { owner, generation, .. }: &UsedSlot| {
+            Some(FormerOwner { key: TrajectoryKey::parse(owner)?, pool: pool.clone(), generation: *generation })
+        };
+        let (heard, answer) = oneshot::channel();
+        // If nobody wants to hear it any more, this is dropped.
+        let _ = former_owners.send(FormerOwners { owners: used.iter().filter_map(owner).collect(), heard });
+        Some(answer)
     }
 
     /// The slot, if the trajectory has it now.

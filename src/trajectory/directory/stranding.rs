@@ -2,23 +2,44 @@
 
 use std::{
     collections::{BTreeMap, hash_map},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tracing::warn;
 
 use super::Directory;
 use crate::{
-    id::{CallNumber, Sequence},
+    id::{CallNumber, Sequence, TrajectoryKey},
     journal::{Options, Record},
-    scheduler::FormerOwner,
+    scheduler::{FormerOwner, FormerOwners},
     trajectory::{request::Defaults, start::Start, state::State, totals::Part},
 };
 
+/// How long whoever is not known waits for agents to say whose slots they had. Longer than an agent that can be reached takes
+/// for it, which waits for its slots.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 impl Directory {
-    /// An executor before this one has given it a slot, which is about to be emptied. If nothing is known of the
-    /// trajectory, because the journal was lost, nothing of it runs until its client says that it begins anew.
-    pub async fn strand(&self, owner: FormerOwner) {
+    /// To be called before anybody asks for a trajectory, if the journal may not tell of all. An executor before this one
+    /// has given these slots, which are about to be emptied: of whom nothing is known, nothing runs until his client says
+    /// that he begins anew. Until everybody has been told of, nobody begins who may be among them.
+    pub fn strand(self, mut told: mpsc::UnboundedReceiver<FormerOwners>) -> impl Future<Output = ()> + Send {
+        self.shared.all_are_known.send_replace(false);
+        async move {
+            while let Some(FormerOwners { owners, heard }) = told.recv().await {
+                // At once, so that one sync of the journal serves them all.
+                let all: JoinSet<()> = owners.into_iter().map(|owner| self.clone().strand_one(owner)).collect();
+                all.join_all().await;
+                // A container that is gone needs no answer.
+                let _ = heard.send(());
+            }
+            self.shared.journal.complete();
+            self.shared.all_are_known.send_replace(true);
+        }
+    }
+
+    async fn strand_one(self, owner: FormerOwner) {
         let key = owner.key.clone();
         if self.shared.lock().contains_key(&key) {
             return;
@@ -32,9 +53,19 @@ impl Directory {
             (hash_map::Entry::Vacant(entry), Some(state)) => {
                 entry.insert(self.start(Start { key, state, journal, trace: None, reclaim: None }));
             }
-            // Somebody has just begun it.
+            // It had two slots; or somebody did not wait any longer.
             _ => journal.end(),
         }
+    }
+
+    /// Returns once it is known whether this is somebody's.
+    pub(super) async fn recognize(&self, key: &TrajectoryKey) {
+        if *self.shared.all_are_known.borrow() || self.shared.lock().contains_key(key) {
+            return;
+        }
+        let mut all_are_known = self.shared.all_are_known.subscribe();
+        // Whoever does not hear in time begins.
+        let _ = timeout(PATIENCE, all_are_known.wait_for(|known| *known)).await;
     }
 }
 

@@ -3,13 +3,16 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tool_executor::{
     backend::ContainerEvent,
     id::{CallNumber, ContainerId, Generation},
     pb::sandbox::{SlotSnapshot, SlotState},
     sandbox::{PROTOCOL_VERSION, client::SlotEvent},
-    scheduler::{Claim, ContainerState, FormerOwner, PoolConfig, Reclaimed},
+    scheduler::{Claim, ContainerState, FormerOwner, FormerOwners, PoolConfig, Reclaimed},
     tool::{Evidence, Location},
 };
 
@@ -72,9 +75,17 @@ fn agent_with(names: &[&str]) -> Told {
 
 /// The one container that was left is there, with this agent; "a" claims its slot in it.
 fn left(agent: Option<(Told, Manner)>, rules: PoolConfig) -> (Bed, Claimed) {
+    left_telling(agent, rules, None)
+}
+
+fn left_telling(
+    agent: Option<(Told, Manner)>,
+    rules: PoolConfig,
+    former_owners: Option<mpsc::UnboundedSender<FormerOwners>>,
+) -> (Bed, Claimed) {
     let backend = FakeBackend::new(2).leave_with("", agent);
     let (claim, claimed) = claim("a", backend.id(0), 0, 3);
-    (Bed::after_another(backend, rules, vec![claim]), claimed)
+    (Bed::telling(backend, rules, vec![claim], former_owners), claimed)
 }
 
 const RELEASE: Asked = Asked::Release { slot: 0, keep: false };
@@ -106,22 +117,53 @@ async fn who_had_slots_is_told_and_then_no_more() {
     let mut agent = agent_with(&["a", "b", "c"]);
     agent.slots[1].state = SlotState::Kept.into();
     agent.slots[2].state = SlotState::Lost.into();
-    let (mut bed, _claimed) = left(Some((agent, Manner::Good)), rules());
-    for name in ["a", "b", "c"] {
-        let owner = timeout(PATIENCE, bed.former_owners.recv()).await.expect("it is told in time");
-        let (pool, generation) = (rules().name, Generation(3));
-        assert_eq!(owner, Some(FormerOwner { key: key(name), pool, generation }));
-    }
-    assert_eq!(timeout(PATIENCE, bed.former_owners.recv()).await.expect("it ends in time"), None);
+    let (tell, mut former_owners) = mpsc::unbounded_channel();
+    let (bed, claimed) = left_telling(Some((agent, Manner::Good)), rules(), Some(tell));
+    let told = timeout(PATIENCE, former_owners.recv()).await.expect("it is told in time").expect("it is told");
+    let owner = |name| FormerOwner { key: key(name), pool: rules().name, generation: Generation(3) };
+    assert_eq!(told.owners, ["a", "b", "c"].map(owner));
+    assert!(timeout(PATIENCE, former_owners.recv()).await.expect("it ends in time").is_none());
+    // What is about to be forgotten is there until somebody has heard whose it was.
+    let reclaimed = claimed.reclaimed().await;
+    assert_eq!(reclaimed.location.slot, 0);
+    assert_eq!(bed.scheduler.status().await[0].resetting_slots, 2);
+    assert!(bed.backend.asked_nothing().await);
+    told.heard.send(()).expect("it is waited for");
+    let emptied = [bed.backend.asked().await, bed.backend.asked().await];
+    assert_eq!(emptied, [1, 2].map(|slot| Asked::Release { slot, keep: false }));
 }
 
 #[tokio::test]
 async fn where_nobody_answers_no_former_owners_are_waited_for() {
-    let (mut bed, claimed) = left(None, PoolConfig { start_timeout: Duration::from_millis(50), ..rules() });
-    assert_eq!(timeout(PATIENCE, bed.former_owners.recv()).await.expect("it ends in time"), None);
+    let (tell, mut former_owners) = mpsc::unbounded_channel();
+    let rules = PoolConfig { start_timeout: Duration::from_millis(50), ..rules() };
+    let (_bed, claimed) = left_telling(None, rules.clone(), Some(tell));
+    assert!(timeout(PATIENCE, former_owners.recv()).await.expect("it ends in time").is_none());
     claimed.refused().await;
-    let mut bed = Bed::new(rules());
-    assert_eq!(timeout(PATIENCE, bed.former_owners.recv()).await.expect("it ends in time"), None);
+    let (tell, mut former_owners) = mpsc::unbounded_channel();
+    let _bed = Bed::telling(FakeBackend::new(1), rules, Vec::new(), Some(tell));
+    assert!(timeout(PATIENCE, former_owners.recv()).await.expect("it ends in time").is_none());
+}
+
+/// Any of them may be somebody's.
+#[tokio::test]
+async fn where_not_all_are_known_none_is_ended_unasked() {
+    let backend = FakeBackend::new(1);
+    let left = ["a", "b", "c"].map(|name| Some((agent_with(&[name]), Manner::Good)));
+    let backend = left.into_iter().fold(backend, |backend, agent| backend.leave_with("", agent));
+    let (tell, mut former_owners) = mpsc::unbounded_channel();
+    let bed = Bed::telling(backend, rules(), Vec::new(), Some(tell));
+    let mut names = Vec::new();
+    while let Some(FormerOwners { owners, heard }) =
+        timeout(PATIENCE, former_owners.recv()).await.expect("it is told in time")
+    {
+        names.extend(owners.into_iter().map(|owner| owner.key.to_string()));
+        // It may be one too many, and gone.
+        let _ = heard.send(());
+    }
+    names.sort();
+    assert_eq!(names, ["a", "b", "c"]);
+    bed.backend.until_stopped(2).await;
 }
 
 /// A slot that cannot be wiped is no matter of those who have theirs.

@@ -134,7 +134,7 @@ async fn a_start_that_is_under_way_at_the_end_is_given_up() {
 
 #[tokio::test]
 async fn without_anybody_who_could_ask_everything_ends() {
-    let Bed { scheduler, task, backend, .. } = Bed::new(PoolConfig { min_containers: 1, ..rules() });
+    let Bed { scheduler, task, backend } = Bed::new(PoolConfig { min_containers: 1, ..rules() });
     backend.until_started(1).await;
     drop(scheduler);
     task.await.expect("it has ended well");

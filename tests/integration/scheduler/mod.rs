@@ -16,7 +16,7 @@ use tool_executor::{
     id::{PoolName, Tenant, TrajectoryId, TrajectoryKey},
     sandbox::client::{LinkOptions, SlotEvent},
     scheduler::{
-        self, Claim, FormerOwner, Grant, Handle, Lease, PoolConfig, PoolStatus, WaitEvent, WaitFailure, Waiting,
+        self, Claim, FormerOwners, Grant, Handle, Lease, PoolConfig, PoolStatus, WaitEvent, WaitFailure, Waiting,
     },
 };
 
@@ -43,7 +43,6 @@ struct Bed {
     scheduler: Handle,
     task: JoinHandle<()>,
     backend: Arc<FakeBackend>,
-    former_owners: mpsc::UnboundedReceiver<FormerOwner>,
 }
 
 impl Bed {
@@ -57,6 +56,16 @@ impl Bed {
 
     /// With claims of slots in what was left.
     fn after_another(backend: FakeBackend, rules: PoolConfig, claims: Vec<Claim>) -> Self {
+        Self::telling(backend, rules, claims, None)
+    }
+
+    /// So that somebody hears whose slots they were.
+    fn telling(
+        backend: FakeBackend,
+        rules: PoolConfig,
+        claims: Vec<Claim>,
+        former_owners: Option<mpsc::UnboundedSender<FormerOwners>>,
+    ) -> Self {
         let backend = Arc::new(backend);
         assert_eq!(backend.name(), "fake");
         let link = LinkOptions {
@@ -66,10 +75,9 @@ impl Bed {
             agent_grace: Duration::from_millis(100),
             superseded: CancellationToken::new(),
         };
-        let (to_former_owners, former_owners) = mpsc::unbounded_channel();
-        let (scheduler, task) =
-            scheduler::spawn(vec![rules], backend.clone(), link, backend.left(), claims, to_former_owners);
-        Self { scheduler, task, backend, former_owners }
+        let left = backend.left();
+        let (scheduler, task) = scheduler::spawn(vec![rules], backend.clone(), link, left, claims, former_owners);
+        Self { scheduler, task, backend }
     }
 
     fn acquire(&self, name: &str) -> Waiting {

@@ -13,7 +13,8 @@ use serde_json::json;
 use tonic::Code;
 use tool_executor::pb::toolexecutor::{
     Attribution, Call, CallResult, Command, ExecuteRequest, Executed, Input, Outcome, OutputStream, Reason,
-    ReleaseRequest, trajectory_request::Message as Request, trajectory_response::Message as Response,
+    ReleaseRequest, TrajectoryOptions, trajectory_request::Message as Request,
+    trajectory_response::Message as Response,
 };
 
 use crate::support::{
@@ -263,6 +264,53 @@ async fn with_the_journal_lost_nothing_goes_on_in_an_empty_workspace() {
         // Nothing of it was left, and its client has been told so.
         assert_eq!(execute(&server, "released", bash("after", "ls")).await.output, "");
     }
+}
+
+/// What was found out about a lost journal outlives whoever finds it out, or it is found out again.
+#[tokio::test]
+async fn a_journal_that_is_lost_is_lost_once() {
+    let mut server = Server::with(&[("SLOTS", "20"), ("MAX_CONTAINERS", "1")]);
+    let ids: Vec<String> = (0..20).map(|index| format!("t{index}")).collect();
+    for (round, wait) in [0, 2, 5, 10, 20, 40].into_iter().enumerate() {
+        for id in &ids {
+            let made = execute(&server, id, bash(&format!("before{round}"), "touch file")).await;
+            assert!(made.success, "{made:?}");
+        }
+        server.signal(Signal::KILL);
+        server.wait();
+        std::fs::remove_dir_all(server.state.path().join("journal")).expect("it is there");
+        server.start_again();
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        server.kill_and_start_again();
+        let mut client = server.client().await;
+        for id in &ids {
+            let refused = execute(&server, id, bash(&format!("after{round}"), "ls")).await;
+            assert_eq!(refused.reason(), Reason::WorkspaceGone, "{wait} ms: {id}: {refused:?}");
+            let release = ReleaseRequest { trajectory_id: id.clone(), keep_workspace: false };
+            client.release(release).await.expect("it releases");
+        }
+    }
+}
+
+/// Who has let go of his workspace has lost nothing with it.
+#[tokio::test]
+async fn a_kept_workspace_whose_owner_is_forgotten_is_no_loss() {
+    let mut server = Server::start();
+    let lease = prost_types::Duration { seconds: 1, nanos: 0 };
+    let options = TrajectoryOptions { lease: Some(lease), ..TrajectoryOptions::default() };
+    let request = |id: &str| ExecuteRequest {
+        trajectory_id: "kept".to_owned(),
+        call: Some(bash(id, "touch file")),
+        options: Some(options.clone()),
+        ..ExecuteRequest::default()
+    };
+    assert!(try_execute(&server, request("before")).await.expect("an answer").success);
+    let release = ReleaseRequest { trajectory_id: "kept".to_owned(), keep_workspace: true };
+    server.client().await.release(release).await.expect("it releases");
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    server.kill_and_start_again();
+    let after = try_execute(&server, request("before")).await.expect("an answer");
+    assert!(after.success && !after.replayed, "{after:?}");
 }
 
 async fn all_go_on(trainers: &mut [Trainer], server: &Server) {
