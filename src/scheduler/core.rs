@@ -70,6 +70,8 @@ pub enum Event {
     Acquire { pool: PoolKey, owner: OwnerId },
     /// It does not want one any more.
     Leave { owner: OwnerId },
+    /// It does not want the files that are kept for it, if there are any and it has not come back for them.
+    Forgo { owner: OwnerId },
     /// It gives its slot back.
     Return { slot: SlotKey, owner: OwnerId, how: Return },
     /// So many containers run already, left by an executor before this one, and in so many of them trajectories have
@@ -203,6 +205,14 @@ impl Core {
             Event::Leave { owner } => {
                 if matches!(turn.owners.place(owner), Place::Waiting | Place::Returning) {
                     turn.owners.step_out(owner, turn.effects);
+                }
+            }
+            Event::Forgo { owner } => {
+                if turn.owners.place(owner) == Place::Out
+                    && let Some(kept) = turn.owners.kept(owner)
+                {
+                    on(pools, kept.container, |pool| pool.give_up_kept(owner, kept, &mut turn));
+                    turn.owners.forget_if_out(owner, turn.effects);
                 }
             }
             Event::Return { slot, owner, how } => {

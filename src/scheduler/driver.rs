@@ -189,6 +189,11 @@ impl Driver {
                     self.tell(Event::Leave { owner: number });
                 }
             }
+            Command::Forgo(owner) => {
+                if let Some(owner) = self.names.find(&owner) {
+                    self.tell(Event::Forgo { owner });
+                }
+            }
             Command::Return { slot, owner, how } => self.tell(Event::Return { slot, owner, how }),
             // Whoever does not wait for it any more needs no answer.
             Command::Status(reply) => drop(reply.send(self.status())),

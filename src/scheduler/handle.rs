@@ -22,7 +22,8 @@ use crate::{
     tool::Evidence,
 };
 
-/// What the driver is asked. Bounded by the trajectories there are: each has at most one wait and one lease.
+/// What the driver is asked. Bounded by the trajectories there are: each has at most one wait and one lease, and is
+/// released as often as somebody waits for it.
 pub(super) enum Command {
     Acquire {
         pool: PoolKey,
@@ -35,6 +36,7 @@ pub(super) enum Command {
         owner: TrajectoryKey,
         ticket: u64,
     },
+    Forgo(TrajectoryKey),
     Return {
         slot: SlotKey,
         owner: OwnerId,
@@ -107,6 +109,12 @@ impl Handle {
         let (reply, overview) = oneshot::channel();
         let _ = self.commands.send(Command::Overview(tenant.clone(), extent, reply));
         overview.await.unwrap_or_default()
+    }
+
+    /// The trajectory does not want the files that were kept for it, if any were: they go.
+    pub fn forgo(&self, owner: &TrajectoryKey) {
+        // After the end nothing is kept.
+        let _ = self.commands.send(Command::Forgo(owner.clone()));
     }
 
     /// Leaves everything as it is, for an executor to come: no container is stopped, no slot that is given back is wiped,

@@ -173,10 +173,16 @@ impl Directory {
         if self.is_draining() { OpenError::HandedOver.into() } else { DirectoryError::Failed }
     }
 
-    /// Ends a trajectory; returns once its slot has been given back. One that is not there has ended.
+    /// Ends a trajectory; returns once its slot has been given back. One that is not there has ended, and may have left
+    /// files.
     pub async fn release(&self, key: &TrajectoryKey, keep: bool) {
         self.recognize(key).await;
-        let Some(sender) = self.shared.lock().get(key).cloned() else { return };
+        let Some(sender) = self.shared.lock().get(key).cloned() else {
+            if !keep {
+                self.shared.scheduler.forgo(key);
+            }
+            return;
+        };
         let (reply, answer) = oneshot::channel();
         if sender.send(Command::Release { keep, reply }).await.is_ok() {
             // An error means that it has ended in the meantime.

@@ -176,7 +176,7 @@ impl Pool {
         }
     }
 
-    /// The owner goes to another pool.
+    /// The owner goes to another pool, or does not want them any more.
     pub(super) fn give_up_kept(&mut self, owner: OwnerId, slot: SlotKey, turn: &mut Turn<'_>) {
         match self.containers.slot(slot) {
             Some(Slot::Kept(_)) => {

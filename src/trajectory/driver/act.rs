@@ -73,6 +73,7 @@ impl Driver {
             }
             Effect::GrantOutput(call, bytes) => self.grant(call, bytes),
             Effect::ResetSlot(generation) => self.with_lease(|lease| lease.slot().reset(generation)),
+            Effect::ForgoKept => self.shared.scheduler.forgo(&self.key),
             Effect::ReleaseSlot { keep } => {
                 // Whoever finds that nobody waits for the answer gives the slot back.
                 self.reclaiming = None;

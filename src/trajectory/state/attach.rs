@@ -141,6 +141,9 @@ impl State {
 
     pub(super) fn begin_end(&mut self, keep: bool, cause: ReleaseCause, cancel: CancelCause, at: Moment) {
         if self.ledger.phase != Phase::Open {
+            if !keep {
+                self.effects.push(Effect::ForgoKept);
+            }
             self.effects.push(Effect::Released);
             return;
         }

@@ -111,6 +111,8 @@ pub(super) enum Effect {
     ReleaseSlot {
         keep: bool,
     },
+    /// Nothing that was kept of an earlier slot is wanted.
+    ForgoKept,
 }
 
 /// A call that was accepted and has not ended.

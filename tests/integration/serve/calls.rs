@@ -93,6 +93,27 @@ async fn kept_files_come_back_to_the_same_trajectory_alone() {
 }
 
 #[tokio::test]
+async fn kept_files_go_with_a_later_release() {
+    let server = Server::with(&[("SLOTS", "2"), ("MAX_CONTAINERS", "1")]);
+    for (id, is_forgotten) in [("keeper", false), ("forgotten", true)] {
+        let options = TrajectoryOptions { lease: seconds(1), ..TrajectoryOptions::default() };
+        let mut stream =
+            Stream::try_open(&server, Open { options: Some(options), ..open(id) }).await.expect("it opens");
+        assert!(stream.bash("a", "echo mine > file").await.success);
+        stream.send(Message::Release(ReleaseTrajectory { keep_workspace: true })).await;
+        stream.end().await.expect("the stream ends well");
+        if is_forgotten {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        let pool = server.pool_until("the files to be kept", |pool| pool.available_slots == 2).await;
+        assert_eq!(pool.acquired_slots, 0);
+        let release = ReleaseRequest { trajectory_id: id.to_owned(), keep_workspace: false };
+        server.client().await.release(release).await.expect("it is released");
+        assert_eq!(execute(&server, id, bash("b", "ls -A")).await.output, "");
+    }
+}
+
+#[tokio::test]
 async fn a_cancel_kills_the_whole_tree_and_keeps_what_was_printed() {
     let server = Server::start();
     let mut stream = Stream::open(&server, "cancel").await;

@@ -162,6 +162,31 @@ fn kept_files_go_to_their_owner_and_to_nobody_else() {
 }
 
 #[test]
+fn kept_files_go_when_their_owner_does_not_want_them() {
+    let (mut bench, _) = Bench::ready(PoolConfig { max_containers: 1, ..rules() });
+    let slot = bench.granted(A);
+    assert_eq!(bench.tell(Event::Forgo { owner: A }), [], "it has its slot");
+    bench.give_back(A, slot, Return::Keep);
+    bench.tell(Event::SlotReady { slot, kept: true });
+    let wiped = [Effect::Release { slot, keep: false }, Effect::Forget(A)];
+    assert_eq!(bench.tell(Event::Forgo { owner: A }), wiped);
+    assert_eq!(bench.tell(Event::Forgo { owner: A }), []);
+    bench.tell(Event::SlotReady { slot, kept: false });
+    // Before the agent has kept them, too.
+    let slot = bench.granted(B);
+    bench.give_back(B, slot, Return::Keep);
+    assert_eq!(bench.tell(Event::Forgo { owner: B }), [Effect::Forget(B)]);
+    assert_eq!(bench.tell(Event::SlotReady { slot, kept: true }), [Effect::Release { slot, keep: false }]);
+    // Whoever came back for them wants them.
+    bench.tell(Event::SlotReady { slot, kept: false });
+    let slot = bench.granted(A);
+    bench.give_back(A, slot, Return::Keep);
+    bench.acquire(A);
+    assert_eq!(bench.tell(Event::Forgo { owner: A }), []);
+    assert_eq!(bench.tell(Event::SlotReady { slot, kept: true }), [Effect::Grant { owner: A, slot, kept: true }]);
+}
+
+#[test]
 fn nothing_is_kept_while_others_wait() {
     let (mut bench, _) = Bench::ready(PoolConfig { max_containers: 1, ..rules() });
     let slot = bench.granted(A);

@@ -62,6 +62,7 @@ struct World {
 enum Step {
     Acquire { pool: u16, owner: u32 },
     Leave(u32),
+    Forgo(u32),
     Return { pick: u8, how: Return },
     ReturnAgain { pick: u8, how: Return },
     Started { pick: u8, slots: u32 },
@@ -88,6 +89,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         300 => (0..POOLS, 0..OWNERS).prop_map(|(pool, owner)| Step::Acquire { pool: pool * (owner % 4 / 3) as u16, owner }),
         60 => (0..OWNERS).prop_map(Step::Leave),
+        60 => (0..OWNERS).prop_map(Step::Forgo),
         250 => (pick, how.clone()).prop_map(|(pick, how)| Step::Return { pick, how }),
         20 => (pick, how).prop_map(|(pick, how)| Step::ReturnAgain { pick, how }),
         200 => (pick, 0_u32..4).prop_map(|(pick, slots)| Step::Started { pick, slots: slots.max(slots / 3) }),
@@ -251,6 +253,7 @@ impl World {
                 self.returning.remove(&owner);
                 self.tell(Event::Leave { owner });
             }
+            Step::Forgo(owner) => self.tell(Event::Forgo { owner: OwnerId(owner) }),
             Step::Return { pick: which, how } => {
                 let Some((owner, slot)) = pick(self.holding.clone(), which) else { return };
                 self.holding.remove(&owner);

@@ -563,6 +563,7 @@ impl Contract {
                 assert!(!self.lost && self.life != Life::Expired, "nothing goes on in an empty workspace");
                 self.in_line = true;
             }
+            Effect::ForgoKept => assert!(!self.holds && !self.in_line),
             Effect::LeaveLine => assert!(std::mem::take(&mut self.in_line)),
             Effect::OpenSlot(_) => assert!(self.holds),
             Effect::AskOutside(number, _) => {
