@@ -198,6 +198,12 @@ number_id! {
 }
 
 number_id! {
+    /// Tells a life of a trajectory from an earlier one of the same id: when it was opened, in nanoseconds since 1970. 0
+    /// where that is not known.
+    Opening
+}
+
+number_id! {
     /// Numbers the results of a trajectory, from 1; 0 is no result.
     Sequence
 }

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::lease::Lease;
 use crate::{
-    id::{CallNumber, Generation, PoolName, TrajectoryKey},
+    id::{CallNumber, Generation, Opening, PoolName, TrajectoryKey},
     sandbox::client::Wanted,
     tool::{Evidence, Location},
 };
@@ -16,6 +16,7 @@ pub struct Claim {
     pub owner: TrajectoryKey,
     pub location: Location,
     pub generation: Generation,
+    pub opening: Opening,
     /// All that was written of it is known: see [`Wanted::is_complete`].
     pub is_complete: bool,
     /// If nothing is answered, the scheduler has ended.
@@ -55,9 +56,9 @@ pub struct FormerOwners {
 
 impl Claim {
     pub(super) fn wanted(&self) -> Wanted {
-        let Self { owner, generation, is_complete, .. } = self;
+        let Self { owner, generation, opening, is_complete, .. } = self;
         let (slot, owner) = (self.location.slot, owner.clone());
-        Wanted { slot, owner, generation: *generation, is_complete: *is_complete }
+        Wanted { slot, owner, generation: *generation, opening: *opening, is_complete: *is_complete }
     }
 
     /// The slot cannot be had. `evidence` is about its container.

@@ -9,7 +9,7 @@ use super::{
     handle::Command,
 };
 use crate::{
-    id::{Generation, TrajectoryKey},
+    id::{Generation, Opening, TrajectoryKey},
     sandbox::client::{Link, SlotHandle},
     tool::{Location, limit::SlotLimit},
 };
@@ -67,10 +67,10 @@ impl Grant {
         self.kept
     }
 
-    /// Assigns the slot to the trajectory at the agent, as the workspace of this generation.
-    pub fn open(mut self, generation: Generation) -> Lease {
+    /// Assigns the slot to the trajectory at the agent, as the workspace of this generation, in this life.
+    pub fn open(mut self, generation: Generation, opening: Opening) -> Lease {
         self.hold.how = Some(Return::Wipe);
-        let slot = self.agent.link.assign(self.location.slot, &self.key, generation);
+        let slot = self.agent.link.assign(self.location.slot, &self.key, generation, opening);
         Lease { slot, hold: self.hold }
     }
 

@@ -50,8 +50,8 @@ pub fn restore(recovered: Vec<Recovered>, limits: &Arc<Limits>) -> (Vec<Start>, 
         };
         let reclaim = state.wanted_slot().map(|(location, generation)| {
             let (reply, answer) = oneshot::channel();
-            let location = (*location).clone();
-            claims.push(Claim { owner: key.clone(), location, generation, is_complete, reply });
+            let (location, opening) = ((*location).clone(), state.opening());
+            claims.push(Claim { owner: key.clone(), location, generation, opening, is_complete, reply });
             answer
         });
         Some(Start { key, state, journal: entry, trace: None, reclaim })

@@ -33,7 +33,8 @@ use super::{
 };
 use crate::{
     pb::sandbox::{
-        Event, LastAssignment, SendInput, SlotLost, SlotQuarantined, SlotReady, SlotSnapshot, event, request::Request,
+        AssignSlot, Event, LastAssignment, SendInput, SlotLost, SlotQuarantined, SlotReady, SlotSnapshot, event,
+        request::Request,
     },
     sandbox::{
         outgoing::Outgoing,
@@ -69,7 +70,7 @@ pub(super) struct SlotTask {
     snapshot: Arc<Mutex<SlotSnapshot>>,
     state: State,
     /// Whom it was assigned to last, and with which workspace.
-    last: Holder,
+    last: LastAssignment,
     /// None only where it could not be made.
     slot: Option<Slot>,
     ahead: Ahead,
@@ -103,7 +104,7 @@ impl SlotTask {
             requests,
             snapshot,
             state: State::Clean,
-            last: Holder::default(),
+            last: LastAssignment::default(),
             slot: None,
             ahead: Ahead::default(),
             idle: Vec::new(),
@@ -160,8 +161,9 @@ impl SlotTask {
     async fn on_request(&mut self, request: Request) {
         match request {
             Request::Assign(assign) => {
-                let to = Holder { owner: assign.owner, generation: assign.generation };
-                self.last = to.clone();
+                let AssignSlot { owner, generation, opening, .. } = assign;
+                self.last = LastAssignment { owner: owner.clone(), generation, opening };
+                let to = Holder { owner, generation };
                 if let Err(cause) = self.state.assign(to) {
                     self.tell_lost(cause);
                 }
@@ -295,8 +297,7 @@ impl SlotTask {
     fn picture(&self) {
         let snapshot = self.state.snapshot(self.calls.numbers());
         let last_event = self.agent.events.last();
-        let Holder { owner, generation } = self.last.clone();
-        let last_assignment = Some(LastAssignment { owner, generation });
+        let last_assignment = Some(self.last.clone());
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) =
             SlotSnapshot { last_event, last_assignment, ..snapshot };
     }

@@ -12,7 +12,7 @@ use super::{
     outgoing::{Body, Conversation},
 };
 use crate::{
-    id::{CallNumber, ContainerId, Generation},
+    id::{CallNumber, ContainerId, Generation, Opening},
     pb::sandbox::{self as pb, LinkResponse, link_response, sandbox_service_client::SandboxServiceClient},
     sandbox::{PROTOCOL_VERSION, wire},
     tool::limit::SlotLimit,
@@ -66,6 +66,7 @@ pub struct VacantSlot {
     /// Of the last assignment that has arrived; empty if none ever has.
     pub last_owner: String,
     pub last_generation: Generation,
+    pub last_opening: Opening,
 }
 
 /// What a slot's first events are to an executor that comes after others.
@@ -214,7 +215,12 @@ fn used_slot(index: u32, slot: &pb::SlotSnapshot) -> UsedSlot {
 
 fn vacant_slot(index: u32, slot: &pb::SlotSnapshot) -> Option<VacantSlot> {
     let last = slot.last_assignment.as_ref().filter(|_| slot.state() == pb::SlotState::Clean)?;
-    Some(VacantSlot { slot: index, last_owner: last.owner.clone(), last_generation: Generation(last.generation) })
+    Some(VacantSlot {
+        slot: index,
+        last_owner: last.owner.clone(),
+        last_generation: Generation(last.generation),
+        last_opening: Opening(last.opening),
+    })
 }
 
 fn horizon(slot: &pb::SlotSnapshot) -> Horizon {

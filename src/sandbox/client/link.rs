@@ -17,7 +17,7 @@ use super::{
     slot::{SlotEvent, SlotHandle},
 };
 use crate::{
-    id::{CallNumber, ContainerId, Generation, TrajectoryKey},
+    id::{CallNumber, ContainerId, Generation, Opening, TrajectoryKey},
     pb::sandbox::{AssignSlot, ReleaseSlot, Shutdown, request::Request},
     tool::{Evidence, Location},
 };
@@ -28,6 +28,7 @@ pub struct Wanted {
     pub slot: u32,
     pub owner: TrajectoryKey,
     pub generation: Generation,
+    pub opening: Opening,
     /// All that earlier executors have written is known. Else the owner may have had the slot, and given it back.
     pub is_complete: bool,
 }
@@ -117,7 +118,7 @@ pub async fn connect(
 
 impl Link {
     /// Gives a clean slot, or one kept for this owner, to the owner. There must be no other handle of it.
-    pub fn assign(&self, slot: u32, owner: &TrajectoryKey, generation: Generation) -> SlotHandle {
+    pub fn assign(&self, slot: u32, owner: &TrajectoryKey, generation: Generation, opening: Opening) -> SlotHandle {
         // Bounded by the calls that run and by their windows of live output.
         let (sender, events) = mpsc::unbounded_channel();
         let mut slots = self.shared.slots();
@@ -127,7 +128,7 @@ impl Link {
             (None, false) => drop(sender.send(SlotEvent::SlotLost { cause: "there is no such slot".to_owned() })),
         }
         drop(slots);
-        let assign = AssignSlot { slot, owner: owner.to_string(), generation: generation.0 };
+        let assign = AssignSlot { slot, owner: owner.to_string(), generation: generation.0, opening: opening.0 };
         self.shared.conversation.ask(Request::Assign(assign));
         SlotHandle::new(slot, self.shared.conversation.clone(), self.shared.way.clone(), events)
     }
@@ -224,7 +225,10 @@ impl Shared {
         let owner = wanted.owner.to_string();
         let vacant = attached.vacant.binary_search_by_key(&wanted.slot, |vacant| vacant.slot);
         let vacant = &attached.vacant[vacant.map_err(|_| "the slot is nobody's any more")?];
-        let has_arrived = vacant.last_owner == owner && vacant.last_generation >= wanted.generation;
+        let is_of_another_life = [vacant.last_opening, wanted.opening].iter().all(|opening| *opening != Opening(0))
+            && vacant.last_opening != wanted.opening;
+        let has_arrived =
+            vacant.last_owner == owner && vacant.last_generation >= wanted.generation && !is_of_another_life;
         if has_arrived || !wanted.is_complete {
             return Err("the slot is nobody's any more");
         }
@@ -233,7 +237,8 @@ impl Shared {
             // Whatever has been told of it is about others.
             horizon.of_others = horizon.known;
         }
-        let assign = AssignSlot { slot: wanted.slot, owner, generation: wanted.generation.0 };
+        let assign =
+            AssignSlot { slot: wanted.slot, owner, generation: wanted.generation.0, opening: wanted.opening.0 };
         self.conversation.ask(Request::Assign(assign));
         Ok(Held { slot, calls: BTreeSet::new() })
     }

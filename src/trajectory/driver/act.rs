@@ -61,7 +61,8 @@ impl Driver {
             Effect::Acquire(pool) => self.waiting = Some(self.shared.scheduler.acquire(&pool, &self.key)),
             Effect::LeaveLine => self.waiting = None,
             Effect::OpenSlot(generation) => {
-                self.lease = self.granted.take().map(|grant| grant.open(generation));
+                let opening = self.state.opening();
+                self.lease = self.granted.take().map(|grant| grant.open(generation, opening));
             }
             Effect::Run(call, order) => self.with_lease(|lease| lease.slot().run(call, order)),
             Effect::CancelRun(call) => self.with_lease(|lease| lease.slot().cancel(call)),

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tool_executor::{
-    id::{CallNumber, ContainerId, Generation, Tenant, TrajectoryId, TrajectoryKey},
+    id::{CallNumber, ContainerId, Generation, Opening, Tenant, TrajectoryId, TrajectoryKey},
     sandbox::client::{LinkEvent, LinkOptions, connect},
     tool::job::{Job, Order, OutputLimits, Process, Program},
 };
@@ -49,7 +49,7 @@ fn a_link_to_an_agent_that_talks_nonsense_ends() {
             let Ok(mut linked) = timeout(PATIENCE, linked).await.expect("an end in time") else { return };
             let id = TrajectoryId::parse("trajectory").expect("it is an id");
             let owner = TrajectoryKey { tenant: Tenant::anonymous(), id };
-            let mut slot = linked.link.assign(0, &owner, Generation(1));
+            let mut slot = linked.link.assign(0, &owner, Generation(1), Opening(1));
             slot.run(CallNumber(1), order());
             let ended = async {
                 loop {

@@ -14,7 +14,7 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Channel};
 use tool_executor::{
-    id::{CallNumber, ContainerId, Generation, Tenant, TrajectoryId, TrajectoryKey},
+    id::{CallNumber, ContainerId, Generation, Opening, Tenant, TrajectoryId, TrajectoryKey},
     pb::sandbox::{
         Argv, AssignSlot, Attach, CancelCall, GrantOutput, LinkRequest, LinkResponse, Process, ReadFile, ReleaseSlot,
         Request, Requests, ResetSlot, RunCall, SendInput, WriteFile, link_request, process, request, run_call,
@@ -138,7 +138,7 @@ async fn serves(agent: &Agent, epoch: u64) -> bool {
     let id = TrajectoryId::parse("good").expect("it is an id");
     let owner = TrajectoryKey { tenant: Tenant::anonymous(), id };
     for slot in 0..SLOTS {
-        let mut held = link.assign(slot, &owner, Generation(1));
+        let mut held = link.assign(slot, &owner, Generation(1), Opening(1));
         assert_eq!(echo(&mut held).await, "well\n");
         link.release(slot, false);
         until_ready(&mut events, slot).await;
@@ -205,7 +205,7 @@ fn request() -> BoxedStrategy<Request> {
     let slot = || prop_oneof![8 => 0..SLOTS, 1 => small()];
     let call = || prop_oneof![4 => 1..3_u64, 1 => number()];
     let kind = prop_oneof![
-        4 => (slot(), text(), number()).prop_map(|(slot, owner, generation)| Kind::Assign(AssignSlot { slot, owner, generation })),
+        4 => (slot(), text(), number(), number()).prop_map(|(slot, owner, generation, opening)| Kind::Assign(AssignSlot { slot, owner, generation, opening })),
         6 => (slot(), call(), run()).prop_map(|(slot, call, run)| Kind::Run(RunCall { slot, call, ..run })),
         2 => (slot(), call(), data(), any::<bool>(), any::<bool>()).prop_map(|(slot, call, data, end_of_file, over_limit)| {
             Kind::Input(SendInput { slot, call, data, end_of_file, over_limit })

@@ -173,7 +173,12 @@ pub(super) fn attached(container: &str, slots: usize) -> Attached {
 /// One of this container that may be anything else.
 pub(super) fn odd_attached(container: &'static str) -> BoxedStrategy<Attached> {
     let calls = || vec(number(), 0..3);
-    let last = option::of((text(), number()).prop_map(|(owner, generation)| LastAssignment { owner, generation }));
+    let last = (text(), number(), number()).prop_map(|(owner, generation, opening)| LastAssignment {
+        owner,
+        generation,
+        opening,
+    });
+    let last = option::of(last);
     let slot = (integer(), text(), number(), calls(), calls(), number(), number(), last).prop_map(
         |(state, owner, generation, running_calls, ended_calls, last_event, events_of_others, last_assignment)| {
             SlotSnapshot {

@@ -9,7 +9,7 @@ use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Channel};
 use tool_executor::{
-    id::{ContainerId, Generation, Tenant, TrajectoryId, TrajectoryKey},
+    id::{ContainerId, Generation, Opening, Tenant, TrajectoryId, TrajectoryKey},
     pb::{
         sandbox::{
             ArchiveArtifacts, BeginTransfer, EndOfContent, ListArtifacts, ReadArtifact, TransferRequest, WriteArtifact,
@@ -56,7 +56,7 @@ fn an_agent_survives_transfers_of_nonsense() {
         let linked = connect(container, endpoint(agent.socket()), options, deadline, &[]).await.expect("a link");
         let id = TrajectoryId::parse(OWNER).expect("it is an id");
         let owner = TrajectoryKey { tenant: Tenant::anonymous(), id };
-        let mut slot = linked.link.assign(0, &owner, Generation(1));
+        let mut slot = linked.link.assign(0, &owner, Generation(1), Opening(1));
         assert_eq!(executors::echo(&mut slot).await, "well\n");
         let answers = Cell::new(0);
         tokio::task::block_in_place(|| {

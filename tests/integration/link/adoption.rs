@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, timeout};
 use tool_executor::{
-    id::{CallNumber, ContainerId, Generation, Tenant, TrajectoryId, TrajectoryKey},
+    id::{CallNumber, ContainerId, Generation, Opening, Tenant, TrajectoryId, TrajectoryKey},
     pb::sandbox::{
         AssignSlot, Process, ReleaseSlot, ResetSlot, RunCall, SlotState, event, process::Program, request, run_call,
     },
@@ -29,7 +29,7 @@ use crate::support::{
 };
 
 fn wanted(slot: u32, owner: TrajectoryKey, generation: u64) -> Wanted {
-    Wanted { slot, owner, generation: Generation(generation), is_complete: true }
+    Wanted { slot, owner, generation: Generation(generation), opening: Opening(1), is_complete: true }
 }
 
 /// As [`assign`] has assigned it.
@@ -163,7 +163,7 @@ async fn the_end_of_anothers_call_is_nobodys() {
     }
     first.link.release(0, false);
     assert_eq!(link_event(&mut first).await, LinkEvent::SlotReady { slot: 0, kept: false });
-    let mut slot = first.link.assign(0, &another(), Generation(1));
+    let mut slot = first.link.assign(0, &another(), Generation(1), Opening(1));
     drop(ended_of(&mut slot, 1, "echo own").await);
     slot.run(CallNumber(2), shell("sleep 0.3; echo own two"));
     drop(slot);
@@ -215,6 +215,25 @@ async fn only_what_is_still_ones_own_can_be_had() {
     assert_eq!(found.collect::<Vec<_>>(), all.map(|(_, why)| why));
 }
 
+/// That an earlier life had it, in a workspace of the same generation, does not show that this one's assignment came.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_assignment_of_an_earlier_life_is_another() {
+    let agent = Agent::start(2);
+    let mut first = attach(agent.socket()).await;
+    for slot in 0..2 {
+        drop(assign(&first.link, slot));
+        first.link.release(slot, false);
+        assert_eq!(link_event(&mut first).await, LinkEvent::SlotReady { slot, kept: false });
+    }
+    first.link.leave();
+    let later = Wanted { opening: Opening(2), ..own(0) };
+    let mut second = successor(&agent, 2, &[later, own(1)]).await;
+    assert_eq!(second.held.pop().and_then(Result::err), Some("the slot is nobody's any more"));
+    let Held { mut slot, calls: arrived } = held(&mut second);
+    assert_eq!(arrived, calls([]));
+    assert_eq!(run(&mut slot, 1, shell("true")).await.exit, Exit::Code(0));
+}
+
 /// What the agent has read of the link before, and not begun, is not to be seen; it must have been dealt with before the
 /// next executor is told that a call never arrived.
 #[tokio::test(flavor = "multi_thread")]
@@ -222,7 +241,7 @@ async fn what_was_read_and_not_begun_is_seen_by_the_next_executor() {
     const RESETS: u64 = 30;
     let agent = Agent::start(1);
     let mut first = Raw::attach(&agent, 1).await.expect("it attaches");
-    let assign = AssignSlot { slot: 0, owner: owner(0).to_string(), generation: 1 };
+    let assign = AssignSlot { slot: 0, owner: owner(0).to_string(), generation: 1, opening: 1 };
     let resets = (2..=RESETS).map(|generation| request::Request::Reset(ResetSlot { slot: 0, generation }));
     let script = Program::Shell("echo ran >> log".to_owned());
     let run = |call| {
@@ -299,7 +318,7 @@ impl Drop for Stopped {
 async fn an_executor_that_goes_away_while_it_attaches_is_gone() {
     let mut agent = Agent::with(1, |config| config.profile.orphan_timeout = Duration::from_secs(1));
     let mut first = Raw::attach(&agent, 1).await.expect("it attaches");
-    let assign = AssignSlot { slot: 0, owner: owner(0).to_string(), generation: 1 };
+    let assign = AssignSlot { slot: 0, owner: owner(0).to_string(), generation: 1, opening: 1 };
     let mut requests = vec![request::Request::Assign(assign)];
     requests.extend((2..100).map(|generation| request::Request::Reset(ResetSlot { slot: 0, generation })));
     let sent = requests.len() as u64;
@@ -417,7 +436,7 @@ async fn an_assignment_that_never_arrived_is_made_again() {
     let theirs = RunCall { call: 7, job, timeout, head_bytes: 100, ..RunCall::default() };
     let release = ReleaseSlot { slot: 0, keep: false };
     raw.send(vec![
-        request::Request::Assign(AssignSlot { slot: 0, owner: another().to_string(), generation: 1 }),
+        request::Request::Assign(AssignSlot { slot: 0, owner: another().to_string(), generation: 1, opening: 1 }),
         request::Request::Run(theirs),
         request::Request::Release(release),
     ])

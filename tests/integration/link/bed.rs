@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tool_executor::{
-    id::{CallNumber, ContainerId, Generation, Tenant, TrajectoryId, TrajectoryKey},
+    id::{CallNumber, ContainerId, Generation, Opening, Tenant, TrajectoryId, TrajectoryKey},
     sandbox::client::{
         ConnectError, Connected, Endpoint, Link, LinkEvent, LinkOptions, SlotEvent, SlotHandle, connect,
     },
@@ -38,7 +38,7 @@ pub(super) fn owner(slot: u32) -> TrajectoryKey {
 }
 
 pub(super) fn assign(link: &Link, slot: u32) -> SlotHandle {
-    link.assign(slot, &owner(slot), Generation(1))
+    link.assign(slot, &owner(slot), Generation(1), Opening(1))
 }
 
 fn process(process: Process) -> Order {

@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tool_executor::{
-    id::{CallNumber, Generation},
+    id::{CallNumber, Generation, Opening},
     pb::sandbox::{
         AssignSlot, CallEnded, CancelCall, Executed, Process, ReadFile, ReleaseSlot, RunCall, SlotReady, call_ended,
         event, process::Program, request::Request, run_call::Job,
@@ -104,7 +104,7 @@ async fn kept_files_are_their_owners_alone() {
     connected.link.release(0, true);
     assert_eq!(link_event(&mut connected).await, LinkEvent::SlotReady { slot: 0, kept: true });
 
-    let mut other = connected.link.assign(0, &owner(1), Generation(1));
+    let mut other = connected.link.assign(0, &owner(1), Generation(1), Opening(1));
     assert!(matches!(next(&mut other).await, SlotEvent::SlotLost { .. }));
     other.run(CallNumber(1), shell("cat file"));
     assert!(matches!(not_a_process(&mut other).await, End::NotRun(_)));
@@ -115,7 +115,7 @@ async fn kept_files_are_their_owners_alone() {
     connected.link.release(0, false);
     assert_eq!(link_event(&mut connected).await, LinkEvent::SlotReady { slot: 0, kept: true });
     assert_eq!(link_event(&mut connected).await, LinkEvent::SlotReady { slot: 0, kept: false });
-    let mut other = connected.link.assign(0, &owner(1), Generation(1));
+    let mut other = connected.link.assign(0, &owner(1), Generation(1), Opening(1));
     assert_eq!(&run(&mut other, 1, shell("ls -A . /tmp")).await.stdout.head[..], b".:\n\n/tmp:\n");
 }
 

@@ -9,7 +9,7 @@ use tokio::{
 };
 use tool_executor::{
     backend::ContainerEvent,
-    id::{CallNumber, ContainerId, Generation},
+    id::{CallNumber, ContainerId, Generation, Opening},
     pb::sandbox::{SlotSnapshot, SlotState},
     sandbox::{PROTOCOL_VERSION, client::SlotEvent},
     scheduler::{Claim, ContainerState, FormerOwner, FormerOwners, PoolConfig, Reclaimed},
@@ -49,7 +49,14 @@ fn claim(name: &str, container: ContainerId, slot: u32, generation: u64) -> (Cla
     let (reply, answer) = oneshot::channel();
     let location = Location { container, node: "here".to_owned(), slot };
     (
-        Claim { owner: key(name), location, generation: Generation(generation), is_complete: true, reply },
+        Claim {
+            owner: key(name),
+            location,
+            generation: Generation(generation),
+            opening: Opening(1),
+            is_complete: true,
+            reply,
+        },
         Claimed(answer),
     )
 }
@@ -296,7 +303,7 @@ async fn an_agent_of_the_version_before_drains() {
 async fn a_new_agent_of_the_version_before_is_used() {
     let told = Told { version: PROTOCOL_VERSION - 1, ..Told::new(1) };
     let bed = Bed::over(FakeBackend::new(1).starts_with(told), rules());
-    let mut lease = bed.granted("a").await.open(Generation(1));
+    let mut lease = bed.granted("a").await.open(Generation(1), Opening(1));
     bed.scheduler.status().await;
     assert!(timeout(Duration::from_millis(50), lease.slot().next()).await.is_err(), "it hears of no drain");
     assert_eq!(bed.backend.id(0), bed.scheduler.status().await[0].containers[0].id.clone().expect("it has a name"));
@@ -348,7 +355,7 @@ async fn containers_that_are_too_many_drain_as_long_as_somebody_is_in_them() {
 async fn what_is_handed_over_is_left_as_it_is() {
     let (bed, claimed) = left(Some((agent_with(&["a"]), Manner::Good)), PoolConfig { max_containers: 2, ..rules() });
     let mut reclaimed = claimed.reclaimed().await;
-    let mut opened = bed.granted("b").await.open(Generation(1));
+    let mut opened = bed.granted("b").await.open(Generation(1), Opening(1));
     assert!(matches!(bed.backend.asked().await, Asked::Assign { slot: 1, .. }));
     let granted = [bed.granted("c").await, bed.granted("d").await];
     let mut waiting = [bed.acquire("e"), bed.acquire("f"), bed.acquire("g")];

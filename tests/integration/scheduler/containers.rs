@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tool_executor::{
     backend::ContainerEvent,
-    id::Generation,
+    id::{Generation, Opening},
     sandbox::client::SlotEvent,
     scheduler::{ContainerState, PoolConfig, WaitFailure},
     tool::Evidence,
@@ -42,7 +42,7 @@ async fn what_an_earlier_executor_has_left_is_wiped_and_used() {
     for _ in 0..4 {
         assert!(matches!(bed.backend.asked().await, Asked::Release { keep: false, .. }));
     }
-    bed.granted("a").await.open(Generation(1));
+    bed.granted("a").await.open(Generation(1), Opening(1));
     assert!(matches!(bed.backend.asked().await, Asked::Assign { generation: 1, .. }));
     bed.scheduler.shut_down().await;
     assert!(bed.backend.is_empty() && bed.backend.is_closed());
@@ -78,7 +78,7 @@ async fn a_start_has_its_time() {
 #[tokio::test]
 async fn what_the_backend_sees_of_an_end_reaches_everybody() {
     let bed = Bed::new(PoolConfig { min_containers: 1, ..rules() });
-    let mut lease = bed.granted("a").await.open(Generation(1));
+    let mut lease = bed.granted("a").await.open(Generation(1), Opening(1));
     let evidence = Evidence { cause: "the node is on fire".to_owned(), ..Evidence::default() };
     bed.backend.event(&bed.backend.id(0), ContainerEvent::Lost(evidence)).await;
     match slot_event(&mut lease).await {
@@ -92,7 +92,7 @@ async fn what_the_backend_sees_of_an_end_reaches_everybody() {
 #[tokio::test]
 async fn a_draining_container_serves_whom_it_has_and_goes() {
     let bed = Bed::new(PoolConfig { max_containers: 2, ..rules() });
-    let lease = bed.granted("a").await.open(Generation(1));
+    let lease = bed.granted("a").await.open(Generation(1), Opening(1));
     bed.backend.event(&bed.backend.id(0), ContainerEvent::Draining("its node is drained".to_owned())).await;
     let draining = |pool: &tool_executor::scheduler::PoolStatus| {
         pool.containers.iter().any(|container| container.state == ContainerState::Draining)
@@ -106,7 +106,7 @@ async fn a_draining_container_serves_whom_it_has_and_goes() {
 #[tokio::test]
 async fn at_the_end_nothing_is_left() {
     let bed = Bed::over(FakeBackend::new(1), PoolConfig { min_containers: 2, max_containers: 2, ..rules() });
-    let lease = bed.granted("a").await.open(Generation(1));
+    let lease = bed.granted("a").await.open(Generation(1), Opening(1));
     let _other = bed.granted("b").await;
     let mut waiting = bed.acquire("c");
     let (_, failure) = tokio::join!(bed.scheduler.shut_down(), failed(&mut waiting));
