@@ -76,14 +76,15 @@ impl Journal {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("create"))?;
         let boot = boot();
         let mut found = recovery::read(directory, &boot)?;
-        let was_complete = found.is_complete && !directory.join(INCOMPLETE).exists();
+        let is_complete = found.is_complete;
+        let was_complete = is_complete && !directory.join(INCOMPLETE).exists();
         if durability == Durability::Memory {
             // From here on what is there would be out of date.
             let segments = segment::list(directory).map_err(failed("list"))?;
             let remove = |number| fs::remove_file(segment::path(directory, number));
             segments.into_iter().try_for_each(remove).map_err(failed("clear"))?;
             let journal = Self { shared: None, was_complete };
-            let recovered = found.lives.into_values().map(|life| journal.recovered(0, life));
+            let recovered = found.lives.into_values().map(|life| journal.recovered(0, life, is_complete));
             return Ok((journal.clone(), recovered.collect()));
         }
         if !was_complete {
@@ -92,13 +93,13 @@ impl Journal {
         let lives = std::mem::take(&mut found.lives);
         let shared = Arc::new(Shared::new(directory.to_owned(), boot, durability == Durability::Synced, found)?);
         let journal = Self { shared: Some(shared.clone()), was_complete };
-        let recovered = lives.into_iter().map(|(number, life)| journal.recovered(number, life)).collect();
+        let recovered = lives.into_iter().map(|(number, life)| journal.recovered(number, life, is_complete)).collect();
         shared.tidy();
         Ok((journal, recovered))
     }
 
-    fn recovered(&self, life: u64, FoundLife { key, records }: FoundLife) -> Recovered {
-        Recovered { entry: self.entry(life, key.clone(), false), key, records, is_complete: self.was_complete }
+    fn recovered(&self, life: u64, FoundLife { key, records }: FoundLife, is_complete: bool) -> Recovered {
+        Recovered { entry: self.entry(life, key.clone(), false), key, records, is_complete }
     }
 
     /// A trajectory begins. Each life of a key has an entry of its own, so that the late end of one is not another's.

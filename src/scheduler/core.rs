@@ -74,8 +74,8 @@ pub enum Event {
     Forgo { owner: OwnerId },
     /// It gives its slot back.
     Return { slot: SlotKey, owner: OwnerId, how: Return },
-    /// So many containers run already, left by an executor before this one, and in so many of them trajectories have
-    /// slots. The first `Start`s that follow are theirs: all of the latter, and others as far as the pool has places.
+    /// So many containers run already, left by an executor before this one, and in so many of them trajectories may
+    /// have slots. The first `Start`s that follow are theirs: all of the latter, and others as far as the pool has places.
     Adopt { pool: PoolKey, containers: u32, in_use: u32 },
     /// A started container's agent answers, and has so many slots, all empty.
     ContainerReady { container: ContainerKey, slots: u32 },

@@ -50,7 +50,7 @@ pub struct Attached {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsedSlot {
     pub slot: u32,
-    /// To whom it is assigned, or was and is so no more than in name; empty if to nobody.
+    /// Whose it is, or was last, as far as the agent says; empty if nobody's.
     pub owner: String,
     pub generation: Generation,
     /// It is its owner's, and its processes live; or what became of it.

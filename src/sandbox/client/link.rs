@@ -220,15 +220,13 @@ impl Shared {
     /// That it is empty proves nothing, since it may have been given back or wiped. But whoever gives a slot back writes
     /// so before the agent is told. So where nothing that was written is lost, and this owner had had the slot: if it was
     /// another's since, it would not be wanted; and if it was nobody's since, the agent's last assignment would be this
-    /// one.
+    /// one. Generations alone do not tell that, since they begin anew with each life of the owner.
     fn assign_again(&self, wanted: &Wanted, attached: &Attached) -> Result<Held, &'static str> {
         let owner = wanted.owner.to_string();
         let vacant = attached.vacant.binary_search_by_key(&wanted.slot, |vacant| vacant.slot);
         let vacant = &attached.vacant[vacant.map_err(|_| "the slot is nobody's any more")?];
-        let is_of_another_life = [vacant.last_opening, wanted.opening].iter().all(|opening| *opening != Opening(0))
-            && vacant.last_opening != wanted.opening;
-        let has_arrived =
-            vacant.last_owner == owner && vacant.last_generation >= wanted.generation && !is_of_another_life;
+        let may_be_this_life = [Opening(0), wanted.opening].contains(&vacant.last_opening);
+        let has_arrived = vacant.last_owner == owner && may_be_this_life && vacant.last_generation >= wanted.generation;
         if has_arrived || !wanted.is_complete {
             return Err("the slot is nobody's any more");
         }

@@ -8,6 +8,10 @@ use crate::{
     tool::artifact::{Artifact, Failure, FailureKind, Format, Packing, Piece, Request, Summary},
 };
 
+/// Of the years 1 to 9999, which is what `google.protobuf.Timestamp` has; in seconds from 1970.
+const FIRST_SECOND: i64 = -62_135_596_800;
+const LAST_SECOND: i64 = 253_402_300_799;
+
 pub(in crate::sandbox) fn from_request(request: Request) -> Action {
     match request {
         Request::Read { path, offset, max_bytes } => {
@@ -114,13 +118,13 @@ fn from_artifact(artifact: Artifact) -> pb::Artifact {
 
 fn to_artifact(artifact: pb::Artifact) -> Artifact {
     let pb::Artifact { path, is_directory, size, modified_seconds, modified_nanos, mode, media_type } = artifact;
-    let seconds = Duration::from_secs(modified_seconds.unsigned_abs());
-    let whole = match modified_seconds {
-        0.. => SystemTime::UNIX_EPOCH.checked_add(seconds),
-        _ => SystemTime::UNIX_EPOCH.checked_sub(seconds),
-    };
-    let modified = whole.and_then(|whole| whole.checked_add(Duration::from_nanos(modified_nanos.into())));
-    let modified = modified.unwrap_or(SystemTime::UNIX_EPOCH);
+    // A file may have any time that fits into 64 bits, and clients can be told only these.
+    let seconds = modified_seconds.clamp(FIRST_SECOND, LAST_SECOND);
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let modified = match seconds {
+        0.. => SystemTime::UNIX_EPOCH + whole,
+        _ => SystemTime::UNIX_EPOCH - whole,
+    } + Duration::from_nanos(modified_nanos.min(999_999_999).into());
     Artifact { path: path.into(), is_directory, size, modified, mode, media_type }
 }
 
@@ -151,5 +155,23 @@ fn to_kind(kind: WireKind) -> FailureKind {
         WireKind::Aborted => FailureKind::Aborted,
         WireKind::Busy => FailureKind::Busy,
         WireKind::Other | WireKind::Unspecified => FailureKind::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_time_of_a_file_can_be_told() {
+        let told = |modified_seconds, modified_nanos| {
+            let artifact = to_artifact(pb::Artifact { modified_seconds, modified_nanos, ..pb::Artifact::default() });
+            let prost_types::Timestamp { seconds, nanos } = artifact.modified.into();
+            (seconds, nanos)
+        };
+        assert_eq!(told(1_700_000_000, 5), (1_700_000_000, 5));
+        assert_eq!(told(-1, 999_999_999), (-1, 999_999_999));
+        assert_eq!(told(i64::MIN, 0), (FIRST_SECOND, 0));
+        assert_eq!(told(i64::MAX, u32::MAX), (LAST_SECOND, 999_999_999));
     }
 }

@@ -107,7 +107,7 @@ impl Driver {
         match heard {
             None => empty(),
             Some(heard) => drop(tokio::spawn(async move {
-                // See there.
+                // Whoever drops it has heard, too, or never will.
                 let _ = heard.await;
                 empty();
             })),

@@ -45,10 +45,10 @@ impl Directory {
             return;
         }
         warn!(trajectory = %key, "nothing is known of a trajectory but that it had a slot: its workspace is gone");
-        let records = records(owner, &self.shared.limits.default_options);
+        let at = self.shared.moment(&self.shared.accounts.of(&key.tenant), &Part::default());
+        let records = records(owner, &self.shared.limits.default_options, at.wall);
         let mut journal = self.shared.journal.begin(key.clone());
         journal.append(&records).await;
-        let at = self.shared.moment(&self.shared.accounts.of(&key.tenant), &Part::default());
         match (self.shared.lock().entry(key.clone()), State::restore(self.shared.limits.clone(), records, at)) {
             (hash_map::Entry::Vacant(entry), Some(state)) => {
                 entry.insert(self.start(Start { key, state, journal, trace: None, reclaim: None }));
@@ -71,7 +71,7 @@ impl Directory {
 
 /// Records of a trajectory that had this slot, and of which nothing else is known: as if its lease had ended, so that
 /// nothing goes on in an empty workspace that its client takes for the one it had.
-fn records(FormerOwner { pool, generation, .. }: FormerOwner, defaults: &Defaults) -> Vec<Record> {
+fn records(FormerOwner { pool, generation, .. }: FormerOwner, defaults: &Defaults, at: SystemTime) -> Vec<Record> {
     let options = Options {
         lease: defaults.lease,
         labels: BTreeMap::new(),
@@ -82,7 +82,7 @@ fn records(FormerOwner { pool, generation, .. }: FormerOwner, defaults: &Default
     };
     let (last_number, last_sequence) = (CallNumber(0), Sequence(0));
     vec![
-        Record::Opened { options: options.into(), at: SystemTime::now() },
+        Record::Opened { options: options.into(), at },
         Record::Past { calls: Vec::new(), last_number, last_sequence, generation },
         Record::LeaseEnded,
     ]

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeSet,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     slot::{Loss, Slot},
 };
 use crate::{
-    id::{CallNumber, Generation, Opening},
+    id::{CallNumber, Generation},
     journal::Record,
     tool::{
         Evidence, Executed, Location, ToolLabel, Verdict,
@@ -59,12 +59,6 @@ impl State {
     /// The slot that it had, and the workspace there.
     pub(in crate::trajectory) fn wanted_slot(&self) -> Option<(Arc<Location>, Generation)> {
         self.ledger.place()
-    }
-
-    /// Which of its lives this is.
-    pub(in crate::trajectory) fn opening(&self) -> Opening {
-        let since = self.ledger.opened_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Opening(u64::try_from(since.as_nanos()).unwrap_or_default())
     }
 
     /// The calls that its slot has been given.

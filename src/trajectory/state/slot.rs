@@ -1,10 +1,10 @@
 //! The slot: standing in line for one, running calls in it, losing it, having it emptied.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use super::{Effect, Live, Moment, Stage, State, output::Printed};
 use crate::{
-    id::{CallNumber, Generation},
+    id::{CallNumber, Generation, Opening},
     journal::{Errand, Record, Workspace},
     tool::{
         Circumstances, Evidence, Executed, Location, Verdict,
@@ -132,6 +132,12 @@ impl State {
         }));
         self.slot = Slot::Held { place, lost: false };
         self.settle(at);
+    }
+
+    /// Which of its lives this is.
+    pub(in crate::trajectory) fn opening(&self) -> Opening {
+        let since = self.ledger.opened_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Opening(u64::try_from(since.as_nanos()).unwrap_or_default())
     }
 
     /// No slot in time, or none to be had: what waited for it ends.

@@ -114,8 +114,8 @@ pub(super) async fn channel(agent: &Agent) -> Channel {
     agent.connect_with_connector(connect).await.expect("the agent is there")
 }
 
-/// Whether it obeys a good executor, which then finds everything in order.
-async fn serves(agent: &Agent, epoch: u64) -> bool {
+/// As a good executor.
+pub(super) async fn attach(agent: &Agent, epoch: u64) -> Result<Connected, ConnectError> {
     let options = LinkOptions {
         executor_id: "executor".to_owned(),
         epoch,
@@ -124,13 +124,17 @@ async fn serves(agent: &Agent, epoch: u64) -> bool {
         superseded: CancellationToken::new(),
     };
     let deadline = Instant::now() + Duration::from_secs(if agent.is_running() { 20 } else { 0 });
-    let Connected { link, attached, mut events, .. } =
-        match connect(ContainerId::new("container"), endpoint(agent.socket()), options, deadline, &[]).await {
-            Ok(connected) => connected,
-            Err(ConnectError::Forbidden(_)) => return false,
-            Err(_) if !agent.is_running() => return false,
-            Err(error) => panic!("{error:?}"),
-        };
+    connect(ContainerId::new("container"), endpoint(agent.socket()), options, deadline, &[]).await
+}
+
+/// Whether it obeys a good executor, which then finds everything in order.
+async fn serves(agent: &Agent, epoch: u64) -> bool {
+    let Connected { link, attached, mut events, .. } = match attach(agent, epoch).await {
+        Ok(connected) => connected,
+        Err(ConnectError::Forbidden(_)) => return false,
+        Err(_) if !agent.is_running() => return false,
+        Err(error) => panic!("{error:?}"),
+    };
     for slot in &attached.used {
         link.release(slot.slot, false);
         until_ready(&mut events, slot.slot).await;

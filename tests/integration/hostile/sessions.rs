@@ -73,12 +73,10 @@ fn process() -> impl Strategy<Value = Value> {
     let action = select(vec!["list", "poll", "log", "wait", "write", "kill"]);
     let id = prop_oneof![6 => Just(1), 1 => 0..9_i64, 1 => any::<i64>()];
     (action, id, any::<u64>(), typed(), any::<bool>()).prop_map(|(action, id, offset, input, end_of_input)| {
-        let mut arguments = json!({ "action": action });
-        for (name, value) in [("id", json!(id)), ("offset", json!(offset >> 12)), ("wait_s", json!(0))] {
-            arguments[name] = value;
-        }
+        let mut arguments = json!({ "action": action, "id": id, "offset": offset >> 12, "wait_s": 0 });
         if action == "write" {
             arguments["input"] = json!(input);
+            // The first is to go on reading.
             arguments["end_of_input"] = json!(end_of_input && id != 1);
         }
         arguments

@@ -4,12 +4,11 @@ use std::{cell::Cell, time::Duration};
 
 use proptest::{collection::vec, prelude::*, sample::select};
 use prost::Message as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Channel};
 use tool_executor::{
-    id::{ContainerId, Generation, Opening, Tenant, TrajectoryId, TrajectoryKey},
+    id::{Generation, Opening, Tenant, TrajectoryId, TrajectoryKey},
     pb::{
         sandbox::{
             ArchiveArtifacts, BeginTransfer, EndOfContent, ListArtifacts, ReadArtifact, TransferRequest, WriteArtifact,
@@ -20,7 +19,6 @@ use tool_executor::{
             WriteArtifactRequest, write_artifact_request,
         },
     },
-    sandbox::client::{LinkOptions, connect},
 };
 
 use super::{
@@ -30,8 +28,8 @@ use super::{
     values::{data, number, small, text},
 };
 use crate::support::{
-    agent::{Agent, TOKEN, endpoint},
-    client::{PATIENCE, Stream},
+    agent::{Agent, TOKEN},
+    client::Stream,
     raw,
 };
 
@@ -42,40 +40,29 @@ const LISTEN: Duration = Duration::from_millis(60);
 #[test]
 fn an_agent_survives_transfers_of_nonsense() {
     let runtime = runtime();
-    runtime.block_on(async {
+    let (agent, linked) = runtime.block_on(async {
         let agent = Agent::start(1);
-        let options = LinkOptions {
-            executor_id: "executor".to_owned(),
-            epoch: 1,
-            max_batch_size: 64,
-            agent_grace: PATIENCE,
-            superseded: CancellationToken::new(),
-        };
-        let deadline = Instant::now() + PATIENCE;
-        let container = ContainerId::new("container");
-        let linked = connect(container, endpoint(agent.socket()), options, deadline, &[]).await.expect("a link");
-        let id = TrajectoryId::parse(OWNER).expect("it is an id");
-        let owner = TrajectoryKey { tenant: Tenant::anonymous(), id };
-        let mut slot = linked.link.assign(0, &owner, Generation(1), Opening(1));
-        assert_eq!(executors::echo(&mut slot).await, "well\n");
-        let answers = Cell::new(0);
-        tokio::task::block_in_place(|| {
-            cases(192, &transfer(), |messages| {
-                runtime.block_on(async {
-                    let channel = executors::channel(&agent).await;
-                    let path = "/sandbox.v1.SandboxService/Transfer";
-                    if let Some(status) = converse(channel, path, messages, &answers).await {
-                        let told = [Code::InvalidArgument, Code::Unauthenticated, Code::FailedPrecondition];
-                        assert!(told.contains(&status.code()), "{status:?}");
-                    }
-                    never_panicked(&agent.log());
-                });
-            });
-        });
-        assert!(answers.get() > 0, "some of it makes sense");
-        assert!(agent.peak_memory() < MEMORY, "it has had {} MiB", agent.peak_memory() >> 20);
-        assert_eq!(executors::echo(&mut slot).await, "well\n");
+        let linked = executors::attach(&agent, 1).await.expect("a link");
+        (agent, linked)
     });
+    let id = TrajectoryId::parse(OWNER).expect("it is an id");
+    let owner = TrajectoryKey { tenant: Tenant::anonymous(), id };
+    let mut slot = linked.link.assign(0, &owner, Generation(1), Opening(1));
+    assert_eq!(runtime.block_on(executors::echo(&mut slot)), "well\n");
+    let answers = Cell::new(0);
+    cases(192, &transfer(), |messages| {
+        runtime.block_on(async {
+            let path = "/sandbox.v1.SandboxService/Transfer";
+            if let Some(status) = converse(executors::channel(&agent).await, path, messages, &answers).await {
+                let told = [Code::InvalidArgument, Code::Unauthenticated, Code::FailedPrecondition];
+                assert!(told.contains(&status.code()), "{status:?}");
+            }
+            never_panicked(&agent.log());
+        });
+    });
+    assert!(answers.get() > 0, "some of it makes sense");
+    assert!(agent.peak_memory() < MEMORY, "it has had {} MiB", agent.peak_memory() >> 20);
+    assert_eq!(runtime.block_on(executors::echo(&mut slot)), "well\n");
 }
 
 #[test]

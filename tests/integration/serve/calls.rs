@@ -10,7 +10,7 @@ use tool_executor::pb::toolexecutor::{
 };
 
 use crate::support::{
-    client::{Stream, bash, command, execute, open, seconds, shell, try_execute},
+    client::{Stream, bash, command, execute, open, seconds, shell, try_execute, until_forgotten},
     process,
     server::Server,
 };
@@ -103,7 +103,7 @@ async fn kept_files_go_with_a_later_release() {
         stream.send(Message::Release(ReleaseTrajectory { keep_workspace: true })).await;
         stream.end().await.expect("the stream ends well");
         if is_forgotten {
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            until_forgotten(&server, id, bash("a", "echo mine > file")).await;
         }
         let pool = server.pool_until("the files to be kept", |pool| pool.available_slots == 2).await;
         assert_eq!(pool.acquired_slots, 0);

@@ -21,6 +21,7 @@ mod leases;
 mod limits;
 mod load;
 mod logs;
+mod lost_journal;
 mod mcp;
 mod metrics;
 mod once;

@@ -1,10 +1,10 @@
 //! A trainer's side of a trajectory, as small as tests need it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status, Streaming, metadata::MetadataValue, transport::Channel};
+use tonic::{Code, Request, Status, Streaming, metadata::MetadataValue, transport::Channel};
 use tool_executor::pb::toolexecutor::{
     Argv, Batch, Call, CallResult, Command, ExecuteRequest, Open, Opened, ToolCall, TrajectoryRequest,
     TrajectoryResponse, call::Action, command::Program, tool_call::Arguments, tool_executor_client::ToolExecutorClient,
@@ -174,6 +174,24 @@ pub(crate) async fn execute(server: &Server, id: &str, call: Call) -> CallResult
     try_execute(server, ExecuteRequest { trajectory_id: id.to_owned(), call: Some(call), ..ExecuteRequest::default() })
         .await
         .expect("it answers")
+}
+
+/// Until nothing is known of a trajectory that has ended, whose ledger has this call as long as there is one.
+pub(crate) async fn until_forgotten(server: &Server, id: &str, known: Call) {
+    let asked = Instant::now();
+    let request = ExecuteRequest {
+        trajectory_id: id.to_owned(),
+        call: Some(known),
+        require_existing: true,
+        ..ExecuteRequest::default()
+    };
+    loop {
+        match try_execute(server, request.clone()).await {
+            Ok(result) => assert!(result.replayed && asked.elapsed() < PATIENCE, "{result:?}"),
+            Err(status) => return assert_eq!(status.code(), Code::NotFound, "{status:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 pub(crate) async fn try_execute(server: &Server, request: ExecuteRequest) -> Result<CallResult, Status> {

@@ -306,6 +306,9 @@ impl Contract {
             }
             Step::Release => {
                 self.releasing |= matches!(self.life, Life::New | Life::Open);
+                if self.life == Life::Expired {
+                    self.life = Life::Released;
+                }
                 self.world.act(|state, at| state.on_release(false, at));
             }
             Step::Open { last, take_over, require_existing } => self.open(last, take_over, require_existing),
@@ -551,9 +554,6 @@ impl Contract {
             Effect::Released => {
                 if matches!(self.life, Life::New | Life::Open) {
                     assert_eq!(self.pending(), 0, "a release waits for what runs");
-                    self.life = Life::Released;
-                }
-                if self.life == Life::Expired {
                     self.life = Life::Released;
                 }
                 (self.releasing, self.lost) = (false, false);
