@@ -17,7 +17,7 @@ use crate::support::{
 #[tokio::test]
 async fn with_the_journal_lost_nothing_goes_on_in_an_empty_workspace() {
     for journal in ["file", "memory"] {
-        let mut server = Server::with(&[("JOURNAL", journal)]);
+        let mut server = Server::with(&[("JOURNAL", journal), ("SLOTS", "8"), ("MAX_CONTAINERS", "1")]);
         for id in ["unary", "streamed", "begun-anew", "kept", "released"] {
             assert!(execute(&server, id, bash("before", "touch file")).await.success);
         }
